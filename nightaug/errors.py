@@ -1,0 +1,27 @@
+"""The errors nightaug raises for users: one line, what is wrong and what to do about it.
+
+Programmer errors stay ``assert``; anything a user can cause by input, flags or files is a
+:class:`NightaugError`, which the command line prints without a traceback (exit code 2).
+"""
+
+from __future__ import annotations
+
+
+class NightaugError(Exception):
+    """Base class of every error a user can cause and can mend."""
+
+
+class ConfigError(NightaugError):
+    """A setting is unknown, has the wrong type, or contradicts another one."""
+
+
+class DatasetError(NightaugError):
+    """Images or label files cannot be used as they are."""
+
+
+class ImageError(DatasetError):
+    """One image cannot be decoded, is empty, or is over the pixel limit."""
+
+
+class CheckpointError(NightaugError):
+    """A weight file or training state is missing, damaged, or belongs to something else."""
