@@ -1,0 +1,163 @@
+"""Strict settings: YAML files and ``key=value`` overrides into pydantic models, every error at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nightaug.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of every settings model: unknown keys are errors, values are checked, objects are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package."""
+    folder = resources.files("nightaug") / "configs"
+    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The content of a shipped preset.
+
+    Raises:
+        ConfigError: there is no preset of that name; the message lists those there are.
+    """
+    names = preset_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise ConfigError(f"unknown preset '{name}'{hint} (there are: {', '.join(names)})")
+    return parse_yaml((resources.files("nightaug") / "configs" / f"{name}.yaml").read_text("utf-8"), f"preset {name}")
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Safe YAML that must be a mapping.
+
+    Raises:
+        ConfigError: not YAML, or not a mapping.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        line = str(error).replace("\n", " ")
+        raise ConfigError(f"{where}: not valid YAML ({line})") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected 'key: value' lines, got a {type(data).__name__}")
+    return data
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """A settings file.
+
+    Raises:
+        ConfigError: missing, unreadable, or not a mapping.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+    """``["a.b=1", "c=x"]`` to ``{"a": {"b": 1}, "c": "x"}``; values are read as YAML.
+
+    Raises:
+        ConfigError: an item without ``=``, or a key that is both a value and a section.
+    """
+    result: dict[str, Any] = {}
+    for item in items:
+        key, equals, raw = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"expected --set key=value, got '{item}'")
+        try:
+            value = yaml.safe_load(raw) if raw.strip() else None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: '{raw}' is not a valid value") from error
+        if isinstance(value, str):
+            value = _number(value)
+        at = result
+        *sections, last = key.strip().split(".")
+        for section in sections:
+            at = at.setdefault(section, {})
+            if not isinstance(at, dict):
+                raise ConfigError(f"--set {key}: '{section}' is already a plain value")
+        at[last] = value
+    return result
+
+
+def _number(text: str) -> Any:
+    # YAML 1.1 reads 2e-4 as text, everyone else as a number.
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid on ``base``, section by section; neither is changed."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return result
+
+
+def build(model: type[S], *layers: Mapping[str, Any]) -> S:
+    """Lay the layers over each other (later wins) and check them against ``model``.
+
+    Raises:
+        ConfigError: one message that lists every unknown key and every wrong value.
+    """
+    data: dict[str, Any] = {}
+    for layer in layers:
+        data = merge(data, layer)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(model, error)) from error
+
+
+def _explain(model: type[Settings], error: ValidationError) -> str:
+    lines = []
+    known = _keys(model)
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, known, 1) or [
+                name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
+            ]
+            lines.append(f"Unknown key: '{key}'" + (f" (did you mean '{close[0]}'?)" if close else ""))
+        else:
+            lines.append(f"{key or 'settings'}: {item['msg']}, got {item.get('input')!r}")
+    return "; ".join(lines)
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def dump_yaml(settings: Settings) -> str:
+    """The settings as YAML text that :func:`build` reads back to an equal object."""
+    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
