@@ -1,0 +1,199 @@
+"""CycleGAN's networks (Zhu et al., ICCV 2017), with the key layout of the public weights.
+
+Generator: 7x7 conv, two stride-2 convs, 6 or 9 residual blocks, two upsampling steps, 7x7 conv, tanh.
+Discriminator: the 70x70 PatchGAN. Both are fully convolutional. Images are (N, 3, H, W) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from nightaug.errors import CheckpointError
+
+Upsampling = Literal["bilinear", "transposed"]
+
+#: Sides of the generator's input must be a multiple of this (two stride-2 steps).
+SIZE_MULTIPLE = 4
+
+
+def _norm(channels: int) -> nn.Module:
+    return nn.InstanceNorm2d(channels, affine=False, track_running_stats=False)
+
+
+class ResidualBlock(nn.Module):
+    """Two reflection-padded 3x3 convs with InstanceNorm and a skip, (N, C, H, W) to the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), _norm(channels), nn.ReLU(True),
+            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), _norm(channels),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv_block(x)
+        return out
+
+
+class UpsampleConv(nn.Sequential):
+    """Bilinear x2, then a 3x3 conv: no checkerboard, where a transposed conv shows one on smooth sky."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(inputs, outputs, 3),
+        )
+
+
+class ResnetGenerator(nn.Module):
+    """Image to image generator.
+
+    Args:
+        width: channels after the first conv (64 in the paper).
+        blocks: residual blocks, 6 for 128 px images and 9 for 256 px and more in the paper.
+        upsampling: ``transposed`` is the paper's, ``bilinear`` is free of checkerboards.
+
+    Shape:
+        (N, 3, H, W) in [-1, 1] to (N, 3, H, W) in [-1, 1]; H and W multiples of 4, at least 8.
+    """
+
+    def __init__(self, width: int = 64, blocks: int = 9, upsampling: Upsampling = "bilinear") -> None:
+        super().__init__()
+        self.width, self.blocks, self.upsampling = width, blocks, upsampling
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), _norm(width), nn.ReLU(True)]
+        for channels in (width, 2 * width):
+            layers += [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), _norm(2 * channels), nn.ReLU(True)]
+        layers += [ResidualBlock(4 * width) for _ in range(blocks)]
+        for channels in (4 * width, 2 * width):
+            half = channels // 2
+            up: nn.Module = (
+                UpsampleConv(channels, half)
+                if upsampling == "bilinear"
+                else nn.ConvTranspose2d(channels, half, 3, stride=2, padding=1, output_padding=1)
+            )
+            layers += [up, _norm(half), nn.ReLU(True)]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)
+        return out
+
+
+class PatchDiscriminator(nn.Module):
+    """70x70 PatchGAN: one logit per patch, no sigmoid (least squares).
+
+    Args:
+        width: channels after the first conv (64 in the paper).
+        spectral: spectral normalisation of every conv (Miyato et al., 2018); changes the key layout.
+
+    Shape:
+        (N, 3, H, W) in [-1, 1] to (N, 1, H / 8 - 2, W / 8 - 2), H and W at least 32.
+    """
+
+    def __init__(self, width: int = 64, spectral: bool = False) -> None:
+        super().__init__()
+
+        def conv(inputs: int, outputs: int, stride: int) -> nn.Module:
+            layer = nn.Conv2d(inputs, outputs, 4, stride=stride, padding=1)
+            return spectral_norm(layer) if spectral else layer
+
+        layers: list[nn.Module] = [conv(3, width, 2), nn.LeakyReLU(0.2, True)]
+        for inputs, stride in ((width, 2), (2 * width, 2), (4 * width, 1)):
+            layers += [conv(inputs, 2 * inputs, stride), _norm(2 * inputs), nn.LeakyReLU(0.2, True)]
+        layers += [conv(8 * width, 1, 1)]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)
+        return out
+
+
+def initialize(module: nn.Module, generator: torch.Generator, std: float = 0.02) -> None:
+    """Conv weights from N(0, 0.02), biases 0, drawn from ``generator`` alone."""
+    for name, parameter in module.named_parameters():
+        with torch.no_grad():
+            if name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.normal_(0.0, std, generator=generator)
+
+
+class GeneratorShape(NamedTuple):
+    """What a generator's state dict says of its architecture."""
+
+    width: int
+    blocks: int
+    upsampling: Upsampling
+
+
+_RUNNING = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
+
+
+def generator_shape(state: Mapping[str, Tensor]) -> GeneratorShape:
+    """Read width, blocks and upsampling off a state dict in the public key layout.
+
+    Raises:
+        CheckpointError: these are not the weights of such a generator.
+    """
+    first = state.get("model.1.weight")
+    blocks = {int(m.group(1)) for key in state if (m := re.match(r"model\.(\d+)\.conv_block\.1\.weight$", key))}
+    if first is None or first.ndim != 4 or tuple(first.shape[1:]) != (3, 7, 7) or not blocks:
+        keys = ", ".join(list(state)[:3]) or "none"
+        raise CheckpointError(f"not a CycleGAN ResNet generator: expected keys like model.1.weight, got {keys}, ...")
+    if blocks != set(range(10, 10 + len(blocks))):
+        raise CheckpointError("not a CycleGAN ResNet generator: its residual blocks are not numbered 10, 11, ...")
+    after = 10 + len(blocks)
+    return GeneratorShape(
+        width=int(first.shape[0]),
+        blocks=len(blocks),
+        upsampling="transposed" if f"model.{after}.weight" in state else "bilinear",
+    )
+
+
+def generator_from_state(state: Mapping[str, Tensor]) -> ResnetGenerator:
+    """Build the generator a state dict belongs to and load it (public or nightaug's own weights).
+
+    ``module.`` prefixes (data parallel), ``_orig_mod.`` prefixes (torch.compile) and the running
+    statistics old public weights carry are dropped: InstanceNorm here never uses them.
+
+    Raises:
+        CheckpointError: keys or shapes do not fit; the message lists what is missing and what is too much.
+    """
+    clean = {
+        re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in state.items() if not _RUNNING.search(key)
+    }
+    shape = generator_shape(clean)
+    network = ResnetGenerator(*shape)
+    load_strict(network, clean, f"a {shape.blocks}-block generator of width {shape.width}")
+    return network
+
+
+def load_strict(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """``load_state_dict`` with an error a user can act on.
+
+    Raises:
+        CheckpointError: lists missing and unexpected keys and wrong shapes.
+    """
+    own = network.state_dict()
+    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [
+        f"{key}: expected {tuple(own[key].shape)}, got {tuple(state[key].shape)}"
+        for key in sorted(set(own) & set(state))
+        if own[key].shape != state[key].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = [
+            f"{title} {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
+            for title, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes))
+            if keys
+        ]
+        raise CheckpointError(f"the weights do not fit {what}: {'; '.join(parts)}")
+    network.load_state_dict(dict(state))

@@ -1,0 +1,301 @@
+"""The run folder of every long command: settings, metrics, weights, training state, log, lock, resume.
+
+Layout: ``config.yaml``, ``metrics.jsonl``, ``best.safetensors``, ``last.safetensors``, ``state/``, ``log.txt``.
+Everything is written atomically; a killed run continues from the newest complete state, and its
+``metrics.jsonl`` is cut back to that step, so that a resumed run ends with the same files as one that was
+never stopped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import yaml
+
+from nightaug.config import Settings, dump_yaml, load_yaml
+from nightaug.errors import CheckpointError, ConfigError
+from nightaug.images import atomic_open, atomic_write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RunFolder:
+    """One training run on disk.
+
+    Args:
+        path: the folder; made by :meth:`start`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._log: IO[str] | None = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def weights_path(self, which: str) -> Path:
+        """Path of the weights ``best`` or ``last``."""
+        return self.path / f"{which}.safetensors"
+
+    def start(self, settings: Settings, resume: bool, may_change: tuple[str, ...] = ()) -> bool:
+        """Claim the folder and write the settings.
+
+        Args:
+            settings: the checked settings of this run.
+            resume: continue what is there; starting anew in a used folder is refused.
+            may_change: settings that a resumed run may have different (say, the number of steps).
+
+        Returns:
+            True if there is a training state to continue from.
+
+        Raises:
+            ConfigError: the folder holds another run, its settings differ, or another process uses it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        if self.config_path.exists():
+            if not resume:
+                raise ConfigError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
+            self._compare(settings, may_change)
+        atomic_write_text(self.config_path, dump_yaml(settings))
+        return self.latest_state() is not None
+
+    def _acquire(self) -> None:
+        self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (held for the life of the run)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            self._lock = None
+            raise ConfigError(f"{self.path} is in use by another process; wait for it or choose another --out") from error
+
+    def _compare(self, settings: Settings, may_change: tuple[str, ...]) -> None:
+        before, now = load_yaml(self.config_path), yaml.safe_load(dump_yaml(settings))
+        changed = [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(set(before) | set(now))
+            if key not in may_change and before.get(key) != now.get(key)
+        ]
+        if changed:
+            raise ConfigError(f"--resume with other settings than {self.path} was started with: {'; '.join(changed)}")
+
+    def close(self) -> None:
+        """Give the folder back and close the log."""
+        for stream in (self._log, self._lock):
+            if stream is not None:
+                stream.close()
+        self._log = self._lock = None
+
+    def log(self, text: str) -> None:
+        """Add a line with the time to ``log.txt``."""
+        if self._log is None:
+            self._log = open(self.path / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (closed by close())
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        self._log.flush()
+
+    # -- metrics ---------------------------------------------------------------------------------------------
+
+    def append_metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one line ``{"step": step, name: value, ...}`` to ``metrics.jsonl``."""
+        with open(self.metrics_path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **values}) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl``; a torn last line is left out."""
+        if not self.metrics_path.exists():
+            return []
+        rows = []
+        for line in self.metrics_path.read_text("utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop what was written after ``step``: those steps will be made again."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        if self.metrics_path.exists():
+            atomic_write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    # -- training state --------------------------------------------------------------------------------------
+
+    def state_folder(self, step: int) -> Path:
+        return self.path / "state" / f"step-{step:09d}"
+
+    def latest_state(self) -> int | None:
+        """The step of the newest complete state, or None."""
+        try:
+            return int(json.loads((self.path / "state" / "last.json").read_text("utf-8"))["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save_state(self, step: int, rank: int, state: Mapping[str, Any]) -> None:
+        """Write one process's part of the state; it counts only after :meth:`commit_state`."""
+        import torch
+
+        with atomic_open(self.state_folder(step) / f"rank-{rank}.pt", "wb") as stream:
+            torch.save(dict(state), stream)
+
+    def commit_state(self, step: int) -> None:
+        """Declare the state of ``step`` complete and remove older ones. Called by one process."""
+        atomic_write_text(self.path / "state" / "last.json", json.dumps({"step": step}) + "\n")
+        for old in (self.path / "state").glob("step-*"):
+            if old != self.state_folder(step):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def load_state(self, step: int, rank: int) -> dict[str, Any]:
+        """What :meth:`save_state` wrote; only tensors and plain values are ever unpickled.
+
+        Raises:
+            CheckpointError: missing, damaged, or written by a different number of processes.
+        """
+        path = self.state_folder(step) / f"rank-{rank}.pt"
+        if not path.exists():
+            raise CheckpointError(f"{path} is missing: resume with the number of processes the run was started with")
+        return load_torch(path)
+
+
+def load_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A ``.pth`` file as a dict of tensors and plain values; pickled code is never run.
+
+    Raises:
+        CheckpointError: missing, damaged, or holding anything but tensors and plain values.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ... on bad files
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: not a plain checkpoint, or damaged ({line})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
+    return content
+
+
+def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically, with text metadata."""
+    from safetensors.torch import save
+
+    data = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, dict(metadata))
+    with atomic_open(path, "wb") as stream:
+        stream.write(data)
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a ``.safetensors`` file, or the tensors of a ``.pth`` file (safely).
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.suffix in {".pth", ".pt", ".ckpt"}:
+        content = load_torch(path)
+        content = content.get("state_dict", content)
+        return {key: value for key, value in content.items() if hasattr(value, "shape")}, {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class StopRequest:
+    """Turns the first Ctrl-C (or SIGTERM) into a flag that loops look at; the second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def listen(self) -> Iterator[StopRequest]:
+        def handler(number: int, frame: object) -> None:
+            if self.requested:
+                raise KeyboardInterrupt
+            self.requested = True
+            print("stopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+
+        try:
+            before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: the caller handles signals
+            yield self
+            return
+        try:
+            yield self
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+
+Progress = Callable[[int, str], None]
+
+
+@contextmanager
+def progress_bar(title: str, total: int, start: int = 0, unit: str = "images") -> Iterator[Progress]:
+    """A rich progress bar with rate and time left on a terminal, a line every 30 s elsewhere.
+
+    Yields:
+        A function ``(done, note)``: how many of ``total`` are done, and a short text to show.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    console = Console(stderr=True)
+    began = time.monotonic()
+
+    def rate(done: int) -> str:
+        speed = (done - start) / max(time.monotonic() - began, 1e-9)
+        return f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed if speed else 0:.1f} s/{unit.rstrip('s')}"
+
+    if not console.is_terminal:
+        last = began
+
+        def plain(done: int, note: str = "") -> None:
+            nonlocal last
+            if done >= total or time.monotonic() - last > 30:
+                last = time.monotonic()
+                left = (last - began) / max(done - start, 1) * (total - done)
+                console.print(f"{title}: {done}/{total}, {rate(done)}, {left:.0f} s left {note}".rstrip(), highlight=False)
+
+        yield plain
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with RichProgress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, completed=start, rate="", note="")
+
+        def show(done: int, note: str = "") -> None:
+            bar.update(task, completed=done, rate=rate(done), note=note)
+
+        yield show
