@@ -1,0 +1,272 @@
+"""Which lamps a labelled object carries, and where they are inside its box.
+
+Position and kind come from the pixels where they can (red at the corners of a car is its rear; the lit disc
+of a signal is the most saturated one), from the box's shape and place where they cannot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nightaug.data.frames import Box
+from nightaug.relight.settings import RGB, Range, RelightSettings
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+Corners = tuple[float, float, float, float]
+
+TWO_TRACK = ("car", "truck", "bus", "train")
+PEOPLE = ("pedestrian", "rider", "bicycle", "motorcycle")
+DRAWS = 12  # random numbers for each box, always drawn, so that one box does not change the next
+
+_SIDE_ASPECT = 2.0  # width over height from which a car is seen from the side
+_MIN_EVIDENCE_SIDE = 10  # pixels: below this a box has too few pixels to tell front from rear
+_RED_EXCESS = 26.0  # grey levels of red over green and blue: a tail lamp by day
+
+
+class Lamp(NamedTuple):
+    """One lamp: centre and radii in image pixels, colour in linear RGB, brightness in linear light.
+
+    ``bounds`` is its box (x1, y1, x2, y2), which its core never leaves. ``shape`` is None for an ellipse, or
+    the lamp's own outline: float32 in [0, 1], with ``origin`` the pixel (x, y) of its first element.
+    """
+
+    x: float
+    y: float
+    rx: float
+    ry: float
+    color: RGB
+    power: float
+    bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
+    shape: F32 | None = None
+    origin: tuple[int, int] = (0, 0)
+
+
+class _Rear(NamedTuple):
+    """What the pixels say about a rear view: how sure in [0, 1], and the left and right lamp if seen."""
+
+    score: float
+    lamps: tuple[tuple[float, float, F32, tuple[int, int]] | None, ...]  # x, y, shape, origin, in the patch
+
+
+_NO_REAR = _Rear(0.0, (None, None))
+
+
+def usable(boxes: Sequence[Box], width: int, height: int) -> list[tuple[Box, Corners]]:
+    """Boxes that lie in the image with their corners cut to it; NaN, inverted, outside ones are dropped."""
+    out = []
+    for box in boxes:
+        corners = np.array(box.xyxy, dtype=np.float64)
+        if box.crowd or not np.isfinite(corners).all():
+            continue
+        x1, x2 = (float(v) for v in np.clip(corners[[0, 2]], 0, width))
+        y1, y2 = (float(v) for v in np.clip(corners[[1, 3]], 0, height))
+        if x2 - x1 >= 1 and y2 - y1 >= 1:
+            out.append((box, (x1, y1, x2, y2)))
+    return out
+
+
+def _pick(draw: float, span: Range) -> float:
+    return span[0] + draw * (span[1] - span[0])
+
+
+def _choose(draw: float, colors: tuple[RGB, ...]) -> RGB:
+    return colors[min(int(draw * len(colors)), len(colors) - 1)]
+
+
+def find_lamps(
+    image: U8, good: list[tuple[Box, Corners]], draws: F64, settings: RelightSettings
+) -> list[Lamp]:
+    """The lamps of all boxes.
+
+    Args:
+        image: uint8 (H, W, 3) RGB, the day frame.
+        good: what :func:`usable` gave.
+        draws: (P, DRAWS) uniform numbers in [0, 1), one row for each label.
+        settings: ranges of brightness and chances.
+
+    Returns:
+        The lamps, each inside its own box; lamps hidden behind a nearer vehicle are left out.
+    """
+    height, width = image.shape[:2]
+    vehicles = np.array([c for b, c in good if b.category in TWO_TRACK], dtype=np.float64).reshape(-1, 4)
+    lamps: list[Lamp] = []
+    for (box, corners), u in zip(good, draws, strict=True):
+        x1, y1, x2, y2 = corners
+        if min(x2 - x1, y2 - y1) < settings.min_lamp_box:
+            continue
+        bounds = (int(x1), int(y1), int(np.ceil(x2)), int(np.ceil(y2)))
+        patch = image[bounds[1] : bounds[3], bounds[0] : bounds[2]]
+        if box.category in TWO_TRACK:
+            found = _vehicle(patch, box, corners, frame=(width, height), u=u, settings=settings)
+        elif box.category == "traffic light":
+            found = [_signal(patch, box, corners, u, settings)]
+        elif box.category in ("motorcycle", "rider", "bicycle"):
+            found = _single(box, corners, width, u, settings)
+        else:
+            continue
+        for lamp in found:
+            # Nearer is lower in the frame: a lamp that lies in a nearer vehicle's box is hidden by it.
+            nearer = vehicles[vehicles[:, 3] > y2 + 1]
+            inside = (
+                (nearer[:, 0] < lamp.x)
+                & (lamp.x < nearer[:, 2])
+                & (nearer[:, 1] < lamp.y)
+                & (lamp.y < nearer[:, 3])
+            )
+            if box.category == "traffic light" or not inside.any():
+                lamps.append(lamp._replace(bounds=bounds))
+    return lamps
+
+
+def _look_for_rear(patch: U8) -> _Rear:
+    """Red at a vehicle's left and right and none between is its tail lamps, and shows their shape."""
+    h, w = patch.shape[:2]
+    pixels = patch.astype(np.float32)
+    excess = pixels[..., 0] - np.maximum(pixels[..., 1], pixels[..., 2])
+    band = np.clip(excess - _RED_EXCESS, 0, 60)
+    band[: int(0.2 * h)] = 0
+    band[int(0.85 * h) :] = 0
+    third = max(int(0.32 * w), 1)
+    found: list[tuple[float, float, F32, tuple[int, int]] | None] = []
+    sums = []
+    for start in (0, w - third):
+        part = band[:, start : start + third]
+        weight = part**2
+        total = float(weight.sum())
+        sums.append(float(part.sum()) / part.size)
+        if total < 60.0**2:
+            found.append(None)
+            continue
+        cx = start + float((weight.sum(axis=0) * np.arange(part.shape[1])).sum()) / total
+        cy = float((weight.sum(axis=1) * np.arange(h)).sum()) / total
+        x1, x2 = max(int(cx - 0.13 * w), 0), min(math.ceil(cx + 0.13 * w) + 1, w)
+        y1, y2 = max(int(cy - 0.17 * h), 0), min(math.ceil(cy + 0.17 * h) + 1, h)
+        shape: F32 = cv2.blur(band[y1:y2, x1:x2] / 60.0, (3, 3)).reshape(y2 - y1, x2 - x1)
+        found.append((cx, cy, shape, (x1, y1)))
+    middle = float(band[:, third : w - third].mean()) if w > 2 * third else 0.0
+    # A red car is red in its middle too; one lamp may be hidden, so the better corner counts most.
+    score = (0.7 * max(sums) + 0.3 * min(sums) - 1.2 * middle) / 2.0
+    return _Rear(float(np.clip(score, 0, 1)), tuple(found))
+
+
+def _vehicle(
+    patch: U8, box: Box, corners: Corners, *, frame: tuple[int, int], u: F64, settings: RelightSettings
+) -> list[Lamp]:
+    """Head or tail lamps of a car, truck, bus or train."""
+    x1, y1, x2, y2 = corners
+    w, h = x2 - x1, y2 - y1
+    place = (x1 + x2) / 2 / frame[0]
+    if settings.left_hand_traffic:
+        place = 1 - place
+    cut = (x1 <= 2, x2 >= frame[0] - 2)
+    rear = _look_for_rear(patch) if min(w, h) >= _MIN_EVIDENCE_SIDE else _NO_REAR
+    # Oncoming traffic keeps to one side; straight ahead and on the near side one sees rears.
+    front_chance = 0.7 if box.category == "train" else 0.85 / (1 + math.exp((place - 0.36) * 24)) + 0.04
+    front = u[0] < front_chance * max(1 - 2.5 * rear.score, 0)
+    lit = u[1] < (settings.lit_on_road if 0.25 < place < 0.70 else settings.lit_at_side)
+    tall = box.category in ("truck", "bus", "train")
+    level = (0.76 if tall else 0.60) + (u[2] - 0.5) * 0.08
+    inset = 0.12 + 0.04 * u[3]
+    size = (0.028 if tall else 0.04) * min(w, 1.6 * h)
+    color = _choose(u[4], settings.headlamp_colors)
+    if w / h > _SIDE_ASPECT and not tall and not any(cut):
+        # From the side a lamp shows as a sliver at one end, or not at all.
+        if not lit or rear.score > 0.1:
+            return []
+        at = (x1 + w * (0.04 if u[5] < 0.5 else 0.96), y1 + h * 0.55)
+        return [_lamp(at, (size * 0.5, size * 0.5), color if front else settings.tail_color, 1.0)]
+    if front:
+        power = _pick(u[5] ** 2, settings.headlamp)
+        ends = [share for share, gone in zip((inset, 1 - inset), cut, strict=True) if not gone]
+        at_level = [(x1 + w * share, y1 + h * level) for share in ends]
+        return [_lamp(at, (size * 1.1, size), color, power) for at in at_level] if lit else []
+    braking = bool(lit and u[6] < settings.brake_chance)
+    span = (settings.brake_lamp if braking else settings.tail_lamp) if lit else settings.reflector
+    power = _pick(u[5], span)
+    sure = rear.score > 0.12
+    out = []
+    other = next((lamp[1] for lamp in rear.lamps if lamp is not None), None) if sure else None
+    for share, gone, lamp in zip((inset * 0.8, 1 - inset * 0.8), cut, rear.lamps, strict=True):
+        if sure and lamp is not None:
+            left, top = int(x1), int(y1)
+            shape_at = (lamp[3][0] + left, lamp[3][1] + top)
+            found = Lamp(left + lamp[0] + 0.5, top + lamp[1] + 0.5, size, size, settings.tail_color, power)
+            out.append(found._replace(shape=lamp[2], origin=shape_at))
+        elif not gone and not sure:
+            row = y1 + h * (level - (0.0 if tall else 0.08))
+            out.append(_lamp((x1 + w * share, row), (size, size * 0.8), settings.tail_color, power))
+        elif not gone and not box.occluded and other is not None:
+            out.append(_lamp((x1 + w * share, y1 + other), (size, size * 0.8), settings.tail_color, power))
+    if braking and not tall and w > 24 and not any(cut) and sure and u[7] < 0.7:
+        out.append(_lamp((x1 + w * 0.5, y1 + h * 0.2), (size, size * 0.3), settings.tail_color, power * 0.7))
+    return out
+
+
+def _single(box: Box, corners: Corners, width: int, u: F64, settings: RelightSettings) -> list[Lamp]:
+    """The one small lamp of a two-wheeler; bicycles often have none, a rider's lamp is its bicycle's."""
+    x1, y1, x2, y2 = corners
+    w, h = x2 - x1, y2 - y1
+    chance = {"motorcycle": 0.8, "bicycle": 0.4, "rider": 0.25}[box.category]
+    if u[1] > chance or w > 1.6 * h:
+        return []
+    place = (x1 + x2) / 2 / width
+    front = u[0] < (0.6 if (place < 0.45) != settings.left_hand_traffic else 0.1)
+    r = max(0.05 * w, 0.7)
+    y = y1 + h * (0.72 if box.category == "rider" else 0.45)
+    if front:
+        power = _pick(u[5] ** 2, settings.headlamp) * (0.6 if box.category == "motorcycle" else 0.25)
+        return [_lamp(((x1 + x2) / 2, y), (r, r), _choose(u[4], settings.headlamp_colors), power)]
+    return [_lamp(((x1 + x2) / 2, y), (r, r), settings.tail_color, _pick(u[5], settings.tail_lamp))]
+
+
+def _signal(patch: U8, box: Box, corners: Corners, u: F64, settings: RelightSettings) -> Lamp:
+    """The lit disc of a traffic light: labelled colour first, then the pixels, then the draw."""
+    x1, y1, x2, y2 = corners
+    w, h = x2 - x1, y2 - y1
+    lying = w > 1.3 * h
+    pixels = patch.astype(np.float32)
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    n = patch.shape[1] if lying else patch.shape[0]
+    evidence = {
+        "red": red - np.maximum(green, blue) - 25,
+        "yellow": np.minimum(red, green) - blue - 70 + 0.2 * (np.minimum(red, green) - 200),
+        "green": np.minimum(green - red, green - 0.85 * blue) - 18,
+    }
+    slot = {"red": 0, "yellow": 1, "green": 2}
+    color = box.light_color if box.light_color in slot else None
+    if color is None:
+        score = {}
+        for name, values in evidence.items():
+            k = slot[name]
+            part = slice(n * k // 3, max(n * (k + 1) // 3, n * k // 3 + 1))
+            strip = values[:, part] if lying else values[part]
+            score[name] = (
+                float(np.partition(strip.ravel(), -max(strip.size // 12, 1))[-max(strip.size // 12, 1)])
+                if strip.size
+                else 0.0
+            )
+        best = max(score, key=lambda name: score[name])
+        # Most signals that face the camera are red or green; amber lasts seconds.
+        color = best if score[best] > 0 else ("red" if u[0] < 0.47 else "green" if u[0] < 0.94 else "yellow")
+    share = (0.2, 0.5, 0.8)[slot[color]]
+    across = 0.5
+    radius = 0.36 * min(w, h, max(w, h) / 2.6)
+    x, y = (x1 + w * share, y1 + h * across) if lying else (x1 + w * across, y1 + h * share)
+    rgb = {"red": settings.signal_red, "yellow": settings.signal_yellow, "green": settings.signal_green}[
+        color
+    ]
+    return _lamp((x, y), (radius, radius), rgb, _pick(u[5], settings.signal_lamp))
+
+
+def _lamp(at: tuple[float, float], radii: tuple[float, float], color: RGB, power: float) -> Lamp:
+    """A lamp; one under a pixel wide is widened to a pixel and dimmed, so that its light stays the same."""
+    rx, ry = max(radii[0], 0.8), max(radii[1], 0.8)
+    return Lamp(at[0], at[1], rx, ry, color, power * max(radii[0] * radii[1] / (rx * ry), 0.3))

@@ -1,0 +1,171 @@
+"""The small maps of a night: the light on the scene, the light on labelled objects, the glow of lamps."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nightaug.data.frames import Box
+from nightaug.relight.lamps import PEOPLE, TWO_TRACK, Corners, Lamp
+from nightaug.relight.scene import Scene
+from nightaug.relight.settings import Range, RelightSettings
+from nightaug.relight.tone import LUMA, to_linear
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+Labels = list[tuple[Box, Corners]]
+
+REFERENCE_SIDE = 1280.0  # pixels: the longer side that "reference pixels" refer to
+
+
+def on_small(corners: Corners, small: tuple[int, ...], frame: tuple[int, int]) -> tuple[int, int, int, int]:
+    fx, fy = small[1] / frame[0], small[0] / frame[1]
+    x1, y1 = int(corners[0] * fx), int(corners[1] * fy)
+    return x1, y1, max(math.ceil(corners[2] * fx), x1 + 1), max(math.ceil(corners[3] * fy), y1 + 1)
+
+
+def protected(labels: Labels, small: tuple[int, ...], frame: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros(small, dtype=np.bool_)
+    for box, corners in labels:
+        if box.category != "traffic light":
+            x1, y1, x2, y2 = on_small(corners, small, frame)
+            mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def _ramp(x: F32, low: float, high: float) -> F32:
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
+
+
+def night_light(
+    small: U8,
+    table: F32,
+    *,
+    sky: tuple[F32, F32, F32] | None,
+    labels: Labels,
+    frame: tuple[int, int],
+    draws: F64,
+    spill: F32,
+    scene: Scene,
+    settings: RelightSettings,
+    strength: float,
+) -> F32:
+    """Night light over day light, float32 (h, w, 3) in [0, 1]."""
+    h, w = small.shape[:2]
+    lit: F32 = cv2.LUT(small, table)
+    ground = np.ones((h, w), np.float32) if sky is None else 1 - np.maximum(sky[0], 0.9 * sky[1])
+    ground = np.maximum(ground, 1e-3)
+
+    # Even out sun and shade: divide by a power of the broad light, sky left out so that it does not bleed in.
+    sigma = max(settings.shadow_scale * max(h, w), 0.5)
+    weight = cv2.GaussianBlur(ground, (0, 0), sigma)[..., None]
+    broad = cv2.GaussianBlur(lit * ground[..., None], (0, 0), sigma).reshape(h, w, 3) / weight + 1e-3
+    broad_luma = (broad @ LUMA)[..., None]
+    level = float(np.median(broad_luma))
+    flat = (broad_luma / level) ** (-scene.flattening) * (broad_luma / broad) ** scene.desaturation
+
+    x = np.linspace(-1, 1, w, dtype=np.float32)[None, :]
+    y = np.linspace(0, 1, h, dtype=np.float32)[:, None]
+    ambient = cv2.resize(scene.patches, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w, 3)
+    ambient = np.maximum(ambient, 0.05)
+    top = 1 - (1 - scene.ambient_top) * _ramp(-y, -scene.horizon, -0.05)
+    spread = 0.22 + 0.75 * np.clip(y - scene.horizon, 0, 1)
+    pool = np.exp(-0.5 * ((x - scene.pool_x) / spread) ** 2)
+    pool = pool * _ramp(y, scene.horizon - 0.02, 0.74) * (1 - 0.7 * _ramp(y, 0.78, 1.0))
+    light = ambient * top[..., None] + (scene.pool * pool)[..., None] * np.array(
+        settings.headlight_color, np.float32
+    )
+    light *= (1 - (1 - scene.bonnet) * _ramp(y, 0.88, 1.0))[..., None]
+    light *= (1 - scene.vignette * 0.5 * (x**2 + (2 * y - 1) ** 2))[..., None]
+    light *= flat
+
+    result = (lit * light) @ LUMA
+    bare = result[ground > 0.5]
+    median = float(np.median(bare)) if bare.size else float(np.median(result))
+    light *= to_linear(scene.median) / max(median, 1e-5)
+    light *= _object_light(labels, draws, (h, w), frame, settings)[..., None]
+    light += spill
+    # The cap keeps the promise that nothing outside a lamp gets brighter than it was.
+    np.clip(light, 1e-6, 1.0, out=light)
+    return np.asarray(light**strength, dtype=np.float32)
+
+
+def _object_light(
+    labels: Labels, draws: F64, size: tuple[int, int], frame: tuple[int, int], settings: RelightSettings
+) -> F32:
+    """How much more (or less) light labelled objects get than what is around them, float32 (h, w)."""
+    logs = np.zeros(size, np.float32)
+    spans: dict[str, Range] = dict.fromkeys(TWO_TRACK, settings.vehicle_light)
+    spans.update(dict.fromkeys(PEOPLE, settings.person_light))
+    spans |= {"traffic sign": settings.sign_light, "traffic light": settings.signal_light}
+    for (box, corners), u in zip(labels, draws, strict=True):
+        span = spans.get(box.category)
+        if span is None:
+            continue
+        log = math.log(max(span[0] + u[8] * (span[1] - span[0]), 1e-3))
+        x1, y1, x2, y2 = on_small(corners, size, frame)
+        part = logs[y1:y2, x1:x2]
+        # Where labels overlap the stronger change counts once; two cars do not light each other twice.
+        np.copyto(part, log, where=np.abs(part) < abs(log))
+        if box.category in ("bus", "train"):
+            inside = settings.bus_interior[0] + u[9] * (settings.bus_interior[1] - settings.bus_interior[0])
+            rows = y2 - y1
+            logs[y1 + rows // 6 : y1 + max(rows // 2, 1), x1:x2] += math.log(max(inside, 1e-3))
+    return np.asarray(np.exp(cv2.GaussianBlur(logs, (0, 0), 0.7)).reshape(size), dtype=np.float32)
+
+
+def lamp_map(lamps: list[Lamp], size: tuple[int, int], frame: tuple[int, int]) -> F32:
+    """Lamps as light on the small map, float32 (h, w, 3); each keeps its total light whatever its size."""
+    h, w = size
+    fx, fy = w / frame[0], h / frame[1]
+    out = np.zeros((h, w, 3), np.float32)
+    for lamp in lamps:
+        rx, ry = max(lamp.rx * fx, 0.4), max(lamp.ry * fy, 0.4)
+        area = math.pi * lamp.rx * lamp.ry if lamp.shape is None else float(lamp.shape.sum())
+        total = lamp.power * area * fx * fy
+        cx, cy = lamp.x * fx - 0.5, lamp.y * fy - 0.5
+        x1, x2 = max(math.floor(cx - 2 * rx), 0), min(math.ceil(cx + 2 * rx) + 1, w)
+        y1, y2 = max(math.floor(cy - 2 * ry), 0), min(math.ceil(cy + 2 * ry) + 1, h)
+        gx = np.exp(-(((np.arange(x1, x2) - cx) / rx) ** 2))
+        gy = np.exp(-(((np.arange(y1, y2) - cy) / ry) ** 2))
+        spot = gy[:, None] * gx[None, :]
+        weight = float(spot.sum())
+        if weight > 0:
+            out[y1:y2, x1:x2] += ((total / weight) * spot)[..., None] * np.array(lamp.color)
+    return out
+
+
+def glow_and_spill(lamps: F32, scene: Scene, settings: RelightSettings) -> tuple[F32, F32]:
+    """What the lens and the air make of the lamps, and what they light.
+
+    Args:
+        lamps: float32 (h, w, 3), what :func:`lamp_map` gave.
+        scene: ``glow``, ``spill``, ``wet``.
+        settings: widths and weights of the glow.
+
+    Returns:
+        Glow to add to the picture, and light to add to the scene, both float32 (h, w, 3).
+    """
+    h, w = lamps.shape[:2]
+    unit = max(h, w) / REFERENCE_SIDE
+    glow = np.zeros_like(lamps)
+    wide = lamps
+    for sigma, weight in zip(settings.glow_sigmas, settings.glow_weights, strict=True):
+        wide = cv2.GaussianBlur(lamps, (0, 0), max(sigma * unit, 0.5)).reshape(h, w, 3)
+        glow += (scene.glow * weight) * wide
+    middle = cv2.GaussianBlur(lamps, (0, 0), max(settings.glow_sigmas[1] * 1.5 * unit, 0.5)).reshape(h, w, 3)
+    if scene.wet > 0:
+        # A wet road draws a lamp out downwards: average over the rows above, so nothing climbs up.
+        rows = max(round(settings.wet_length * unit), 1)
+        kernel = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
+        kernel /= kernel.sum()
+        soft = cv2.GaussianBlur(lamps, (0, 0), max(settings.glow_sigmas[0] * unit, 0.5))
+        glow += scene.wet * cv2.filter2D(
+            soft, -1, kernel, anchor=(0, rows - 1), borderType=cv2.BORDER_CONSTANT
+        ).reshape(h, w, 3)
+    return glow, np.asarray(scene.spill * (middle + 0.5 * wide), dtype=np.float32)

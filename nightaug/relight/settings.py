@@ -1,0 +1,123 @@
+"""Every constant of the night renderer, with its unit and range.
+
+A ``Range`` is (low, high): each image (or each lamp) draws one value from it. Chosen by comparing renders
+of day frames with real night frames, never with the sample world (:mod:`nightaug.data.scenes`), with which
+this package shares no code and no numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+Range = tuple[float, float]
+RGB = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RelightSettings:
+    """Constants of :func:`nightaug.relight.relight`.
+
+    Lengths called "reference pixels" are pixels of a frame whose longer side is 1280; they scale with the
+    image. "Linear" is linear light with 1 at the sensor's white. Every field is checked when built.
+
+    Raises:
+        ValueError: a value is not finite or is negative, or a range has its ends the wrong way round.
+    """
+
+    # -- working size ---------------------------------------------------------------------------------
+    work_side: int = 320  #: pixels, >= 8: longer side of the small maps (light, sky, glow)
+
+    # -- exposure and tone ----------------------------------------------------------------------------
+    median_luma: Range = (11.0, 30.0)  #: grey levels in (0, 255]: median of the ground, drawn in log
+    haze_removed: float = 0.85  #: share in [0, 1] of the day's lifted black that is taken away
+    shadow_flattening: Range = (0.25, 0.45)  #: exponent in [0, 1]: how far sun and shade are evened out
+    shadow_scale: float = 0.05  #: share of the longer side: how large a patch of shade is
+    desaturation: Range = (0.05, 0.35)  #: exponent in [0, 1]: how far broad colours move to the lamps' colour
+    softness: float = 0.6  #: chance in [0, 1] that in-camera noise reduction softens the frame
+
+    # -- light: street lamps (ambient) and the own headlights (pool) ------------------------------------
+    ambient_colors: tuple[RGB, ...] = (  #: linear RGB: sodium, warm LED, neutral LED, mercury, mixed city
+        (1.45, 0.95, 0.50),
+        (1.25, 1.00, 0.72),
+        (1.08, 1.00, 0.88),
+        (0.92, 1.04, 0.98),
+        (1.18, 0.98, 0.85),
+    )
+    ambient_patches: Range = (0.25, 0.6)  #: sigma of log light over the frame (0 is even light)
+    ambient_top: Range = (0.25, 0.6)  #: share in [0, 1] of the ambient light that reaches the frame's top
+    headlight_color: RGB = (1.12, 1.0, 0.84)  #: linear RGB of the own headlights
+    headlight_pool: Range = (
+        0.8,
+        3.0,
+    )  #: peak of the pool on the road, times the ambient; (0, 0) for fixed cameras
+    horizon: Range = (0.46, 0.54)  #: share of the frame's height
+    bonnet: Range = (0.35, 0.7)  #: light in [0, 1] on the lowest strip of the frame, where the bonnet is
+    vignette: Range = (0.1, 0.35)  #: loss in [0, 1] in the corners
+
+    # -- sky --------------------------------------------------------------------------------------------
+    sky_luma: Range = (2.0, 13.0)  #: grey levels of the night sky overhead
+    sky_city_glow: Range = (1.0, 2.2)  #: times brighter at the horizon than overhead
+    sky_colors: tuple[RGB, ...] = ((1.3, 0.95, 0.7), (1.0, 1.0, 1.0), (0.85, 0.98, 1.25))  #: linear RGB
+
+    # -- objects: light on them, times the light around ---------------------------------------------------
+    vehicle_light: Range = (0.9, 1.9)
+    person_light: Range = (0.8, 2.2)  #: pedestrians, riders, bicycles, motorcycles
+    sign_light: Range = (2.0, 6.0)  #: retro-reflective
+    signal_light: Range = (0.35, 0.7)  #: the housing of a traffic light
+    bus_interior: Range = (1.2, 3.5)  #: windows of a bus or train
+
+    # -- lamps: brightness in linear light (over 1 clips), drawn for each vehicle ---------------------------
+    headlamp: Range = (2.5, 10.0)
+    headlamp_colors: tuple[RGB, ...] = ((1.0, 0.86, 0.62), (1.0, 0.95, 0.85), (0.88, 0.95, 1.0))
+    tail_lamp: Range = (0.5, 1.4)
+    brake_lamp: Range = (1.6, 3.5)
+    brake_chance: float = 0.35  #: chance in [0, 1] that a rear view brakes
+    tail_color: RGB = (1.0, 0.075, 0.05)
+    reflector: Range = (0.08, 0.3)  #: tail lamps of a parked car, which only reflect
+    signal_lamp: Range = (1.5, 4.0)
+    signal_red: RGB = (1.0, 0.09, 0.05)
+    signal_yellow: RGB = (1.0, 0.55, 0.06)
+    signal_green: RGB = (0.10, 1.0, 0.55)
+    lit_on_road: float = 0.9  #: chance in [0, 1] that a vehicle in the middle of the frame has its lamps on
+    lit_at_side: float = 0.45  #: the same near the left and right edge, where vehicles are parked
+    left_hand_traffic: bool = False  #: oncoming vehicles come on the right
+    min_lamp_box: float = 4.0  #: pixels: no lamp in a box with a side shorter than this
+
+    # -- lens and air ---------------------------------------------------------------------------------------
+    glow_sigmas: tuple[float, float, float] = (5.0, 16.0, 60.0)  #: reference pixels
+    glow_weights: tuple[float, float, float] = (0.55, 0.20, 0.06)  #: share of a lamp's light, times `glow`
+    glow: Range = (0.5, 1.5)
+    spill: Range = (0.1, 0.5)  #: how strongly lamps light the surfaces around them
+    wet_chance: float = 0.2  #: chance in [0, 1] of a wet road
+    wet: Range = (0.1, 0.4)  #: share of the glow mirrored below its lamp on a wet road
+    wet_length: float = 90.0  #: reference pixels
+
+    # -- sensor ---------------------------------------------------------------------------------------------
+    black_level: Range = (0.0004, 0.0013)  #: linear: lifted black of night footage
+    read_noise: Range = (0.0003, 0.0009)  #: linear, standard deviation in the dark
+    shot_noise: Range = (0.00002, 0.00010)  #: linear variance for each unit of light
+    chroma_noise: Range = (0.3, 0.8)  #: coarse colour noise, times the luma noise
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            flat = _flatten(value)
+            if not all(math.isfinite(v) and v >= 0 for v in flat):
+                raise ValueError(f"expected {field.name} finite and not negative, got {value}")
+            if field.type == "Range" and (len(flat) != 2 or flat[0] > flat[1]):
+                raise ValueError(f"expected {field.name} as (low, high), got {value}")
+            if field.name.endswith("_colors") and not flat:
+                raise ValueError(f"expected at least one colour in {field.name}, got none")
+        if self.work_side < 8:
+            raise ValueError(f"expected work_side of at least 8 pixels, got {self.work_side}")
+        if min(self.median_luma[0], self.shot_noise[0]) <= 0:
+            raise ValueError("expected median_luma and shot_noise over 0")
+
+
+def _flatten(value: object) -> list[float]:
+    if isinstance(value, (tuple, list)):
+        return [v for item in value for v in _flatten(item)]
+    if isinstance(value, (int, float)):
+        return [float(value)]
+    raise ValueError(f"expected a number or a tuple of numbers, got {value!r}")

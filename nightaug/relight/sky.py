@@ -1,0 +1,92 @@
+"""Where the sky is: bright, smooth, blue or grey, and joined to the top of the frame.
+
+A false sky costs little (a wall goes dark, as walls do at night), a missed one costs the picture, so the
+rules lean towards sky; labelled objects are kept out of it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+U8 = NDArray[np.uint8]
+
+_TOP = 0.15  # share of the height in which a piece of sky must begin
+_FADE = (0.52, 0.64)  # share of the height over which sky stops being likely
+_MIN_LUMA = 85.0  # grey levels: darker than this is sky only when it is clearly blue
+_MIN_BLUE_LUMA = 50.0
+_SMOOTH = 13.0  # grey levels: local standard deviation inside sky
+_SAME_COLOR = 34.0  # grey levels: how far sky seen through trees may be from the open sky
+_RATIO = (0.62, 0.86)  # luma over the near sky's luma: below the first it is no sky, above the second it is
+
+
+def sky_maps(small: U8, protected: NDArray[np.bool_]) -> tuple[F32, F32, F32] | None:
+    """Find the sky in a small frame.
+
+    Args:
+        small: uint8 (h, w, 3) RGB.
+        protected: bool (h, w), True where a labelled object stands.
+
+    Returns:
+        ``core`` in [0, 1] (h, w): surely sky; ``edge`` in [0, 1] (h, w): sky where it is as bright as the sky
+        near it; ``luma`` (h, w): that brightness, in grey levels. None where there is no sky.
+    """
+    h, w = small.shape[:2]
+    if min(h, w) < 8:
+        return None
+    gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    red, blue = small[..., 0].astype(np.float32), small[..., 2].astype(np.float32)
+    mean = cv2.blur(gray, (3, 3))
+    deviation = np.sqrt(np.maximum(cv2.blur(gray * gray, (3, 3)) - mean * mean, 0))
+    top_luma = float(np.percentile(gray[: max(h // 3, 1)], 95))
+    bright = (gray > max(_MIN_LUMA, 0.68 * top_luma)) & ((blue > red - 14) | (gray > 205))
+    blueish = (blue - red > 14) & (blue >= small[..., 1].astype(np.float32) - 6) & (gray > _MIN_BLUE_LUMA)
+    looks = (bright | blueish) & ~protected
+    rows = np.arange(h, dtype=np.float32)[:, None] / h
+    prior = np.clip((_FADE[1] - rows) / (_FADE[1] - _FADE[0]), 0, 1)
+    candidate = (looks & (deviation < _SMOOTH) & (prior > 0)).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)
+    keep = (stats[:, cv2.CC_STAT_TOP] < _TOP * h) & (stats[:, cv2.CC_STAT_AREA] > 0.001 * h * w)
+    keep[0] = False
+    if count < 2 or not keep.any():
+        return None
+    sky = keep[labels]
+    color = small[sky].mean(axis=0)
+    # Holes between leaves are too ragged to be smooth or joined; their colour gives them away.
+    distance = np.abs(small.astype(np.float32) - color.astype(np.float32)).max(axis=2)
+    holes = looks & (distance < _SAME_COLOR) & (rows < _FADE[0])
+    mask = (sky | holes).astype(np.float32) * prior
+    core = cv2.GaussianBlur(cv2.erode(mask, np.ones((3, 3), np.uint8)), (0, 0), 0.8)
+    edge = cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5), np.uint8)), (0, 0), 1.0)
+    edge[protected] = 0
+    core[protected] = 0
+    sigma = max(w / 24.0, 1.0)
+    weight = cv2.GaussianBlur(mask, (0, 0), sigma) + 1e-4
+    luma = (cv2.GaussianBlur(mask * gray, (0, 0), sigma) + 1e-4 * float(gray[sky].mean())) / weight
+    return core, edge, luma.astype(np.float32)
+
+
+def sky_alpha(gray: U8, maps: tuple[F32, F32, F32]) -> F32:
+    """Full-size sky opacity: the small maps sharpened by the frame's own brightness.
+
+    Args:
+        gray: uint8 (H, W) luma of the full frame.
+        maps: what :func:`sky_maps` gave.
+
+    Returns:
+        float32 (H, W) in [0, 1].
+    """
+    size = (gray.shape[1], gray.shape[0])
+    core, edge, luma = maps
+    # alpha = max(core, edge * ramp(gray / luma)); slope and offset folded in at the small size.
+    slope = cv2.resize(
+        1.0 / (np.maximum(luma, 1.0) * (_RATIO[1] - _RATIO[0])), size, interpolation=cv2.INTER_LINEAR
+    )
+    ramp: F32 = cv2.multiply(slope, gray, dtype=cv2.CV_32F)
+    cv2.subtract(ramp, _RATIO[0] / (_RATIO[1] - _RATIO[0]), dst=ramp)
+    np.clip(ramp, 0.0, 1.0, out=ramp)
+    cv2.multiply(ramp, cv2.resize(edge, size, interpolation=cv2.INTER_LINEAR), dst=ramp)
+    cv2.max(ramp, cv2.resize(core, size, interpolation=cv2.INTER_LINEAR), dst=ramp)
+    return ramp
