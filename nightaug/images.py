@@ -35,6 +35,15 @@ _SWAPS_SIDES = {5, 6, 7, 8}  # EXIF orientations that turn the image by a quarte
 Image.MAX_IMAGE_PIXELS = None
 
 
+def list_images(folder: Path) -> list[Path]:
+    """Image files of a folder and the folders below it, sorted; other files and hidden ones are ignored."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
 @contextmanager
 def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     try:

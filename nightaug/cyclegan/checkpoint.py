@@ -1,0 +1,79 @@
+"""Translator weights on disk: both generators in one safetensors file, or one generator in the public layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import nn
+
+from nightaug.cyclegan.networks import ResnetGenerator, generator_from_state
+from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.errors import CheckpointError
+from nightaug.runs import load_weights, save_weights
+
+Direction = Literal["day2night", "night2day"]
+
+#: Prefix of each direction's keys in nightaug's own files.
+PREFIX: dict[Direction, str] = {"day2night": "A2B.", "night2day": "B2A."}
+
+
+class _Pair(Protocol):
+    A2B: ResnetGenerator
+    B2A: ResnetGenerator
+
+
+def write_translator(path: Path, pair: _Pair, settings: TranslatorSettings, step: int, version: str) -> None:
+    """Write both generators, with the settings and the step in the metadata."""
+    tensors = {}
+    for direction, network in (("day2night", pair.A2B), ("night2day", pair.B2A)):
+        prefix = PREFIX[direction]  # type: ignore[index]
+        tensors |= {prefix + key: value for key, value in network.state_dict().items()}
+    metadata = {"nightaug": version, "kind": "cyclegan", "step": str(step), "settings": settings.model_dump_json()}
+    save_weights(path, tensors, metadata)
+
+
+def find_weights(path: Path) -> Path:
+    """The weight file of a run folder (``best``, else ``last``), or the file itself.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_dir():
+        for which in ("best", "last"):
+            if (path / f"{which}.safetensors").exists():
+                return path / f"{which}.safetensors"
+        raise CheckpointError(f"{path} holds no best.safetensors or last.safetensors; is it a train-translator run?")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or run folder; use a run, a weight file, or 'relight'")
+    return path
+
+
+def read_generator(path: Path, direction: Direction) -> nn.Module:
+    """The generator of one direction.
+
+    A file with a single generator (public weights) serves whatever direction the caller asks for.
+
+    Raises:
+        CheckpointError: missing, damaged, or other weights.
+    """
+    tensors, metadata = load_weights(path)
+    if metadata.get("kind", "cyclegan") != "cyclegan":
+        raise CheckpointError(f"{path} holds a {metadata['kind']}, not a translator")
+    prefix = PREFIX[direction]
+    own = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+    try:
+        return generator_from_state(own or tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_settings(path: Path) -> dict[str, object]:
+    """The training settings kept in a weight file's metadata; empty for public weights."""
+    _, metadata = load_weights(path)
+    try:
+        settings = json.loads(metadata.get("settings", "{}"))
+    except ValueError:
+        return {}
+    return settings if isinstance(settings, dict) else {}

@@ -1,0 +1,187 @@
+"""Unpaired crops of two image folders, a pure function of (seed, index).
+
+Item ``i`` does not depend on what was drawn before, so any number of worker processes, any split over
+training processes and a resume in the middle of an epoch all see the same sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nightaug.cyclegan.settings import Augmentation
+from nightaug.errors import DatasetError, ImageError
+from nightaug.images import ImageArray, list_images, read_image
+
+
+class DomainFolders(NamedTuple):
+    """Image files of both domains of one split."""
+
+    a: list[Path]
+    b: list[Path]
+
+
+def find_domains(root: Path, split: str) -> DomainFolders | None:
+    """Images of ``ROOT/{split}/{A,B}`` or of the public CycleGAN layout ``ROOT/{split}{A,B}``; None if absent."""
+    for a, b in ((root / split / "A", root / split / "B"), (root / f"{split}A", root / f"{split}B")):
+        if a.is_dir() and b.is_dir():
+            return DomainFolders(list_images(a), list_images(b))
+    return None
+
+
+def training_domains(root: Path) -> DomainFolders:
+    """The training images of a prepared dataset.
+
+    Raises:
+        DatasetError: the folders are missing or empty.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder")
+    found = find_domains(root, "train")
+    if found is None:
+        raise DatasetError(f"{root} has no train/A and train/B; make them with: nightaug prepare SOURCE --out {root}")
+    for name, files in zip("AB", found, strict=True):
+        if not files:
+            raise DatasetError(f"{root}: train/{name} holds no images")
+    return found
+
+
+def to_tensor(image: ImageArray) -> Tensor:
+    """uint8 (H, W, 3) RGB to float32 (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(127.5).sub_(1.0)
+
+
+def to_image(tensor: Tensor) -> ImageArray:
+    """(3, H, W) in [-1, 1] to uint8 (H, W, 3) RGB."""
+    scaled = tensor.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    image: ImageArray = scaled.byte().permute(1, 2, 0).cpu().numpy()
+    return np.ascontiguousarray(image)
+
+
+def random_crop(
+    image: ImageArray, crop: int, load_size: int | None, augmentation: Augmentation, rng: np.random.Generator
+) -> ImageArray:
+    """A square crop with the aspect ratio kept.
+
+    The window is cut from the source and scaled once, which equals scaling the whole image to
+    ``load_size`` (short side, pixels) times a random zoom and cropping, at a fraction of the work.
+
+    Returns:
+        uint8 (crop, crop, 3).
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    # An image smaller than the crop is enlarged to it: a crop never shows padding.
+    scale = max((load_size or short) * rng.uniform(1.0, augmentation.zoom), crop) / short
+    side = min(crop / scale, short)
+    left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
+    x0, y0 = round(left), round(top)
+    pixels = max(1, round(side))
+    window = image[y0 : y0 + pixels, x0 : x0 + pixels]
+    if window.shape[:2] != (crop, crop):
+        interpolation = cv2.INTER_AREA if pixels > crop else cv2.INTER_LINEAR
+        window = cv2.resize(window, (crop, crop), interpolation=interpolation)
+    if augmentation.flip and rng.random() < 0.5:
+        window = window[:, ::-1]
+    return np.ascontiguousarray(window)
+
+
+class UnpairedCrops(Dataset[dict[str, Tensor]]):
+    """Item ``i``: one crop of each domain, ``{"a": (3, crop, crop), "b": ...}`` in [-1, 1].
+
+    Each domain is walked in its own permutation, a new one each epoch. A file that cannot be decoded is
+    replaced by the next one of its domain and remembered in ``unreadable``.
+    """
+
+    def __init__(
+        self,
+        files: DomainFolders,
+        crop: int,
+        load_size: int | None,
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        self.files, self.crop, self.load_size = files, crop, load_size
+        self.augmentation, self.seed = augmentation, seed
+        self.unreadable: set[Path] = set()
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+
+    def _file(self, domain: int, index: int) -> Path:
+        files = self.files[domain]
+        epoch, at = divmod(index, len(files))
+        held = self._orders.get(domain)
+        if held is None or held[0] != epoch:
+            held = (epoch, np.random.default_rng([self.seed, domain, epoch]).permutation(len(files)))
+            self._orders[domain] = held
+        return files[int(held[1][at])]
+
+    def _image(self, domain: int, index: int) -> ImageArray:
+        files = self.files[domain]
+        path = self._file(domain, index)
+        start = files.index(path) if path in self.unreadable else None
+        if start is None:
+            try:
+                return read_image(path)
+            except ImageError:
+                self.unreadable.add(path)
+                start = files.index(path)
+        for step in range(1, len(files)):
+            path = files[(start + step) % len(files)]
+            if path in self.unreadable:
+                continue
+            try:
+                return read_image(path)
+            except ImageError:
+                self.unreadable.add(path)
+        raise DatasetError(f"none of the {len(files)} images of domain {'AB'[domain]} can be decoded")
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        result = {}
+        for domain, key in enumerate("ab"):
+            rng = np.random.default_rng([self.seed, 2 + domain, index])
+            image = self._image(domain, index)
+            result[key] = to_tensor(random_crop(image, self.crop, self.load_size, self.augmentation, rng))
+        return result
+
+
+class StepSampler(Sampler[int]):
+    """Item indices of one process from ``start`` to ``stop``, both counted in forward passes of all processes."""
+
+    def __init__(self, start: int, stop: int, batch: int, rank: int, world: int) -> None:
+        self.start, self.stop, self.batch, self.rank, self.world = start, stop, batch, rank, world
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.batch
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(self.start, self.stop):
+            first = (step * self.world + self.rank) * self.batch
+            yield from range(first, first + self.batch)
+
+
+def make_loader(dataset: UnpairedCrops, sampler: StepSampler, workers: int, pin: bool) -> DataLoader[dict[str, Tensor]]:
+    """Batches ``{"a": (N, 3, crop, crop), "b": ...}`` in the sampler's order."""
+    return DataLoader(
+        dataset,
+        batch_size=sampler.batch,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=pin,
+        drop_last=True,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def spread(files: Sequence[Path], count: int) -> list[Path]:
+    """``count`` files spread evenly over a sorted list: the same ones each time, from many drives."""
+    if len(files) <= count:
+        return list(files)
+    return [files[int(at)] for at in np.linspace(0, len(files) - 1, count)]

@@ -1,0 +1,101 @@
+"""Sample grids and the validation score of a CycleGAN in training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nightaug.cyclegan.dataset import DomainFolders, spread, to_image, to_tensor
+from nightaug.cyclegan.losses import l1
+from nightaug.cyclegan.networks import SIZE_MULTIPLE
+from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.cyclegan.translation_metrics import sliced_wasserstein
+from nightaug.errors import ImageError
+from nightaug.images import ImageArray, read_image, write_image
+
+#: Rows of a sample grid.
+GRID_ROWS = 4
+#: Columns of a sample grid, in order.
+GRID_COLUMNS = ("real A", "fake B", "rec A", "real B", "fake A", "rec B")
+
+
+class _Pair(Protocol):
+    A2B: nn.Module
+    B2A: nn.Module
+
+
+def scaled(image: ImageArray, height: int) -> ImageArray:
+    """The whole image at ``height`` pixels (never enlarged), aspect ratio kept, sides multiples of 4."""
+    h, w = image.shape[:2]
+    factor = min(1.0, height / h)
+    sides = [max(2 * SIZE_MULTIPLE, round(side * factor / SIZE_MULTIPLE) * SIZE_MULTIPLE) for side in (w, h)]
+    return cv2.resize(image, (sides[0], sides[1]), interpolation=cv2.INTER_AREA)
+
+
+class Scorer:
+    """Translates a fixed set of validation images, writes the grid, and measures.
+
+    The score is the mean over both directions of the sliced Wasserstein distance between translated and
+    real images plus the cycle error, both in units of [-1, 1] intensity; lower is better. It decides which
+    weights are ``best``. The distance alone would prefer a smooth dark blur, the cycle error the source.
+    """
+
+    def __init__(self, files: DomainFolders, settings: TranslatorSettings) -> None:
+        self._images = [
+            self._read(domain, settings.score_images, settings.sample_height) for domain in files
+        ]
+
+    @staticmethod
+    def _read(files: list[Path], count: int, height: int) -> list[Tensor]:
+        images = []
+        for path in spread(files, count):
+            try:
+                images.append(to_tensor(scaled(read_image(path), height)))
+            except ImageError:
+                continue
+        return images
+
+    @torch.no_grad()
+    def __call__(self, pair: _Pair, device: torch.device, folder: Path, step: int) -> dict[str, float]:
+        """Write ``folder/step-N.jpg`` and return the scores."""
+        rows: list[list[ImageArray]] = [[] for _ in range(GRID_ROWS)]
+        scores: dict[str, float] = {}
+        for name, source, target, there, back in (
+            ("day2night", self._images[0], self._images[1], pair.A2B, pair.B2A),
+            ("night2day", self._images[1], self._images[0], pair.B2A, pair.A2B),
+        ):
+            fakes, errors = [], []
+            for at, image in enumerate(source):
+                fake = there(image[None].to(device)).float()
+                rec = back(fake)
+                errors.append(float(l1(rec, image[None].to(device))))
+                fakes.append(fake[0].cpu())
+                if at < GRID_ROWS:
+                    rows[at] += [to_image(image), to_image(fake[0]), to_image(rec[0])]
+            if fakes and target:
+                scores[f"distance_{name}"] = sliced_wasserstein(fakes, target)
+                scores[f"cycle_error_{name}"] = sum(errors) / len(errors)
+        write_image(folder / f"step-{step:07d}.jpg", grid(rows), quality=90)
+        if scores:
+            scores["score"] = sum(scores.values()) / 2
+        return scores
+
+
+def grid(rows: list[list[ImageArray]]) -> ImageArray:
+    """Images of any sizes in rows, each row as high as its highest image, on black."""
+    rows = [row for row in rows if row]
+    strips = []
+    width = max(sum(image.shape[1] for image in row) for row in rows)
+    for row in rows:
+        strip = np.zeros((max(image.shape[0] for image in row), width, 3), np.uint8)
+        left = 0
+        for image in row:
+            strip[: image.shape[0], left : left + image.shape[1]] = image
+            left += image.shape[1]
+        strips.append(strip)
+    return np.concatenate(strips)

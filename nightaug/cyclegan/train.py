@@ -1,0 +1,403 @@
+"""CycleGAN training: one loop for a laptop's CPU, one GPU, or several nodes under torchrun.
+
+Every random choice of step ``s`` is drawn from a generator seeded by (seed, s, process), and the data
+order is a pure function of (seed, index); with the saved networks, optimisers and replay buffers that
+makes a killed and resumed run equal to one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from torch import Tensor, nn
+
+from nightaug import __version__
+from nightaug.cyclegan.checkpoint import write_translator
+from nightaug.cyclegan.dataset import (
+    DomainFolders,
+    StepSampler,
+    UnpairedCrops,
+    find_domains,
+    make_loader,
+    training_domains,
+)
+from nightaug.cyclegan.discriminator_augmentation import augment
+from nightaug.cyclegan.losses import discriminator_loss, l1, least_squares
+from nightaug.cyclegan.networks import PatchDiscriminator, ResnetGenerator, initialize
+from nightaug.cyclegan.replay_buffer import ReplayBuffer
+from nightaug.cyclegan.samples import Scorer
+from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.errors import NightaugError
+from nightaug.losses import weighted_total
+from nightaug.runs import RunFolder, StopRequest, progress_bar
+
+
+class GeneratorPair(nn.Module):
+    """Both generators behind one forward pass, so that data parallel training sees one call a step."""
+
+    def __init__(self, settings: TranslatorSettings) -> None:
+        super().__init__()
+        shape = (settings.width, settings.blocks, settings.upsampling)
+        self.A2B, self.B2A = ResnetGenerator(*shape), ResnetGenerator(*shape)
+
+    def forward(self, a: Tensor, b: Tensor, identity: bool) -> dict[str, Tensor]:
+        """Real A and B, each (N, 3, H, W) in [-1, 1], to fakes, reconstructions and identity images."""
+        fake_b, fake_a = self.A2B(a), self.B2A(b)
+        out = {"fake_b": fake_b, "fake_a": fake_a, "rec_a": self.B2A(fake_b), "rec_b": self.A2B(fake_a)}
+        if identity:
+            out |= {"same_b": self.A2B(b), "same_a": self.B2A(a)}
+        return out
+
+
+class DiscriminatorPair(nn.Module):
+    """Both discriminators; ``A`` judges day images, ``B`` night images."""
+
+    def __init__(self, settings: TranslatorSettings) -> None:
+        super().__init__()
+        self.A = PatchDiscriminator(settings.discriminator_width, settings.spectral_norm)
+        self.B = PatchDiscriminator(settings.discriminator_width, settings.spectral_norm)
+
+    def forward(self, real_a: Tensor, fake_a: Tensor, real_b: Tensor, fake_b: Tensor) -> tuple[Tensor, ...]:
+        return self.A(real_a), self.A(fake_a), self.B(real_b), self.B(fake_b)
+
+
+class TrainResult(NamedTuple):
+    """How a call of :func:`train_translator` ended."""
+
+    step: int
+    finished: bool
+    best_score: float | None
+
+
+def rate_factor(step: int, steps: int, constant: float) -> float:
+    """Learning rate of ``step`` relative to the full one: 1, then linear to 0 at ``steps``."""
+    hold = steps * constant
+    return 1.0 if step < hold else max(0.0, (steps - step) / max(steps - hold, 1e-9))
+
+
+def resolve_precision(choice: str, cpu: bool) -> str:
+    """``auto`` is bf16 where the device computes it fast: any recent GPU, and CPUs with AVX512-BF16 or AMX."""
+    if choice != "auto":
+        return choice
+    if not cpu:
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+
+
+class Trainer:
+    """State of one training process; :meth:`run` is the recipe."""
+
+    def __init__(self, data: Path, run: Path, settings: TranslatorSettings, cpu: bool = False) -> None:
+        self.settings, self.folder = settings, RunFolder(run)
+        cpu = cpu or not torch.cuda.is_available()
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=resolve_precision(settings.mixed_precision, cpu),
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        )
+        self.files = training_domains(data)
+        # Scores never look at test images; without a val split the training images themselves are scored.
+        held_out = find_domains(data, "val")
+        self.validation = held_out if held_out and held_out.a and held_out.b else self.files
+
+        init = torch.Generator().manual_seed(settings.seed)
+        generators, discriminators = GeneratorPair(settings), DiscriminatorPair(settings)
+        initialize(generators, init)
+        initialize(discriminators, init)
+        self.ema = copy.deepcopy(generators).requires_grad_(False) if settings.ema else None
+        options: dict[str, Any] = {"lr": settings.learning_rate, "betas": (settings.beta1, 0.999)}
+        accelerator = self.accelerator
+        if self.ema is not None:
+            self.ema.to(accelerator.device)
+        self.generators, self.discriminators, self.opt_g, self.opt_d = accelerator.prepare(
+            generators,
+            discriminators,
+            torch.optim.Adam(generators.parameters(), **options),
+            torch.optim.Adam(discriminators.parameters(), **options),
+        )
+        self.buffers = {key: ReplayBuffer(settings.replay_buffer) for key in ("fake_a", "fake_b")}
+        self.scorer: Scorer | None = None
+        self.best_score: float | None = None
+
+    # -- one optimiser step ------------------------------------------------------------------------------------
+
+    def step(self, step: int, batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """One step of the generators, then one of the discriminators; raw named losses, averaged over batches."""
+        settings, accelerator = self.settings, self.accelerator
+        chance = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 1009 + accelerator.process_index)
+        for optimizer in (self.opt_g, self.opt_d):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate_factor(step, settings.steps, settings.constant)
+        parts: dict[str, Tensor] = {}
+        share = 1.0 / len(batches)
+        judge: DiscriminatorPair = accelerator.unwrap_model(self.discriminators)
+        judge.requires_grad_(False)
+        self.opt_g.zero_grad()
+        fakes = []
+        for at, batch in enumerate(batches):
+            with self._sync(self.generators, at == len(batches) - 1), accelerator.autocast():
+                out = self.generators(batch["a"], batch["b"], settings.weights.identity > 0)
+                raw = self._generator_losses(judge, batch, out, chance)
+                weights = {name: getattr(settings.weights, name.split("_")[0]) for name in raw}
+                accelerator.backward(weighted_total(raw, weights) * share)
+            fakes.append({key: out[key].detach() for key in self.buffers})
+            _add(parts, raw, share)
+        self.opt_g.step()
+
+        judge.requires_grad_(True)
+        self.opt_d.zero_grad()
+        for at, (batch, fake) in enumerate(zip(batches, fakes, strict=True)):
+            with self._sync(self.discriminators, at == len(batches) - 1), accelerator.autocast():
+                shown = {key: self.buffers[key].query(fake[key], chance) for key in self.buffers}
+                real_a, fake_a, real_b, fake_b = self.discriminators(
+                    *(
+                        augment(image, settings.augmentation.discriminator, chance)
+                        for image in (batch["a"], shown["fake_a"], batch["b"], shown["fake_b"])
+                    )
+                )
+                raw = {
+                    "discriminator_a": discriminator_loss(real_a, fake_a),
+                    "discriminator_b": discriminator_loss(real_b, fake_b),
+                }
+                accelerator.backward(weighted_total(raw, dict.fromkeys(raw, 1.0)) * share)
+            _add(parts, raw, share)
+        self.opt_d.step()
+        self._average(step)
+        return parts
+
+    def _generator_losses(
+        self, judge: DiscriminatorPair, batch: dict[str, Tensor], out: dict[str, Tensor], chance: torch.Generator
+    ) -> dict[str, Tensor]:
+        names = self.settings.augmentation.discriminator
+        raw = {
+            "adversarial_a2b": least_squares(judge.B(augment(out["fake_b"], names, chance)), True),
+            "adversarial_b2a": least_squares(judge.A(augment(out["fake_a"], names, chance)), True),
+            "cycle_a": l1(out["rec_a"], batch["a"]),
+            "cycle_b": l1(out["rec_b"], batch["b"]),
+        }
+        if "same_a" in out:
+            raw |= {"identity_a": l1(out["same_a"], batch["a"]), "identity_b": l1(out["same_b"], batch["b"])}
+        return raw
+
+    def _sync(self, model: nn.Module, last: bool) -> Any:
+        return nullcontext() if last else self.accelerator.no_sync(model)
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        if self.ema is None:
+            return
+        # Early steps follow closely, so that the average does not remember the initial noise.
+        decay = min(self.settings.ema, (1 + step) / (10 + step))
+        live = self.accelerator.unwrap_model(self.generators)
+        for mean, value in zip(self.ema.parameters(), live.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        unwrap = self.accelerator.unwrap_model
+        state: dict[str, Any] = {"buffers": {key: buffer.state_dict() for key, buffer in self.buffers.items()}}
+        state["best_score"] = self.best_score
+        if self.accelerator.is_main_process:
+            state |= {
+                "generators": unwrap(self.generators).state_dict(),
+                "discriminators": unwrap(self.discriminators).state_dict(),
+                "opt_g": self.opt_g.optimizer.state_dict(),
+                "opt_d": self.opt_d.optimizer.state_dict(),
+                "ema": self.ema.state_dict() if self.ema is not None else None,
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            }
+        return state
+
+    def save(self, step: int) -> None:
+        """Write the training state and ``last.safetensors``."""
+        self.folder.save_state(step, self.accelerator.process_index, self._state())
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.folder.commit_state(step)
+            self._write_weights("last", step)
+
+    def _write_weights(self, which: str, step: int) -> None:
+        write_translator(self.folder.weights_path(which), self.saved_generators(), self.settings, step, __version__)
+
+    def saved_generators(self) -> GeneratorPair:
+        """The generators that are saved and scored: the moving average where there is one."""
+        pair: GeneratorPair = self.ema if self.ema is not None else self.accelerator.unwrap_model(self.generators)
+        return pair
+
+    def load(self, step: int) -> None:
+        """Continue from the state of ``step``."""
+        own = self.folder.load_state(step, self.accelerator.process_index)
+        main = own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
+        unwrap = self.accelerator.unwrap_model
+        unwrap(self.generators).load_state_dict(main["generators"])
+        unwrap(self.discriminators).load_state_dict(main["discriminators"])
+        self.opt_g.optimizer.load_state_dict(main["opt_g"])
+        self.opt_d.optimizer.load_state_dict(main["opt_d"])
+        if self.ema is not None:
+            self.ema.load_state_dict(main["ema"])
+        if self.accelerator.scaler and main["scaler"]:
+            self.accelerator.scaler.load_state_dict(main["scaler"])
+        for key, buffer in self.buffers.items():
+            buffer.load_state_dict(own["buffers"][key], self.accelerator.device)
+        self.best_score = main["best_score"]
+
+    # -- the recipe --------------------------------------------------------------------------------------------
+
+    def batches(self, start: int) -> Iterator[list[dict[str, Tensor]]]:
+        """The forward passes of each optimiser step from ``start`` on, tensors on the device."""
+        settings, accelerator = self.settings, self.accelerator
+        crops = UnpairedCrops(self.files, settings.crop, settings.load_size, settings.augmentation, settings.seed)
+        sampler = StepSampler(
+            start * settings.accumulate,
+            settings.steps * settings.accumulate,
+            settings.batch,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        on_gpu = accelerator.device.type == "cuda"
+        workers = settings.workers if settings.workers is not None else (4 if on_gpu else 0)
+        group = []
+        for batch in make_loader(crops, sampler, workers, on_gpu):
+            group.append({key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()})
+            if len(group) == settings.accumulate:
+                yield group
+                group = []
+
+    def run(self, resume: bool) -> TrainResult:
+        """Train from the start, or from the newest state, to ``settings.steps`` or the first Ctrl-C."""
+        settings, accelerator, folder = self.settings, self.accelerator, self.folder
+        if accelerator.is_main_process:
+            folder.start(settings, resume, may_change=("steps", "workers", "tensorboard"))
+        accelerator.wait_for_everyone()
+        start = (folder.latest_state() if resume else None) or 0
+        if start:
+            self.load(start)
+        board: Any = None
+        if accelerator.is_main_process:
+            folder.cut_metrics(start)
+            folder.log(f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}")
+            board = _tensorboard(folder.path, start) if settings.tensorboard else None
+            self.scorer = Scorer(DomainFolders(*self.validation), settings)
+        done, stopped = start, False
+        sums: dict[str, Tensor] = {}
+        with StopRequest().listen() as stop, progress_bar("training", settings.steps, start, "steps") as progress:
+            began, since = time.monotonic(), start
+            for group in self.batches(start) if start < settings.steps else ():
+                _add(sums, self.step(done, group), 1.0)
+                done += 1
+                last = done == settings.steps
+                if done % settings.log_every == 0 or last:
+                    means = self._means(sums, done - since, done)
+                    rate = (done - since) / max(time.monotonic() - began, 1e-9)
+                    if accelerator.is_main_process:
+                        folder.append_metrics(done, means)
+                        _scalars(board, done, means | {"steps_per_second": rate})
+                        total = means["adversarial_a2b"] + means["adversarial_b2a"]
+                        progress(done, f"adversarial {total:.3f} cycle {means['cycle_a'] + means['cycle_b']:.3f}")
+                    sums, since, began = {}, done, time.monotonic()
+                # In a group of processes all must agree to stop, else the others wait for ever.
+                stopped = self._agree(stop.requested) if done % 10 == 0 or accelerator.num_processes == 1 else stopped
+                if (done % settings.sample_every == 0 or last) and accelerator.is_main_process:
+                    self._sample(done, board)
+                if done % settings.save_every == 0 or last or stopped:
+                    self.save(done)
+                if stopped:
+                    break
+        if board is not None:
+            board.close()
+        folder.close()
+        return TrainResult(done, done >= settings.steps, self.best_score)
+
+    def _agree(self, requested: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return requested
+        flag = torch.tensor([float(requested)], device=self.accelerator.device)
+        reduced: Tensor = self.accelerator.reduce(flag, "sum")
+        return bool(reduced.item() > 0)
+
+    def _means(self, sums: dict[str, Tensor], steps: int, at: int) -> dict[str, float]:
+        names = sorted(sums)
+        stacked: Tensor = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean")
+        means = {name: value / steps for name, value in zip(names, stacked.tolist(), strict=True)}
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            good = self.folder.latest_state()
+            where = f"the last good state is step {good}" if good else "no state was saved yet"
+            raise NightaugError(
+                f"{', '.join(bad)} became non-finite at or before step {at}; {where}: "
+                f"resume it with a lower learning_rate, or mixed_precision=no"
+            )
+        return means
+
+    def _sample(self, step: int, board: Any) -> None:
+        assert self.scorer is not None
+        scores = self.scorer(self.saved_generators(), self.accelerator.device, self.folder.path / "samples", step)
+        self.folder.append_metrics(step, scores)
+        _scalars(board, step, scores)
+        if self.best_score is None or scores["score"] < self.best_score:
+            self.best_score = scores["score"]
+            self._write_weights("best", step)
+
+
+def _add(sums: dict[str, Tensor], parts: dict[str, Tensor], share: float) -> None:
+    for name, value in parts.items():
+        sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * share
+
+
+def _tensorboard(path: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(path / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+
+
+def _scalars(board: Any, step: int, values: dict[str, float]) -> None:
+    if board is not None:
+        for name, value in values.items():
+            board.add_scalar(name, value, step)
+
+
+def train_translator(
+    data: str | Path,
+    out: str | Path,
+    settings: TranslatorSettings | None = None,
+    resume: bool = False,
+    cpu: bool = False,
+    report: Callable[[str], None] = lambda text: None,
+) -> TrainResult:
+    """Train a CycleGAN on a prepared dataset.
+
+    Args:
+        data: folder with ``train/A`` and ``train/B`` (and ``val/A``, ``val/B`` for the score).
+        out: run folder.
+        settings: all constants; None is CycleGAN as published, with bilinear upsampling.
+        resume: continue the run in ``out``.
+        cpu: do not use a GPU even where there is one.
+        report: receives a line about data and device before training starts.
+
+    Raises:
+        DatasetError: no training images.
+        ConfigError: ``out`` holds another run or is in use.
+        NightaugError: a loss became non-finite.
+    """
+    trainer = Trainer(Path(data), Path(out), settings or TranslatorSettings(), cpu)
+    if trainer.accelerator.is_main_process:
+        a, b = trainer.files
+        report(
+            f"{len(a):,} day and {len(b):,} night images on {trainer.accelerator.num_processes} x "
+            f"{trainer.accelerator.device.type}, precision {trainer.accelerator.mixed_precision}"
+        )
+    try:
+        return trainer.run(resume)
+    finally:
+        trainer.folder.close()
