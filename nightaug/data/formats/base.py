@@ -1,0 +1,276 @@
+"""What all label formats share: problems that are counted and listed, the label set, safe names, image lookup.
+
+Label files come from strangers. Nothing in them is trusted: names are checked before they touch the file
+system, boxes before they are used, and whatever is left out is counted and listed with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nightaug.data.classes import BDD100K_CLASSES, canonical_class
+from nightaug.data.frames import Frame
+from nightaug.errors import DatasetError
+from nightaug.images import IMAGE_SUFFIXES
+
+#: Coordinates beyond this many pixels are damage, not a box; infinities fall out here too.
+MAX_COORDINATE = 1e7
+#: Problems listed in full per kind; beyond it they are still counted.
+MAX_LISTED = 20_000
+
+
+class Problem(NamedTuple):
+    """One thing that was left out or mended."""
+
+    kind: str  #: short, counted by ("missing image", "inverted box", ...)
+    where: str  #: image name, label file or line
+    detail: str  #: what was found there
+
+
+class Problems:
+    """Counts every problem and lists them, up to ``MAX_LISTED`` of a kind."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.listed: list[Problem] = []
+
+    def add(self, kind: str, where: str, detail: str = "") -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] <= MAX_LISTED:
+            self.listed.append(Problem(kind, where, detail))
+
+    def count(self, kind: str, number: int = 1) -> None:
+        """Count without listing: for what is left out by design (lane polygons)."""
+        if number:
+            self.counts[kind] += number
+
+    def extend(self, other: Problems) -> None:
+        self.counts.update(other.counts)
+        self.listed.extend(other.listed)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+
+@dataclass
+class LabelSet:
+    """The frames of one label file or folder.
+
+    Attributes:
+        frames: one for every image the labels name, in file order; ``path`` is None until resolved.
+        classes: canonical class names in the order of the format's class numbers.
+        format: key of ``READERS``.
+        layout: variant inside the format, which its writer takes back (``list``, ``per-image``, ``frames`` ...).
+        problems: what was skipped or mended while reading.
+        meta: what the writer of the same format wants back (category ids, the dataset's own class names, ...).
+        unlabelled: images that no label names, relative to the image root.
+    """
+
+    frames: list[Frame]
+    classes: tuple[str, ...]
+    format: str
+    layout: str = ""
+    problems: Problems = field(default_factory=Problems)
+    meta: dict[str, Any] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
+
+
+_PLAIN_NAME = re.compile(r"[\w\-][\w.\- ]*", re.ASCII)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+
+
+def safe_name(name: str) -> tuple[str, str]:
+    """``(clean name, "")``, or ``("", reason)`` where the name must not touch the file system.
+
+    A URL becomes its last part; Windows separators become slashes. Refused are absolute paths, ``..``,
+    control characters and names no file system takes.
+    """
+    if len(name) < 200 and _PLAIN_NAME.fullmatch(name):
+        return name, ""
+    if _URL.match(name):
+        name = name.split("?", 1)[0].split("#", 1)[0].rstrip("/").rsplit("/", 1)[-1]
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in name):
+        return "", "control characters in the name"
+    name = name.replace("\\", "/")
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        return "", "absolute path"
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        return "", "the name leaves the data root ('..')"
+    if not parts:
+        return "", "empty name"
+    if any(len(part.encode("utf-8")) > 255 for part in parts) or len(name) > 2000:
+        return "", "name too long for a file"
+    return "/".join(parts), ""
+
+
+def shown(name: object, limit: int = 120) -> str:
+    """A name from a file, fit for one line of output."""
+    text = str(name)
+    return ascii(text[:limit])[1:-1] + ("..." if len(text) > limit else "")
+
+
+def plausible(x1: float, y1: float, x2: float, y2: float) -> bool:
+    """False for NaN, infinite, absurdly far, inverted and empty boxes."""
+    return (
+        -MAX_COORDINATE < x1 < x2 < MAX_COORDINATE and -MAX_COORDINATE < y1 < y2 < MAX_COORDINATE
+    )
+
+
+def why_implausible(x1: float, y1: float, x2: float, y2: float) -> str:
+    """The kind of problem that :func:`plausible` refused a box for."""
+    values = (x1, y1, x2, y2)
+    if any(v != v or abs(v) >= MAX_COORDINATE for v in values):
+        return "box with NaN, infinite or absurd coordinates"
+    return "box without area or inverted"
+
+
+def ordered_classes(seen: Iterable[str]) -> tuple[str, ...]:
+    """The ten BDD100K classes when all seen ones are among them, otherwise these with the others after them."""
+    others = sorted(set(seen) - set(BDD100K_CLASSES))
+    return BDD100K_CLASSES + tuple(others)
+
+
+def class_map(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Class names of a file in their order -> canonical names in that order, and canonical -> the file's name.
+
+    Two names of one class (``person``, ``pedestrian``) become one, at the place of the first.
+    """
+    own: dict[str, str] = {}
+    for name in names:
+        own.setdefault(canonical_class(name), name)
+    return tuple(own), own
+
+
+class ImageIndex:
+    """All image files under a folder, found once; lookups never touch the file system.
+
+    Symbolic links to image files are followed (a prepared dataset may consist of them). Linked folders are
+    followed only inside the root and never twice; others are refused and counted.
+
+    Args:
+        root: folder of images.
+        problems: where refused links are counted.
+
+    Raises:
+        DatasetError: ``root`` is not a folder that can be read.
+    """
+
+    def __init__(self, root: Path, problems: Problems | None = None) -> None:
+        self.root = root
+        self.problems = Problems() if problems is None else problems
+        self.names: dict[str, None] = {}
+        self._by_base: dict[str, list[str]] | None = None
+        self._by_stem: dict[str, list[str]] | None = None
+        if not root.is_dir():
+            raise DatasetError(f"{root}: no such folder of images")
+        self._real_root = os.path.realpath(root)
+        try:
+            self._walk(str(root), "", {self._real_root})
+        except OSError as error:
+            raise DatasetError(f"{root}: cannot be listed ({error.strerror})") from error
+
+    def _walk(self, folder: str, prefix: str, seen: set[str]) -> None:
+        pending = [(folder, prefix)]
+        while pending:
+            folder, prefix = pending.pop()
+            with os.scandir(folder) as entries:
+                children = sorted(entries, key=lambda entry: entry.name)
+            for entry in children:
+                name = prefix + entry.name
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if entry.is_symlink():
+                    target = os.path.realpath(entry.path)
+                    if os.path.isdir(target):
+                        if target in seen:
+                            self.problems.add("linked folder skipped", name, "already seen (a loop)")
+                        elif os.path.commonpath([target, self._real_root]) != self._real_root:
+                            self.problems.add("linked folder skipped", name, "leads out of the data root")
+                        else:
+                            seen.add(target)
+                            pending.append((entry.path, name + "/"))
+                        continue
+                    if os.path.splitext(target)[1].lower() not in IMAGE_SUFFIXES or not os.path.isfile(target):
+                        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                            self.problems.add("broken link skipped", name, "does not lead to an image file")
+                        continue
+                elif entry.is_dir():
+                    # Registered by its real path, so that a link to it elsewhere is not read a second time.
+                    seen.add(os.path.realpath(entry.path))
+                    pending.append((entry.path, name + "/"))
+                    continue
+                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                    self.names[name] = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def find(self, name: str, video: str | None = None) -> str | None:
+        """Relative name of the image a label means, or None.
+
+        Tried in this order: the name itself, the name in the video's folder, the only file of that base name,
+        the only file of that stem (labels may say .jpg where the file is .png, or give no ending).
+        """
+        if video is not None:
+            inside = f"{video}/{name}"
+            if inside in self.names:
+                return inside
+        if name in self.names:
+            return name
+        base = name.rsplit("/", 1)[-1]
+        if self._by_base is None:
+            self._by_base = {}
+            for known in self.names:
+                self._by_base.setdefault(known.rsplit("/", 1)[-1], []).append(known)
+        found = self._by_base.get(base, [])
+        if not found:
+            if self._by_stem is None:
+                self._by_stem = {}
+                for known in self.names:
+                    self._by_stem.setdefault(os.path.splitext(known.rsplit("/", 1)[-1])[0], []).append(known)
+            stem, suffix = os.path.splitext(base)
+            found = self._by_stem.get(stem if suffix.lower() in IMAGE_SUFFIXES else base, [])
+        if len(found) > 1 and video is not None:
+            found = [known for known in found if video in known.split("/")]
+        if len(found) > 1 and "/" in name:
+            found = [known for known in found if known.endswith("/" + name)] or found
+        return found[0] if len(found) == 1 else None
+
+
+def resolve(labels: LabelSet, index: ImageIndex) -> None:
+    """Set ``path`` of every frame whose image exists, and list the images no label names."""
+    used: set[str] = set()
+    root = index.root
+    for frame in labels.frames:
+        found = index.find(frame.name, frame.video)
+        if found is not None:
+            frame.path = root / found
+            used.add(found)
+    labels.unlabelled = [name for name in index.names if name not in used]
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file without a UTF-8 byte order mark.
+
+    Raises:
+        DatasetError: it cannot be read, or is empty.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    if data.startswith(b"\xef\xbb\xbf"):
+        data = data[3:]
+    if not data.strip():
+        raise DatasetError(f"{path}: the label file is empty; fetch or export it again")
+    return data

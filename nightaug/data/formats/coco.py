@@ -1,0 +1,257 @@
+"""COCO detection JSON, FLIR's included: ids may be text, categories unknown, crowds marked.
+
+nightaug's own files add ``timeofday``, ``weather``, ``scene`` and ``video`` to each image; other readers ignore them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nightaug.data.classes import canonical_class, canonical_time
+from nightaug.data.formats.base import (
+    MAX_COORDINATE,
+    ImageIndex,
+    LabelSet,
+    Problems,
+    read_bytes,
+    safe_name,
+    shown,
+    why_implausible,
+)
+from nightaug.data.formats.frame_json import loads, no_gc
+from nightaug.data.formats.scalabel import write_json
+from nightaug.data.frames import Box, Frame
+from nightaug.errors import DatasetError
+from nightaug.images import IMAGE_SUFFIXES
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int | str
+    file_name: str | None = None
+    width: int | None = None
+    height: int | None = None
+    timeofday: str | None = None
+    weather: str | None = None
+    scene: str | None = None
+    video: str | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    image_id: int | str
+    category_id: int | str
+    bbox: list[float] | None = None
+    iscrowd: int | bool = 0
+    id: int | str | None = None
+    occluded: bool | None = None
+    truncated: bool | None = None
+    light_color: str | None = None
+    weight: float = 1.0
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int | str
+    name: str
+
+
+class _Document(msgspec.Struct, gc=False):
+    images: list[_Image]
+    annotations: list[_Annotation] = []
+    categories: list[_Category] = []
+
+
+_DECODER = msgspec.json.Decoder(_Document)
+
+
+def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
+    """Read one COCO file.
+
+    Images without annotations are frames without boxes. Annotations of unknown images or categories, without
+    four numbers, or without area are counted and skipped.
+
+    Raises:
+        DatasetError: the file cannot be read, is cut off, or has no list of images.
+    """
+    data = read_bytes(path)
+    problems = Problems()
+    with no_gc():
+        try:
+            document = _DECODER.decode(data)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            document = _loose(loads(data, path), path, problems)
+        return _convert(document, problems)
+
+
+def _convert(document: _Document, problems: Problems) -> LabelSet:
+    classes: dict[str, None] = {}
+    names: dict[str, str] = {}  # canonical -> as the file writes it
+    ids: dict[str, int | str] = {}
+    by_id: dict[int | str, str] = {}
+    for category in document.categories:
+        name = canonical_class(category.name)
+        classes.setdefault(name)
+        names.setdefault(name, category.name)
+        ids.setdefault(name, category.id)
+        by_id[category.id] = name
+    frames: list[Frame] = []
+    by_image: dict[int | str, Frame] = {}
+    for image in document.images:
+        raw = image.file_name
+        if raw is None:
+            # FLIR-like files may leave only the id; it is the stem of the file.
+            raw = str(image.id)
+            raw = raw if os.path.splitext(raw)[1].lower() in IMAGE_SUFFIXES else raw + ".jpg"
+        name, reason = safe_name(raw)
+        if reason:
+            problems.add("unsafe image name refused", shown(raw), reason)
+            continue
+        if image.id in by_image:
+            problems.add("image id used twice, second skipped", shown(name), str(image.id))
+            continue
+        known = image.width is not None and image.height is not None and image.width > 0 and image.height > 0
+        frame = Frame(
+            name,
+            [],
+            image.width if known else None,
+            image.height if known else None,
+            canonical_time(image.timeofday),
+            image.weather,
+            image.scene,
+            image.video,
+            None,
+            {"id": image.id},
+        )
+        by_image[image.id] = frame
+        frames.append(frame)
+    for a in document.annotations:
+        owner = by_image.get(a.image_id)
+        if owner is None:
+            problems.add("annotation of an unknown image skipped", str(a.image_id)[:80], f"annotation {a.id}")
+            continue
+        category_name = by_id.get(a.category_id)
+        if category_name is None:
+            problems.add("annotation of an unknown category skipped", shown(owner.name), f"category id {a.category_id}")
+            continue
+        bbox = a.bbox
+        if bbox is None or len(bbox) != 4:
+            problems.add("box without four numbers skipped", shown(owner.name), f"annotation {a.id}: {shown(bbox, 60)}")
+            continue
+        x1, y1, w, h = bbox
+        x2, y2 = x1 + w, y1 + h
+        if not (-MAX_COORDINATE < x1 < x2 < MAX_COORDINATE and -MAX_COORDINATE < y1 < y2 < MAX_COORDINATE):
+            problems.add(why_implausible(x1, y1, x2, y2), shown(owner.name), f"annotation {a.id}: {bbox}")
+            continue
+        weight = a.weight if 0 <= a.weight <= 1 else 1.0
+        box = Box(
+            x1, y1, x2, y2, category_name, a.light_color, a.occluded, a.truncated, bool(a.iscrowd), weight
+        )
+        box.id = None if a.id is None else str(a.id)
+        owner.boxes.append(box)
+    meta = {"category_ids": ids, "names": names}
+    return LabelSet(frames, tuple(classes), "coco", "", problems, meta)
+
+
+def _loose(value: Any, path: Path, problems: Problems) -> _Document:
+    """What of a plain JSON value is sound, entry by entry."""
+    if not isinstance(value, dict) or not isinstance(value.get("images"), list):
+        raise DatasetError(f"{path}: expected a COCO object with a list \"images\"; name the right file or pass --format")
+    document = _Document([])
+    kinds: tuple[tuple[str, type[Any], list[Any]], ...] = (
+        ("images", _Image, document.images),
+        ("annotations", _Annotation, []),
+        ("categories", _Category, []),
+    )
+    for key, kind, found in kinds:
+        entries = value.get(key)
+        for entry in entries if isinstance(entries, list) else ():
+            try:
+                found.append(msgspec.convert(entry, kind, strict=False))
+            except (msgspec.ValidationError, RecursionError) as error:
+                problems.add(f"entry of \"{key}\" not understood, skipped", shown(entry, 60), str(error)[:200])
+    document.annotations, document.categories = kinds[1][2], kinds[2][2]
+    return document
+
+
+def _box_ids(frames: Sequence[Frame]) -> Iterator[int]:
+    """The boxes' own ids where they are whole numbers and unique, otherwise 1, 2, 3 ..."""
+    own = [box.id for frame in frames for box in frame.boxes]
+    if all(i is not None and i.isascii() and i.isdecimal() and len(i) < 16 for i in own) and len(set(own)) == len(own):
+        return (int(i) for i in own if i is not None)
+    return iter(range(1, len(own) + 1))
+
+
+def write(
+    frames: Sequence[Frame],
+    out: Path,
+    classes: Sequence[str] = (),
+    layout: str = "",
+    meta: dict[str, Any] | None = None,
+) -> list[Path]:
+    """Write one COCO file.
+
+    Args:
+        out: the .json file.
+        classes: canonical names, numbered from 1 unless ``meta`` has their ids; classes that only boxes name follow.
+        meta: as read; category ids, the file's own class names, and image ids (in ``Frame.extra``) are kept.
+
+    Returns:
+        The one file written, atomically.
+    """
+    meta = meta or {}
+    seen = {box.category for frame in frames for box in frame.boxes}
+    order = [*classes, *sorted(seen - set(classes))]
+    ids: dict[str, int | str] = {k: v for k, v in meta.get("category_ids", {}).items() if k in order}
+    taken = set(ids.values())
+    following = 1
+    for name in order:
+        if name not in ids:
+            while following in taken:
+                following += 1
+            ids[name] = following
+            taken.add(following)
+    own_names = meta.get("names", {})
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    used: set[int | str] = set()
+    number = 0
+    box_ids = _box_ids(frames)
+    for frame in frames:
+        identity = (frame.extra or {}).get("id")
+        if not isinstance(identity, (int, str)) or identity in used:
+            number += 1
+            while number in used:
+                number += 1
+            identity = number
+        used.add(identity)
+        image: dict[str, Any] = {"id": identity, "file_name": frame.name}
+        image.update(
+            (key, value)
+            for key in ("width", "height", "timeofday", "weather", "scene", "video")
+            if (value := getattr(frame, key)) is not None
+        )
+        images.append(image)
+        for box in frame.boxes:
+            w, h = box.x2 - box.x1, box.y2 - box.y1
+            item: dict[str, Any] = {
+                "id": next(box_ids),
+                "image_id": identity,
+                "category_id": ids[box.category],
+                "bbox": [box.x1, box.y1, w, h],
+                "area": w * h,
+                "iscrowd": int(box.crowd),
+            }
+            item.update(
+                (key, value)
+                for key in ("occluded", "truncated", "light_color")
+                if (value := getattr(box, key)) is not None
+            )
+            if box.weight != 1.0:
+                item["weight"] = box.weight
+            annotations.append(item)
+    categories = [{"id": ids[name], "name": own_names.get(name, name)} for name in order]
+    write_json(out, {"images": images, "annotations": annotations, "categories": categories})
+    return [out]

@@ -1,0 +1,200 @@
+"""YOLO text labels: one .txt an image, ``class cx cy w h`` a line in fractions of the image, or a polygon.
+
+Class names come from ``dataset.yaml`` / ``data.yaml`` (``names``) or ``classes.txt``, in the label folder or up to two
+folders above. Pixels need the image's size, so a text file whose image is missing gives no frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from nightaug.data.formats.base import (
+    ImageIndex,
+    LabelSet,
+    Problems,
+    class_map,
+    plausible,
+    shown,
+    why_implausible,
+)
+from nightaug.data.formats.detect import YOLO_FILES
+from nightaug.data.frames import Box, Frame
+from nightaug.errors import DatasetError, ImageError
+from nightaug.images import atomic_write_bytes, atomic_write_text, image_size
+
+#: Files of classes and image lists that lie among the labels.
+_NOT_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt"})
+_MAX_CLASSES = 100_000
+
+
+def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
+    """Read a folder of .txt files (or a single one) whose images are in ``images``.
+
+    Every image of the index gives a frame where a label folder lies beside it: no .txt means no objects.
+
+    Raises:
+        DatasetError: no images were given, or the class file is damaged.
+    """
+    from nightaug.data.formats.bdd100k import label_files
+
+    if images is None:
+        raise DatasetError(f"{path}: YOLO labels are fractions of the image; pass the folder of images too (--images)")
+    problems = Problems()
+    folder = path if path.is_dir() else path.parent
+    names, given = read_names(path)
+    files = label_files(path, ".txt") if path.is_dir() else [path] if path.suffix.lower() == ".txt" else []
+    frames: list[Frame] = []
+    listed: set[str] = set()
+    highest = -1
+    for file in files:
+        if file.name.lower() in _NOT_LABELS:
+            continue
+        stem = file.relative_to(folder).with_suffix("").as_posix()
+        found = images.find(stem)
+        if found is None:
+            problems.add("label file without an image", shown(stem + ".txt"), "its boxes need the image's size")
+            continue
+        if found in listed:
+            problems.add("duplicate name", shown(found), f"labelled again by {shown(stem)}.txt")
+            continue
+        listed.add(found)
+        try:
+            width, height = image_size(images.root / found)
+        except ImageError as error:
+            problems.add("unreadable image", shown(found), str(error))
+            continue
+        frame = Frame(found, [], width, height)
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            problems.add("unreadable label file", shown(file.name), str(error))
+            continue
+        highest = max(highest, _boxes(text, frame, names, problems))
+        frames.append(frame)
+    for number in range(len(names), highest + 1):
+        names.append(f"class{number}")
+    classes, own = class_map(names)
+    canonical = {name: cls for cls, name in own.items()}
+    if not given and highest >= 0:
+        problems.add("no class names found", str(path), "add a classes.txt or dataset.yaml; named class0, class1, ...")
+    from nightaug.data.classes import canonical_class
+
+    for frame in frames:
+        for box in frame.boxes:
+            number = int(box.category)
+            box.category = canonical.get(names[number]) or canonical_class(names[number])
+    return LabelSet(frames, classes, "yolo", "", problems, {"names": own})
+
+
+def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> int:
+    """Append the boxes of one file, their category still the number as text; the highest number, or -1."""
+    highest = -1
+    width, height = frame.width or 1, frame.height or 1
+    for line in text.splitlines():
+        parts = line.split()
+        if not parts:
+            continue
+        try:
+            number, values = int(float(parts[0])), [float(v) for v in parts[1:]]
+        except (ValueError, OverflowError):
+            problems.add("line that is no YOLO label skipped", shown(frame.name), shown(line, 60))
+            continue
+        limit = len(names) if names else _MAX_CLASSES
+        if len(values) < 4 or not 0 <= number < limit:
+            problems.add("line that is no YOLO label skipped", shown(frame.name), shown(line, 60))
+            continue
+        if len(values) >= 6 and len(values) % 2 == 0:
+            xs, ys = values[0::2], values[1::2]  # a polygon
+            x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+        else:
+            cx, cy, w, h = values[:4]  # a fifth number is a prediction's confidence
+            x1, y1, x2, y2 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+        x1, y1, x2, y2 = x1 * width, y1 * height, x2 * width, y2 * height
+        if not plausible(x1, y1, x2, y2):
+            problems.add(why_implausible(x1, y1, x2, y2), shown(frame.name), shown(line, 60))
+            continue
+        highest = max(highest, number)
+        frame.boxes.append(Box(x1, y1, x2, y2, str(number)))
+    return highest
+
+
+def read_names(path: Path) -> tuple[list[str], bool]:
+    """Class names in the order of their numbers, and whether a file gave them.
+
+    Raises:
+        DatasetError: the class file found is damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    for place in (folder, folder.parent, folder.parent.parent):
+        for name in YOLO_FILES:
+            file = place / name
+            if not file.is_file():
+                continue
+            try:
+                text = file.read_text(encoding="utf-8-sig")
+                if file.suffix in (".yaml", ".yml"):
+                    names = _yaml_names(yaml.safe_load(text))
+                else:
+                    names = [line.strip() for line in text.splitlines() if line.strip()]
+            except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+                raise DatasetError(f"{file}: class names cannot be read ({str(error).splitlines()[0]})") from error
+            if names:
+                return names, True
+    return [], False
+
+
+def _yaml_names(value: Any) -> list[str]:
+    names = value.get("names") if isinstance(value, dict) else None
+    if isinstance(names, list):
+        return [str(name) for name in names]
+    if isinstance(names, dict):
+        numbers = {int(key): str(name) for key, name in names.items() if str(key).isdecimal()}
+        if numbers and max(numbers) < _MAX_CLASSES:
+            return [numbers.get(i, f"class{i}") for i in range(max(numbers) + 1)]
+    return []
+
+
+def lines(frame: Frame, numbers: dict[str, int]) -> str:
+    """The text of one label file.
+
+    Raises:
+        DatasetError: the frame's size is not known.
+    """
+    if not frame.width or not frame.height:
+        raise DatasetError(f"{shown(frame.name)}: YOLO labels need the image's size, which is not known")
+    rows = []
+    for box in frame.boxes:
+        if box.crowd or box.category not in numbers:
+            continue  # YOLO has no mark for a group; training on it would be wrong
+        cx, cy = (box.x1 + box.x2) / 2 / frame.width, (box.y1 + box.y2) / 2 / frame.height
+        w, h = (box.x2 - box.x1) / frame.width, (box.y2 - box.y1) / frame.height
+        rows.append(f"{numbers[box.category]} {cx:.7g} {cy:.7g} {w:.7g} {h:.7g}\n")
+    return "".join(rows)
+
+
+def write(
+    frames: Sequence[Frame],
+    out: Path,
+    classes: Sequence[str] = (),
+    layout: str = "",
+    meta: dict[str, Any] | None = None,
+) -> list[Path]:
+    """Write one .txt an image and ``classes.txt`` into the folder ``out``, each atomically.
+
+    Args:
+        classes: canonical names in the order of their numbers; classes that only boxes name follow.
+    """
+    order = [*classes, *sorted({b.category for f in frames for b in f.boxes} - set(classes))]
+    numbers = {name: number for number, name in enumerate(order)}
+    own = (meta or {}).get("names", {})
+    written: list[Path] = []
+    for frame in frames:
+        target = out / PurePosixPath(frame.name).with_suffix(".txt")
+        atomic_write_bytes(target, lines(frame, numbers).encode())
+        written.append(target)
+    atomic_write_text(out / "classes.txt", "".join(f"{own.get(name, name)}\n" for name in order))
+    return [*written, out / "classes.txt"]
