@@ -28,12 +28,16 @@ def on_small(corners: Corners, small: tuple[int, ...], frame: tuple[int, int]) -
     return x1, y1, max(math.ceil(corners[2] * fx), x1 + 1), max(math.ceil(corners[3] * fy), y1 + 1)
 
 
-def protected(labels: Labels, small: tuple[int, ...], frame: tuple[int, int]) -> NDArray[np.bool_]:
-    mask = np.zeros(small, dtype=np.bool_)
+def solid_map(labels: Labels, small: tuple[int, ...], frame: tuple[int, int]) -> U8:
+    """Where a labelled object surely stands, uint8 (h, w): 0 nowhere, 1 in its box, 2 if it fills the box."""
+    mask = np.zeros(small, dtype=np.uint8)
     for box, corners in labels:
-        if box.category != "traffic light":
-            x1, y1, x2, y2 = on_small(corners, small, frame)
-            mask[y1:y2, x1:x2] = True
+        if box.category == "traffic light":
+            continue
+        x1, y1, x2, y2 = on_small(corners, small, frame)
+        dx, dy = int((x2 - x1) * 0.1), int((y2 - y1) * 0.1)
+        part = mask[y1 + dy : y2 - dy, x1 + dx : x2 - dx]
+        np.maximum(part, 2 if box.category == "traffic sign" else 1, out=part)
     return mask
 
 
@@ -82,7 +86,7 @@ def night_light(
     )
     light *= (1 - (1 - scene.bonnet) * _ramp(y, 0.88, 1.0))[..., None]
     light *= (1 - scene.vignette * 0.5 * (x**2 + (2 * y - 1) ** 2))[..., None]
-    light *= flat
+    light *= flat * (1 - _mirrored_sky(broad, y))[..., None]
 
     result = (lit * light) @ LUMA
     bare = result[ground > 0.5]
@@ -93,6 +97,14 @@ def night_light(
     # The cap keeps the promise that nothing outside a lamp gets brighter than it was.
     np.clip(light, 1e-6, 1.0, out=light)
     return np.asarray(light**strength, dtype=np.float32)
+
+
+def _mirrored_sky(broad: F32, y: F32) -> F32:
+    """The sky mirrored in the own bonnet and windscreen, as the share of light to take away, (h, w)."""
+    blue = np.clip(broad[..., 2] / np.maximum(broad[..., 0], 1e-4) - 1.1, 0, 1) * np.clip(
+        broad[..., 2] / 0.1, 0, 1
+    )
+    return np.asarray(0.9 * np.minimum(2.5 * blue, 1) * _ramp(y, 0.72, 0.85), dtype=np.float32)
 
 
 def _object_light(
@@ -110,13 +122,24 @@ def _object_light(
         log = math.log(max(span[0] + u[8] * (span[1] - span[0]), 1e-3))
         x1, y1, x2, y2 = on_small(corners, size, frame)
         part = logs[y1:y2, x1:x2]
+        # A box is not the object: light fades to its corners, or its rectangle shows.
+        change = np.full(part.shape, log, np.float32)
+        if box.category != "traffic sign":
+            change *= _window(x2 - x1)[None, : part.shape[1]] * _window(y2 - y1)[: part.shape[0], None]
         # Where labels overlap the stronger change counts once; two cars do not light each other twice.
-        np.copyto(part, log, where=np.abs(part) < abs(log))
+        np.copyto(part, change, where=np.abs(part) < np.abs(change))
         if box.category in ("bus", "train"):
             inside = settings.bus_interior[0] + u[9] * (settings.bus_interior[1] - settings.bus_interior[0])
             rows = y2 - y1
-            logs[y1 + rows // 6 : y1 + max(rows // 2, 1), x1:x2] += math.log(max(inside, 1e-3))
+            band = logs[y1 + rows // 6 : y1 + max(rows // 2, 1), x1:x2]
+            band += math.log(max(inside, 1e-3)) * _window(x2 - x1)[None, : band.shape[1]]
     return np.asarray(np.exp(cv2.GaussianBlur(logs, (0, 0), 0.7)).reshape(size), dtype=np.float32)
+
+
+def _window(n: int) -> F32:
+    """1 in the middle of ``n`` pixels, falling to a third at their ends."""
+    t = (np.arange(n, dtype=np.float32) + 0.5) / n * 2 - 1
+    return np.asarray(np.exp(-1.1 * t**4), dtype=np.float32)
 
 
 def lamp_map(lamps: list[Lamp], size: tuple[int, int], frame: tuple[int, int]) -> F32:
@@ -164,7 +187,9 @@ def glow_and_spill(lamps: F32, scene: Scene, settings: RelightSettings) -> tuple
         rows = max(round(settings.wet_length * unit), 1)
         kernel = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
         kernel /= kernel.sum()
-        soft = cv2.GaussianBlur(lamps, (0, 0), max(settings.glow_sigmas[0] * unit, 0.5))
+        # Lamps over the horizon hang too high to be mirrored in the road ahead.
+        low = lamps * (np.arange(h) > scene.horizon * h)[:, None, None].astype(np.float32)
+        soft = cv2.GaussianBlur(low, (0, 0), max(settings.glow_sigmas[0] * 1.6 * unit, 0.5))
         glow += scene.wet * cv2.filter2D(
             soft, -1, kernel, anchor=(0, rows - 1), borderType=cv2.BORDER_CONSTANT
         ).reshape(h, w, 3)

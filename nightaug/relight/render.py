@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nightaug.data.frames import Box
 from nightaug.relight.lamps import DRAWS, Lamp, find_lamps, usable
-from nightaug.relight.light import glow_and_spill, lamp_map, night_light, protected
+from nightaug.relight.light import REFERENCE_SIDE, glow_and_spill, lamp_map, night_light, solid_map
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import RelightSettings
 from nightaug.relight.sky import sky_alpha, sky_maps
@@ -78,8 +78,8 @@ def relight(
     scale = min(1.0, settings.work_side / max(height, width))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    table = day_table(day_black(small, settings.haze_removed) * strength)
-    sky = sky_maps(small, protected(good, small.shape[:2], (width, height)))
+    table = day_table(day_black(small, settings.haze_removed) * strength, 1 + (scene.contrast - 1) * strength)
+    sky = sky_maps(small, solid_map(good, small.shape[:2], (width, height)))
     lamps = find_lamps(image, good, draws, settings)
     glow, spill = glow_and_spill(lamp_map(lamps, small.shape[:2], (width, height)), scene, settings)
     light = night_light(
@@ -96,8 +96,10 @@ def relight(
     )
 
     alpha = None if sky is None else sky_alpha(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), sky)
-    if scene.soft and strength > 0.5:
-        image = np.asarray(cv2.GaussianBlur(image, (3, 3), 0), dtype=np.uint8)
+    blur = scene.softness * strength * max(height, width) / REFERENCE_SIDE
+    if blur > 0.3:
+        side = 3 if blur < 0.8 else 5
+        image = np.asarray(cv2.GaussianBlur(image, (side, side), blur), dtype=np.uint8)
     night = np.asarray(cv2.LUT(image, table), dtype=np.float32)
     cv2.multiply(night, cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR), dst=night)
     if alpha is not None:

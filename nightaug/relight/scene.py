@@ -18,9 +18,10 @@ class Scene:
     """What one image drew from the settings' ranges."""
 
     median: float
+    contrast: float
     flattening: float
     desaturation: float
-    soft: bool
+    softness: float
     ambient: F32
     patches: F32
     ambient_top: float
@@ -50,13 +51,14 @@ class Scene:
         second = np.array(s.ambient_colors[int(rng.integers(len(s.ambient_colors)))], dtype=np.float32)
         sky_color = np.array(s.sky_colors[int(rng.integers(len(s.sky_colors)))], dtype=np.float32)
         # Two kinds of lamp in one street: their mix and their light vary slowly over the frame.
-        mix = rng.uniform(0, 1, (3, 5, 1)).astype(np.float32)
-        field = np.exp(between(s.ambient_patches) * rng.standard_normal((3, 5, 1))).astype(np.float32)
+        mix = rng.uniform(0, 1, (4, 6, 1)).astype(np.float32)
+        field = np.exp(between(s.ambient_patches) * rng.standard_normal((4, 6, 1))).astype(np.float32)
         return Scene(
             median=math.exp(between((math.log(s.median_luma[0]), math.log(s.median_luma[1])))),
+            contrast=between(s.contrast),
             flattening=between(s.shadow_flattening),
             desaturation=between(s.desaturation),
-            soft=bool(rng.random() < s.softness),
+            softness=between(s.softness),
             ambient=ambient,
             patches=(field * (mix * ambient + (1 - mix) * second)).astype(np.float32),
             ambient_top=between(s.ambient_top),

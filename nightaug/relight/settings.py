@@ -29,53 +29,51 @@ class RelightSettings:
     work_side: int = 320  #: pixels, >= 8: longer side of the small maps (light, sky, glow)
 
     # -- exposure and tone ----------------------------------------------------------------------------
-    median_luma: Range = (11.0, 30.0)  #: grey levels in (0, 255]: median of the ground, drawn in log
+    median_luma: Range = (7.0, 40.0)  #: grey levels in (0, 255]: median of the ground, drawn in log
     haze_removed: float = 0.85  #: share in [0, 1] of the day's lifted black that is taken away
-    shadow_flattening: Range = (0.25, 0.45)  #: exponent in [0, 1]: how far sun and shade are evened out
+    contrast: Range = (1.1, 1.35)  #: exponent of linear light, >= 1: night footage is steeper than day's
+    shadow_flattening: Range = (0.2, 0.4)  #: exponent in [0, 1]: how far sun and shade are evened out
     shadow_scale: float = 0.05  #: share of the longer side: how large a patch of shade is
     desaturation: Range = (0.05, 0.35)  #: exponent in [0, 1]: how far broad colours move to the lamps' colour
-    softness: float = 0.6  #: chance in [0, 1] that in-camera noise reduction softens the frame
+    softness: Range = (0.3, 1.5)  #: reference pixels: blur of long exposure and in-camera noise reduction
 
     # -- light: street lamps (ambient) and the own headlights (pool) ------------------------------------
     ambient_colors: tuple[RGB, ...] = (  #: linear RGB: sodium, warm LED, neutral LED, mercury, mixed city
-        (1.45, 0.95, 0.50),
-        (1.25, 1.00, 0.72),
-        (1.08, 1.00, 0.88),
+        (1.60, 0.93, 0.36),
+        (1.35, 0.98, 0.60),
+        (1.12, 1.00, 0.82),
         (0.92, 1.04, 0.98),
-        (1.18, 0.98, 0.85),
+        (1.25, 0.97, 0.75),
     )
-    ambient_patches: Range = (0.25, 0.6)  #: sigma of log light over the frame (0 is even light)
+    ambient_patches: Range = (0.35, 0.85)  #: sigma of log light over the frame (0 is even light)
     ambient_top: Range = (0.25, 0.6)  #: share in [0, 1] of the ambient light that reaches the frame's top
-    headlight_color: RGB = (1.12, 1.0, 0.84)  #: linear RGB of the own headlights
-    headlight_pool: Range = (
-        0.8,
-        3.0,
-    )  #: peak of the pool on the road, times the ambient; (0, 0) for fixed cameras
+    headlight_color: RGB = (1.18, 1.0, 0.76)  #: linear RGB of the own headlights
+    headlight_pool: Range = (0.8, 4.0)  #: peak on the road, times the ambient; (0, 0) for fixed cameras
     horizon: Range = (0.46, 0.54)  #: share of the frame's height
     bonnet: Range = (0.35, 0.7)  #: light in [0, 1] on the lowest strip of the frame, where the bonnet is
     vignette: Range = (0.1, 0.35)  #: loss in [0, 1] in the corners
 
     # -- sky --------------------------------------------------------------------------------------------
-    sky_luma: Range = (2.0, 13.0)  #: grey levels of the night sky overhead
+    sky_luma: Range = (2.0, 12.0)  #: grey levels of the night sky overhead
     sky_city_glow: Range = (1.0, 2.2)  #: times brighter at the horizon than overhead
-    sky_colors: tuple[RGB, ...] = ((1.3, 0.95, 0.7), (1.0, 1.0, 1.0), (0.85, 0.98, 1.25))  #: linear RGB
+    sky_colors: tuple[RGB, ...] = ((1.2, 0.96, 0.8), (1.0, 1.0, 1.0), (0.9, 0.98, 1.2))  #: linear RGB
 
     # -- objects: light on them, times the light around ---------------------------------------------------
-    vehicle_light: Range = (0.9, 1.9)
-    person_light: Range = (0.8, 2.2)  #: pedestrians, riders, bicycles, motorcycles
-    sign_light: Range = (2.0, 6.0)  #: retro-reflective
+    vehicle_light: Range = (1.0, 3.0)
+    person_light: Range = (1.0, 3.2)  #: pedestrians, riders, bicycles, motorcycles
+    sign_light: Range = (2.5, 10.0)  #: retro-reflective
     signal_light: Range = (0.35, 0.7)  #: the housing of a traffic light
     bus_interior: Range = (1.2, 3.5)  #: windows of a bus or train
 
     # -- lamps: brightness in linear light (over 1 clips), drawn for each vehicle ---------------------------
-    headlamp: Range = (2.5, 10.0)
+    headlamp: Range = (3.0, 16.0)
     headlamp_colors: tuple[RGB, ...] = ((1.0, 0.86, 0.62), (1.0, 0.95, 0.85), (0.88, 0.95, 1.0))
-    tail_lamp: Range = (0.5, 1.4)
-    brake_lamp: Range = (1.6, 3.5)
+    tail_lamp: Range = (0.7, 1.8)
+    brake_lamp: Range = (1.8, 4.5)
     brake_chance: float = 0.35  #: chance in [0, 1] that a rear view brakes
     tail_color: RGB = (1.0, 0.075, 0.05)
     reflector: Range = (0.08, 0.3)  #: tail lamps of a parked car, which only reflect
-    signal_lamp: Range = (1.5, 4.0)
+    signal_lamp: Range = (2.0, 6.0)
     signal_red: RGB = (1.0, 0.09, 0.05)
     signal_yellow: RGB = (1.0, 0.55, 0.06)
     signal_green: RGB = (0.10, 1.0, 0.55)
@@ -87,16 +85,16 @@ class RelightSettings:
     # -- lens and air ---------------------------------------------------------------------------------------
     glow_sigmas: tuple[float, float, float] = (5.0, 16.0, 60.0)  #: reference pixels
     glow_weights: tuple[float, float, float] = (0.55, 0.20, 0.06)  #: share of a lamp's light, times `glow`
-    glow: Range = (0.5, 1.5)
-    spill: Range = (0.1, 0.5)  #: how strongly lamps light the surfaces around them
+    glow: Range = (0.5, 1.6)
+    spill: Range = (0.2, 0.8)  #: how strongly lamps light the surfaces around them
     wet_chance: float = 0.2  #: chance in [0, 1] of a wet road
-    wet: Range = (0.1, 0.4)  #: share of the glow mirrored below its lamp on a wet road
+    wet: Range = (0.05, 0.25)  #: share of the glow mirrored below its lamp on a wet road
     wet_length: float = 90.0  #: reference pixels
 
     # -- sensor ---------------------------------------------------------------------------------------------
     black_level: Range = (0.0004, 0.0013)  #: linear: lifted black of night footage
-    read_noise: Range = (0.0003, 0.0009)  #: linear, standard deviation in the dark
-    shot_noise: Range = (0.00002, 0.00010)  #: linear variance for each unit of light
+    read_noise: Range = (5e-05, 0.0003)  #: linear, standard deviation in the dark
+    shot_noise: Range = (3e-06, 3e-05)  #: linear variance for each unit of light
     chroma_noise: Range = (0.3, 0.8)  #: coarse colour noise, times the luma noise
 
     def __post_init__(self) -> None:

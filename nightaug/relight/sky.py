@@ -18,16 +18,20 @@ _FADE = (0.52, 0.64)  # share of the height over which sky stops being likely
 _MIN_LUMA = 85.0  # grey levels: darker than this is sky only when it is clearly blue
 _MIN_BLUE_LUMA = 50.0
 _SMOOTH = 13.0  # grey levels: local standard deviation inside sky
-_SAME_COLOR = 34.0  # grey levels: how far sky seen through trees may be from the open sky
-_RATIO = (0.62, 0.86)  # luma over the near sky's luma: below the first it is no sky, above the second it is
+_SAME_COLOR = 30.0  # grey levels: how far sky seen through trees may be from the open sky
+_CORNER_COLOR = 20.0  # grey levels: the same inside a labelled box
+_GLARE = 225.0  # grey levels: over this, high in the frame, it is sky wherever it is
+_DEEP_BLUE = 40.0  # grey levels of blue over red, likewise
+_HOLES = 0.42  # share of the height below which brightness alone makes no sky
+_RATIO = (0.33, 0.60)  # luma over the near sky's: none of it is sky below, nearly all of the light is above
 
 
-def sky_maps(small: U8, protected: NDArray[np.bool_]) -> tuple[F32, F32, F32] | None:
+def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     """Find the sky in a small frame.
 
     Args:
         small: uint8 (h, w, 3) RGB.
-        protected: bool (h, w), True where a labelled object stands.
+        solid: uint8 (h, w): 0 unlabelled, 1 in an object's box, 2 in a sign's.
 
     Returns:
         ``core`` in [0, 1] (h, w): surely sky; ``edge`` in [0, 1] (h, w): sky where it is as bright as the sky
@@ -43,21 +47,33 @@ def sky_maps(small: U8, protected: NDArray[np.bool_]) -> tuple[F32, F32, F32] | 
     top_luma = float(np.percentile(gray[: max(h // 3, 1)], 95))
     bright = (gray > max(_MIN_LUMA, 0.68 * top_luma)) & ((blue > red - 14) | (gray > 205))
     blueish = (blue - red > 14) & (blue >= small[..., 1].astype(np.float32) - 6) & (gray > _MIN_BLUE_LUMA)
-    looks = (bright | blueish) & ~protected
+    looks = (bright | blueish) & (solid == 0)
     rows = np.arange(h, dtype=np.float32)[:, None] / h
     prior = np.clip((_FADE[1] - rows) / (_FADE[1] - _FADE[0]), 0, 1)
     candidate = (looks & (deviation < _SMOOTH) & (prior > 0)).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)
     keep = (stats[:, cv2.CC_STAT_TOP] < _TOP * h) & (stats[:, cv2.CC_STAT_AREA] > 0.001 * h * w)
     keep[0] = False
-    if count < 2 or not keep.any():
-        return None
     sky = keep[labels]
-    color = small[sky].mean(axis=0)
-    # Holes between leaves are too ragged to be smooth or joined; their colour gives them away.
-    distance = np.abs(small.astype(np.float32) - color.astype(np.float32)).max(axis=2)
-    holes = looks & (distance < _SAME_COLOR) & (rows < _FADE[0])
-    mask = (sky | holes).astype(np.float32) * prior
+    # Holes between leaves are too ragged to be smooth or joined: nothing else up there is so bright or so blue,
+    # or they have the open sky's colour and lie no lower than it. Wet roads and pale walls have it too, so the
+    # brightness has to be the sky's.
+    holes = ((gray > _GLARE) | (blueish & (blue - red > _DEEP_BLUE))) & (rows < _HOLES)
+    if sky.any():
+        color = small[sky].mean(axis=0)
+        distance = np.abs(small.astype(np.float32) - color.astype(np.float32)).max(axis=2)
+        lowest = float(np.percentile(np.nonzero(sky)[0], 98)) / h
+        above = rows < min(lowest + 0.04, _FADE[0])
+        holes |= looks & above & (distance < _SAME_COLOR) & (gray > 0.88 * float(gray[sky].mean()))
+        # A label's box has corners of sky; blue is safe to give back, grey might be the object.
+        corners = blueish & above & (distance < _CORNER_COLOR) & (solid < 2)
+        solid = np.where(corners, 0, solid)
+        sky |= corners
+    protected = solid > 0
+    sky |= holes & ~protected
+    if not sky.any():
+        return None
+    mask = sky.astype(np.float32) * prior
     core = cv2.GaussianBlur(cv2.erode(mask, np.ones((3, 3), np.uint8)), (0, 0), 0.8)
     edge = cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5), np.uint8)), (0, 0), 1.0)
     edge[protected] = 0

@@ -52,11 +52,12 @@ def _normal_table() -> F32:
     return table
 
 
-def day_table(black: float) -> F32:
+def day_table(black: float, contrast: float) -> F32:
     """sRGB grey level to linear light with the day's haze taken off, float32 (256,), never raised."""
     table = _linear_table()
-    shifted: F32 = np.minimum(np.maximum(table - black, 0) / (1 - black), table).astype(np.float32)
-    return shifted
+    clear = np.maximum(table - black, 0) / (1 - black)
+    steep: F32 = np.minimum(clear**contrast, table).astype(np.float32)
+    return steep
 
 
 def day_black(small: U8, removed: float) -> float:
