@@ -6,9 +6,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nightaug.data.scenes.canvas import GROUND, HOOD, LEAVES, SKY, Canvas
+from nightaug.data.scenes.canvas import GROUND, LEAVES, SKY, Canvas
 from nightaug.data.scenes.layout import DAY_STREAM, Rng, Scene, stream
-from nightaug.data.scenes.light import F32, LINEAR, MAP_COLUMNS, MAP_ROWS, decode, develop, look_up, map_grid, mottle
+from nightaug.data.scenes.light import (
+    F32,
+    LINEAR,
+    MAP_COLUMNS,
+    MAP_ROWS,
+    decode,
+    develop,
+    look_up,
+    map_grid,
+    mottle,
+)
 
 #: weather -> (sky light, sun light, haze distance in metres, cloud share).
 WEATHER: dict[str, tuple[float, float, float, float]] = {
@@ -86,7 +96,11 @@ def _sky(canvas: Canvas, of_drive: Rng, rng: Rng, cloud: float) -> F32:
     sky = top.astype(np.float32) * (1 - t) + low.astype(np.float32) * t
     sky = np.repeat(sky, w, axis=1)
     unit = max(w // 14, 2)
-    puff = mottle(rng, h, w, unit) * 0.6 + mottle(rng, h, w, max(unit // 3, 1)) * 0.3 + mottle(rng, h, w, max(unit // 8, 1)) * 0.14
+    puff = (
+        mottle(rng, h, w, unit) * 0.6
+        + mottle(rng, h, w, max(unit // 3, 1)) * 0.3
+        + mottle(rng, h, w, max(unit // 8, 1)) * 0.14
+    )
     if cloud >= 0.9:
         sky *= 1.0 + 0.07 * puff[..., None]
     else:
@@ -107,7 +121,9 @@ def _sun_map(scene: Scene, of_drive: Rng, rng: Rng, side: float) -> F32:
             inside = (z > thing.z) & (z < thing.z + thing.size[2]) & (side * x > edge - thing.size[1] * reach)
             lit[inside] = 0.0
         elif thing.kind == "tree":
-            d = ((x - (thing.x - side * thing.size[1] * reach * 0.6)) ** 2 + (z - thing.z) ** 2) / (thing.size[0] * 0.5) ** 2
+            d = ((x - (thing.x - side * thing.size[1] * reach * 0.6)) ** 2 + (z - thing.z) ** 2) / (
+                thing.size[0] * 0.5
+            ) ** 2
             lit *= 1.0 - 0.85 * np.exp(-d * d)
     surface = 1.0 + 0.05 * rng.standard_normal((MAP_ROWS, MAP_COLUMNS), dtype=np.float32)
     lanes = (x + scene.shift) / s.lane
@@ -147,5 +163,3 @@ def _falling(film: F32, rng: Rng, weather: str, width: int) -> None:
             size = max(int(rng.exponential(0.0016) * width), 1)
             cv2.circle(layer, (int(u), int(v)), size, 120, -1, cv2.LINE_AA)
     film += (np.float32(225.0) - film) * (layer.astype(np.float32) / 255.0)[..., None]
-
-

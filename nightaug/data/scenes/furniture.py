@@ -16,7 +16,9 @@ SIGNAL_COLOR: dict[str, tuple[RGB, RGB]] = {
     "yellow": ((255, 190, 20), (1.0, 0.62, 0.05)),
     "green": ((20, 255, 170), (0.05, 1.0, 0.55)),
 }
-OCTAGON = np.stack([np.cos(np.arange(8) * math.pi / 4 + math.pi / 8), np.sin(np.arange(8) * math.pi / 4 + math.pi / 8)], 1)
+OCTAGON = np.stack(
+    [np.cos(np.arange(8) * math.pi / 4 + math.pi / 8), np.sin(np.arange(8) * math.pi / 4 + math.pi / 8)], 1
+)
 
 
 def post(canvas: Canvas, x: float, z: float, top: float, thick: float = 0.09, rgb: RGB = STEEL) -> None:
@@ -131,7 +133,9 @@ def draw_sign(canvas: Canvas, thing: Thing) -> None:
         marks = [block(-0.36 + 0.19 * k, -0.36 + 0.19 * k + 0.13, -0.13, 0.13) for k in range(4)]
     elif thing.state == "warning":
         board, rgb = diamond, (234, 184, 24)
-        marks = [part([(-w * 0.06, -h * 0.25), (w * 0.06, -h * 0.25), (w * 0.1, h * 0.2), (-w * 0.1, h * 0.2)])]
+        marks = [
+            part([(-w * 0.06, -h * 0.25), (w * 0.06, -h * 0.25), (w * 0.1, h * 0.2), (-w * 0.1, h * 0.2)])
+        ]
     elif thing.state == "works":
         board, rgb = diamond, (236, 112, 24)
         marks = [block(-0.2, 0.2, -0.14, -0.04), block(-0.16, 0.16, 0.05, 0.14)]
@@ -142,7 +146,10 @@ def draw_sign(canvas: Canvas, thing: Thing) -> None:
         marks = [block(-0.3, 0.3, 0.0, 0.36), block(-0.34, 0.34, -0.3, -0.2)]
     elif thing.state == "oneway":
         rgb, ink = (24, 24, 26), (226, 226, 222)
-        marks = [block(-0.4, 0.2, -0.12, 0.12), part([(w * 0.16, -h * 0.32), (w * 0.42, 0), (w * 0.16, h * 0.32)])]
+        marks = [
+            block(-0.4, 0.2, -0.12, 0.12),
+            part([(w * 0.16, -h * 0.32), (w * 0.42, 0), (w * 0.16, h * 0.32)]),
+        ]
     elif thing.state == "blue":
         rgb, ink = (30, 72, 160), (226, 228, 232)
         marks = [block(-0.2, 0.0, -0.3, 0.32), block(0.0, 0.2, 0.0, 0.32)]
@@ -154,7 +161,10 @@ def draw_sign(canvas: Canvas, thing: Thing) -> None:
         marks = [block(-0.4 + 0.14 * k, -0.4 + 0.14 * k + 0.1, -0.24, 0.24) for k in range(6)]
     elif thing.state == "guide":
         rgb, ink = (16, 104, 66), (226, 232, 226)
-        marks = [block(-0.42 + 0.13 * k, -0.42 + 0.13 * k + 0.09, 0.08, 0.3) for k in range(int(4 + 3 * thing.phase))]
+        marks = [
+            block(-0.42 + 0.13 * k, -0.42 + 0.13 * k + 0.09, 0.08, 0.3)
+            for k in range(int(4 + 3 * thing.phase))
+        ]
         marks += [block(-0.4 + 0.13 * k, -0.4 + 0.13 * k + 0.09, -0.32, -0.1) for k in range(4)]
     faded = 1.0 - 0.18 * thing.phase
     canvas.solid(part(board), (rgb[0] * faded, rgb[1] * faded, rgb[2] * faded), z, owner)

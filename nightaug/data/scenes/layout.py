@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -142,7 +141,8 @@ def make_street(number: int) -> Street:
     scene = str(rng.choice(["city street", "residential", "highway"], p=[0.62, 0.14, 0.24]))
     weather = str(
         rng.choice(
-            ["clear", "partly cloudy", "overcast", "rainy", "snowy", "foggy"], p=[0.5, 0.14, 0.16, 0.1, 0.07, 0.03]
+            ["clear", "partly cloudy", "overcast", "rainy", "snowy", "foggy"],
+            p=[0.5, 0.14, 0.16, 0.1, 0.07, 0.03],
         )
     )
     highway, city = scene == "highway", scene == "city street"

@@ -74,7 +74,9 @@ def mottle(rng: Rng, height: int, width: int, grain: int) -> F32:
     """Smooth noise of unit spread whose blobs are about ``grain`` pixels, (H, W)."""
     h, w = max(height // grain, 2) + 1, max(width // grain, 2) + 1
     small = rng.standard_normal((h, w), dtype=np.float32)
-    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32) * np.float32(1.3)
+    return np.asarray(
+        cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
+    ) * np.float32(1.3)
 
 
 def develop(linear: F32) -> F32:

@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 
 from nightaug.data.scenes.canvas import GROUND, HOOD, SKY, SUPERSAMPLE, Canvas, Light
 from nightaug.data.scenes.layout import NIGHT_STREAM, Rng, Scene, stream
-from nightaug.data.scenes.light import F32, LINEAR, MAP_COLUMNS, MAP_ROWS, Pixels, decode, develop, look_up, map_grid, mottle
+from nightaug.data.scenes.light import (
+    F32,
+    LINEAR,
+    MAP_COLUMNS,
+    MAP_ROWS,
+    Pixels,
+    decode,
+    develop,
+    look_up,
+    map_grid,
+    mottle,
+)
 
 #: Glow is computed on an image this many times smaller.
 COARSE = 4
@@ -76,10 +87,21 @@ def _lamp_map(scene: Scene, lights: list[Light], of_drive: Rng) -> F32:
             value = 0.09 / (1.0 + ((x - lamp.x) ** 2 + (z - lamp.z) ** 2) / 5.0)
         elif lamp.kind == "head" and lamp.z < 70:
             ahead = np.maximum(lamp.z - z, 0.0)
-            value = 0.12 * np.exp(-(((x - lamp.x) / 1.8) ** 2)) * ((ahead > 0) & (ahead < 22)) * np.exp(-ahead / 9.0)
+            value = (
+                0.12
+                * np.exp(-(((x - lamp.x) / 1.8) ** 2))
+                * ((ahead > 0) & (ahead < 22))
+                * np.exp(-ahead / 9.0)
+            )
         elif lamp.kind == "tail" and lamp.z < 45:
             behind = np.maximum(lamp.z - z, 0.0)
-            value = 0.045 * lamp.power * np.exp(-(((x - lamp.x) / 1.1) ** 2)) * ((behind > 0) & (behind < 7)) * np.exp(-behind / 2)
+            value = (
+                0.045
+                * lamp.power
+                * np.exp(-(((x - lamp.x) / 1.1) ** 2))
+                * ((behind > 0) & (behind < 7))
+                * np.exp(-behind / 2)
+            )
         else:
             continue
         out += value[..., None].astype(np.float32) * np.array(lamp.color, np.float32)
@@ -92,7 +114,7 @@ def _own_beam(canvas: Canvas, px: Pixels, of_drive: Rng) -> F32:
     power = float(np.exp(of_drive.normal(math.log(0.17), 0.5)))
     aside = ((np.arange(w) + 0.5) / w - 0.5) / cam.focal
     down = ((np.arange(h) + 0.5) - cam.horizon * h) / (cam.focal * w)
-    across = np.exp(-np.abs(aside / 0.36) ** 2.4)
+    across = np.exp(-(np.abs(aside / 0.36) ** 2.4))
     below = 0.1 + 0.9 / (1.0 + np.exp(-(down + 0.012) / 0.009))
     reach = 1.0 / (1.0 + (px.distance / 17.0) ** 2)
     near = np.clip((0.62 - down) / 0.3, 0.25, 1)
@@ -151,9 +173,13 @@ def _mirror(canvas: Canvas, streaks: F32, small: F32, wet: float) -> F32:
     if wet > 0.2:
         axis = int((canvas.camera.horizon + 0.05) * canvas.height / COARSE)
         rows = np.clip(2 * axis - np.arange(small.shape[0]), 0, small.shape[0] - 1)
-        flipped = cv2.GaussianBlur(small[rows], (0, 0), sigmaX=max(0.8 * scale, 0.4), sigmaY=max(5 * scale, 1))
+        flipped = cv2.GaussianBlur(
+            small[rows], (0, 0), sigmaX=max(0.8 * scale, 0.4), sigmaY=max(5 * scale, 1)
+        )
         layer += flipped * np.float32(0.35 * wet)
-    return np.asarray(cv2.resize(layer, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR), np.float32)
+    return np.asarray(
+        cv2.resize(layer, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
 
 
 def _bonnet(canvas: Canvas, out: F32, px: Pixels, small: F32, points: F32) -> None:
@@ -169,7 +195,9 @@ def _bonnet(canvas: Canvas, out: F32, px: Pixels, small: F32, points: F32) -> No
         return
     deep = max(int(0.07 * canvas.height), 2)
     top = int(rows[0])
-    image = cv2.resize(band, (canvas.width, deep), interpolation=cv2.INTER_AREA if deep < band.shape[0] else cv2.INTER_LINEAR)
+    image = cv2.resize(
+        band, (canvas.width, deep), interpolation=cv2.INTER_AREA if deep < band.shape[0] else cv2.INTER_LINEAR
+    )
     image *= np.linspace(1, 0.1, deep, dtype=np.float32)[:, None, None] * np.float32(0.5)
     end = min(top + deep, canvas.height)
     piece = image[: end - top]
@@ -190,7 +218,9 @@ def _glow(
     veil = cv2.GaussianBlur(veil, (0, 0), 2.6 * scale) * np.float32(1.6 * wide * scale * scale)
     veil = cv2.resize(veil, (points.shape[1], points.shape[0]), interpolation=cv2.INTER_LINEAR)
     layer = core + halo + veil
-    layer = np.asarray(cv2.resize(layer, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR), np.float32)
+    layer = np.asarray(
+        cv2.resize(layer, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
     strong = sorted((lamp for lamp in seen if lamp.kind in ("head", "street", "signal")), key=_energy)[-8:]
     if dirty > 0.15 and strong:
         layer += _stars(canvas, strong, dirty, rng)
@@ -239,5 +269,3 @@ def _camera(linear: F32, of_drive: Rng, rng: Rng, width: int) -> NDArray[np.uint
     blur = float(rng.uniform(0.6, 1.0)) * width / 512
     film = np.asarray(cv2.GaussianBlur(film, (0, 0), max(blur, 0.3)), np.float32)
     return np.asarray(np.clip(film + np.float32(rng.uniform(-3, 2)) + 0.5, 0, 255), np.uint8)
-
-

@@ -10,7 +10,14 @@ from nightaug.data.scenes.canvas import RGB, Array, Canvas
 from nightaug.data.scenes.layout import Thing
 from nightaug.data.scenes.vehicles import HALOGEN, TAIL_GLOW, XENON
 
-SKIN: tuple[RGB, ...] = ((224, 178, 148), (190, 138, 104), (132, 90, 66), (92, 62, 48), (208, 160, 128), (164, 116, 88))
+SKIN: tuple[RGB, ...] = (
+    (224, 178, 148),
+    (190, 138, 104),
+    (132, 90, 66),
+    (92, 62, 48),
+    (208, 160, 128),
+    (164, 116, 88),
+)
 TROUSERS: tuple[RGB, ...] = ((30, 34, 52), (26, 26, 28), (84, 78, 66), (58, 66, 84), (120, 114, 100))
 WHEEL = np.stack([np.cos(np.arange(14) * math.tau / 14), np.sin(np.arange(14) * math.tau / 14)], axis=1)
 
@@ -69,25 +76,37 @@ def draw_pedestrian(canvas: Canvas, thing: Thing) -> None:
     card.bar((-gap * 0.6, hip), (-gap - stride, 0.03), 0.15, dark)
     card.bar((gap * 0.6, hip), (gap + stride, 0.03), 0.15, trousers)
     for foot in (-gap - stride, gap + stride):
-        card.shape([(foot - 0.09, 0), (foot + 0.11, 0), (foot + 0.08, 0.09), (foot - 0.08, 0.09)], (24, 22, 22))
+        card.shape(
+            [(foot - 0.09, 0), (foot + 0.11, 0), (foot + 0.08, 0.09), (foot - 0.08, 0.09)], (24, 22, 22)
+        )
     card.bar((-wide, neck - 0.06), (-wide - 0.05 + stride * 0.7, hip), 0.1, shade)
     long = hip - (0.25 if thing.style == 2 else 0.04) * h
     card.shape([(-wide, long), (wide, long), (wide * 1.02, neck - 0.05), (wide * 0.6, neck), (-wide * 0.6, neck),
                 (-wide * 1.02, neck - 0.05)], coat)  # fmt: skip
     card.bar((wide, neck - 0.06), (wide + 0.05 - stride * 0.7, hip), 0.1, shade)
     if thing.style == 4:
-        card.shape([(wide * 0.7, hip), (wide * 1.9, hip), (wide * 1.9, hip + 0.35), (wide * 0.7, hip + 0.35)], thing.color2)
+        card.shape(
+            [(wide * 0.7, hip), (wide * 1.9, hip), (wide * 1.9, hip + 0.35), (wide * 0.7, hip + 0.35)],
+            thing.color2,
+        )
     card.shape(card.spot(0, h - 0.115, 0.118)[:], skin)
     if math.cos(thing.heading) > -0.2:
         card.shape([(-0.11, h - 0.13), (0.11, h - 0.13), (0.08, h), (-0.08, h)], (40, 30, 24))
     else:
         card.shape([(-0.1, h - 0.05), (0.1, h - 0.05), (0.06, h), (-0.06, h)], (40, 30, 24))
     if thing.state == "umbrella":
-        card.shape([(-0.55, h + 0.05), (0.55, h + 0.05), (0.3, h + 0.3), (0, h + 0.38), (-0.3, h + 0.3)], thing.color2)
+        card.shape(
+            [(-0.55, h + 0.05), (0.55, h + 0.05), (0.3, h + 0.3), (0, h + 0.38), (-0.3, h + 0.3)],
+            thing.color2,
+        )
         card.bar((0.1, hip + 0.3), (0.05, h + 0.1), 0.03, (60, 60, 60))
-    card.shine([(-gap - stride - 0.08, 0.02), (-gap - stride + 0.08, 0.02), (-gap - stride, 0.09)], (0, 0, 0), 60)
+    card.shine(
+        [(-gap - stride - 0.08, 0.02), (-gap - stride + 0.08, 0.02), (-gap - stride, 0.09)], (0, 0, 0), 60
+    )
     if thing.style in (1, 5):
-        card.shine([(-wide, hip + 0.2), (wide, hip + 0.2), (wide, hip + 0.25), (-wide, hip + 0.25)], (0, 0, 0), 90)
+        card.shine(
+            [(-wide, hip + 0.2), (wide, hip + 0.2), (wide, hip + 0.25), (-wide, hip + 0.25)], (0, 0, 0), 90
+        )
     canvas.close(owner)
 
 
@@ -119,7 +138,9 @@ def _sitting(card: Card, thing: Thing, seat: float, side: bool, lean: float, hel
     else:
         card.shape([(head[0] - 0.11, head[1]), (head[0] + 0.11, head[1]), (head[0] + 0.07, head[1] + 0.13),
                     (head[0] - 0.07, head[1] + 0.13)], (40, 30, 24))  # fmt: skip
-    card.shine([(-0.2, seat + 0.28), (0.2, seat + 0.28), (0.2, seat + 0.34), (-0.2, seat + 0.34)], (0, 0, 0), 140)
+    card.shine(
+        [(-0.2, seat + 0.28), (0.2, seat + 0.28), (0.2, seat + 0.34), (-0.2, seat + 0.34)], (0, 0, 0), 140
+    )
 
 
 def draw_bicycle(canvas: Canvas, thing: Thing) -> None:
@@ -152,7 +173,9 @@ def draw_bicycle(canvas: Canvas, thing: Thing) -> None:
             card.shape(card.spot(reach, 0.86, 0.05), (200, 200, 190))
             card.shine(card.spot(reach, 0.86, 0.055), (235, 232, 225))
         where = (thing.x + spot[0], spot[1], thing.z)
-        canvas.light(where, TAIL_GLOW if away else XENON, 0.45 if away else 1.2, owner, "tail" if away else "bike")
+        canvas.light(
+            where, TAIL_GLOW if away else XENON, 0.45 if away else 1.2, owner, "tail" if away else "bike"
+        )
     canvas.close(owner)
     if thing.rider:
         rider = canvas.open("rider")
@@ -170,12 +193,18 @@ def draw_motorcycle(canvas: Canvas, thing: Thing) -> None:
         for x in (-0.7, 0.7):
             card.shape(WHEEL * 0.32 + np.array([x, 0.32]), (20, 20, 22))
             card.shape(WHEEL * 0.17 + np.array([x, 0.32]), (110, 110, 114))
-        card.shape([(-0.5 * turn, 0.3), (0.45 * turn, 0.3), (0.5 * turn, 0.6), (-0.3 * turn, 0.6)], (58, 58, 62))
+        card.shape(
+            [(-0.5 * turn, 0.3), (0.45 * turn, 0.3), (0.5 * turn, 0.6), (-0.3 * turn, 0.6)], (58, 58, 62)
+        )
         card.shape([(-0.9 * turn, 0.66), (-0.8 * turn, 0.82), (-0.1 * turn, 0.76), (0.15 * turn, 0.95),
                     (0.5 * turn, 0.9), (0.62 * turn, 0.66), (0.3 * turn, 0.55), (-0.4 * turn, 0.55)], thing.color)  # fmt: skip
         card.bar((0.7 * turn, 0.32), (0.45 * turn, 1.05), 0.08, (130, 130, 132))
         card.bar((0.45 * turn, 1.05), (0.28 * turn, 1.1), 0.06, (30, 30, 32))
-        card.shine(card.spot(-0.86 * turn, 0.74, 0.06), (215, 14, 10) if canvas.night and thing.on else (0, 0, 0), 230)
+        card.shine(
+            card.spot(-0.86 * turn, 0.74, 0.06),
+            (215, 14, 10) if canvas.night and thing.on else (0, 0, 0),
+            230,
+        )
         card.shine(card.spot(0.7, 0.45, 0.05), (0, 0, 0), 240)
         if canvas.night and thing.on:
             card.shape(card.spot(0.6 * turn, 0.85, 0.09), (220, 220, 214))
@@ -183,7 +212,9 @@ def draw_motorcycle(canvas: Canvas, thing: Thing) -> None:
             canvas.light((thing.x + 0.6 * turn, 0.85, thing.z), XENON, 2.0, owner, "beam")
     else:
         card.shape([(-0.09, 0), (0.09, 0), (0.09, 0.62), (-0.09, 0.62)], (20, 20, 22))
-        card.shape([(-0.2, 0.45), (0.2, 0.45), (0.22, 0.75), (0.12, 0.98), (-0.12, 0.98), (-0.22, 0.75)], thing.color)
+        card.shape(
+            [(-0.2, 0.45), (0.2, 0.45), (0.22, 0.75), (0.12, 0.98), (-0.12, 0.98), (-0.22, 0.75)], thing.color
+        )
         card.bar((-0.38, 1.04), (0.38, 1.04), 0.06, (40, 40, 42))
         for s in (-1.0, 1.0):
             card.shape(card.spot(0.36 * s, 1.15, 0.075), (30, 32, 36))

@@ -15,7 +15,6 @@ from nightaug.data.scenes.layout import (
     FRAMES_PER_DRIVE,
     Rng,
     Scene,
-    Street,
     Thing,
     make_street,
     pick,
@@ -43,7 +42,11 @@ def make_scene(seed: int, rare: float) -> Scene:
     rng = stream(seed, FRAME_STREAM)
     bend = float(rng.normal(0, 0.0004 if street.scene == "highway" else 0.00012))
     camera = Camera(
-        street.focal, street.horizon + float(rng.normal(0, 0.006)), street.height, float(rng.normal(0, 0.03)), bend
+        street.focal,
+        street.horizon + float(rng.normal(0, 0.006)),
+        street.height,
+        float(rng.normal(0, 0.03)),
+        bend,
     )
     crossings: list[float] = []
     if street.scene != "highway":
@@ -136,7 +139,10 @@ def _traffic(scene: Scene, rng: Rng, rare: float) -> None:
 
 def _parked(scene: Scene, rng: Rng, rare: float) -> None:
     s = scene.street
-    for x, used, oncoming in ((s.left + 1.15, s.parked_left, s.oncoming), (s.right - 1.15, s.parked_right, False)):
+    for x, used, oncoming in (
+        (s.left + 1.15, s.parked_left, s.oncoming),
+        (s.right - 1.15, s.parked_right, False),
+    ):
         if not used:
             continue
         full = float(rng.uniform(0.35, 0.95))
@@ -189,9 +195,20 @@ def _cyclists(scene: Scene, rng: Rng, rare: float) -> None:
             inner = 2.6 if s.parked_right else 0.9
             x, heading = s.right - inner, float(rng.choice([0.0, math.pi], p=[0.75, 0.25]))
         scene.things.append(
-            Thing("bicycle", x - scene.shift, z, 0, heading + float(rng.normal(0, 0.1)), (0.6, 1.05, 1.75),
-                  pick(rng, CARS), pick(rng, CLOTHES), int(rng.integers(3)), bool(rng.random() < 0.75), rider=True,
-                  phase=float(rng.random()))  # fmt: skip
+            Thing(
+                "bicycle",
+                x - scene.shift,
+                z,
+                0,
+                heading + float(rng.normal(0, 0.1)),
+                (0.6, 1.05, 1.75),
+                pick(rng, CARS),
+                pick(rng, CLOTHES),
+                int(rng.integers(3)),
+                bool(rng.random() < 0.75),
+                rider=True,
+                phase=float(rng.random()),
+            )  # fmt: skip
         )
     for _ in range(int(rng.poisson(PARKED_BIKES * rare * 1.5))):
         side = float(rng.choice([-1, 1]))
@@ -200,8 +217,17 @@ def _cyclists(scene: Scene, rng: Rng, rare: float) -> None:
         for k in range(int(rng.integers(1, 4))):
             heading = float(rng.uniform(0.2, 1.5)) * float(rng.choice([-1, 1]))
             scene.things.append(
-                Thing("bicycle", x + float(rng.normal(0, 0.3)), z0 + 1.3 * k, 0, heading, (0.6, 1.05, 1.75),
-                      pick(rng, CARS), style=int(rng.integers(3)), phase=float(rng.random()))  # fmt: skip
+                Thing(
+                    "bicycle",
+                    x + float(rng.normal(0, 0.3)),
+                    z0 + 1.3 * k,
+                    0,
+                    heading,
+                    (0.6, 1.05, 1.75),
+                    pick(rng, CARS),
+                    style=int(rng.integers(3)),
+                    phase=float(rng.random()),
+                )  # fmt: skip
             )
 
 
@@ -227,9 +253,19 @@ def _people(scene: Scene, rng: Rng) -> None:
         height = float(rng.uniform(1.1, 1.4) if child else rng.uniform(1.55, 1.9))
         umbrella = s.weather == "rainy" and rng.random() < 0.5
         scene.things.append(
-            Thing("pedestrian", x - scene.shift, z, 0, walk, (0.55, height, 0.3), pick(rng, CLOTHES),
-                  pick(rng, CLOTHES), int(rng.integers(6)), state="umbrella" if umbrella else "",
-                  phase=float(rng.random()))  # fmt: skip
+            Thing(
+                "pedestrian",
+                x - scene.shift,
+                z,
+                0,
+                walk,
+                (0.55, height, 0.3),
+                pick(rng, CLOTHES),
+                pick(rng, CLOTHES),
+                int(rng.integers(6)),
+                state="umbrella" if umbrella else "",
+                phase=float(rng.random()),
+            )  # fmt: skip
         )
 
 
@@ -239,7 +275,7 @@ def _tram(scene: Scene, rng: Rng, rare: float) -> None:
         return
     paint, second = pick(rng, TRAM_PAINT), pick(rng, TRAM_PAINT)
     size = (2.65, 3.5, float(rng.uniform(22, 34)))
-    if scene.crossings and rng.random() < 0.3 and 24 < scene.crossings[0]:
+    if scene.crossings and rng.random() < 0.3 and scene.crossings[0] > 24:
         x, z, heading = float(rng.uniform(-8, 8)), scene.crossings[0], math.pi / 2
     else:
         lane = -max(s.lanes_left, 1) - (0.2 if s.parked_left else 0.0)
@@ -276,13 +312,26 @@ def _buildings(scene: Scene, rng: Rng) -> None:
             length = float(rng.uniform(8, 24) if s.scene == "city street" else rng.uniform(9, 15))
             setback = float(abs(rng.normal(0, 0.6)) if s.scene == "city street" else rng.uniform(3, 8))
             tall = float(s.tall * rng.uniform(0.5, 1.5))
-            if rng.random() < (0.9 if s.scene == "city street" else 0.75) and _clear(scene, z + length / 2, length / 2 + 6):
+            if rng.random() < (0.9 if s.scene == "city street" else 0.75) and _clear(
+                scene, z + length / 2, length / 2 + 6
+            ):
                 wall = s.walls[int(rng.integers(len(s.walls)))]
                 scene.things.append(
-                    Thing("building", plane + side * setback, z, size=(12, tall, length), color=wall,
-                          color2=pick(rng, CLOTHES), style=side, on=bool(rng.random() < 0.65),
-                          state="house" if s.scene == "residential" else ("shop" if rng.random() < 0.65 else "flat"),
-                          phase=float(rng.random()), key=z + length + 0.5)  # fmt: skip
+                    Thing(
+                        "building",
+                        plane + side * setback,
+                        z,
+                        size=(12, tall, length),
+                        color=wall,
+                        color2=pick(rng, CLOTHES),
+                        style=side,
+                        on=bool(rng.random() < 0.65),
+                        state="house"
+                        if s.scene == "residential"
+                        else ("shop" if rng.random() < 0.65 else "flat"),
+                        phase=float(rng.random()),
+                        key=z + length + 0.5,
+                    )  # fmt: skip
                 )
             z += length + (float(rng.uniform(0, 3)) if s.scene == "city street" else float(rng.uniform(2, 6)))
 
@@ -294,7 +343,11 @@ def _greenery(scene: Scene, rng: Rng) -> None:
         while z < 130:
             if rng.random() < s.trees * 0.75 and _clear(scene, z, 5.0):
                 off = float(rng.uniform(5, 12)) if s.scene == "highway" else float(rng.uniform(0.7, 1.3))
-                edge = (s.left - 8 - off if s.scene == "highway" else s.left - off) if side < 0 else s.right + off
+                edge = (
+                    (s.left - 8 - off if s.scene == "highway" else s.left - off)
+                    if side < 0
+                    else s.right + off
+                )
                 green = (float(rng.uniform(38, 90)), float(rng.uniform(62, 100)), float(rng.uniform(22, 48)))
                 height = float(rng.uniform(4.5, 10))
                 scene.things.append(Thing("tree", edge - scene.shift, z, size=(height * 0.6, height, 1), color=green,
@@ -340,7 +393,9 @@ def _signals(scene: Scene, rng: Rng) -> None:
             spots.append((left, far, 2.9, 0))
         if rng.random() < 0.3:
             spots.append((left + 0.3, c - 6.5, 2.9, 1))
-        scene.things.append(Thing("mast", right, far, 6.15, size=(arm + 0.4, 0.15, 0), style=-1, key=far + 0.3))
+        scene.things.append(
+            Thing("mast", right, far, 6.15, size=(arm + 0.4, 0.15, 0), style=-1, key=far + 0.3)
+        )
         for x, z, y, turned in spots:
             if z < 6:
                 continue

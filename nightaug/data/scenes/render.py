@@ -10,7 +10,15 @@ from nightaug.data.frames import Box, Frame
 from nightaug.data.scenes import furniture, people, street, vehicles
 from nightaug.data.scenes.canvas import SUPERSAMPLE, Canvas
 from nightaug.data.scenes.day import light_by_day
-from nightaug.data.scenes.layout import FRAME_STREAM, FRAMES_PER_DRIVE, NIGHT_STREAM, Rng, Scene, Thing, stream
+from nightaug.data.scenes.layout import (
+    FRAME_STREAM,
+    FRAMES_PER_DRIVE,
+    NIGHT_STREAM,
+    Rng,
+    Scene,
+    Thing,
+    stream,
+)
 from nightaug.data.scenes.night import light_by_night
 from nightaug.data.scenes.populate import make_scene
 
@@ -138,9 +146,21 @@ def read_frame(canvas: Canvas, scene: Scene, timeofday: str) -> Frame:
         inside = (x2 - x1) * (y2 - y1) * SUPERSAMPLE**2 / float(whole[0] * whole[1])
         if inside < 0.12:
             continue
-        out = mark.low[0] < -1 or mark.low[1] < -1 or mark.high[0] > canvas.w + 1 or mark.high[1] > canvas.h + 1
+        out = (
+            mark.low[0] < -1 or mark.low[1] < -1 or mark.high[0] > canvas.w + 1 or mark.high[1] > canvas.h + 1
+        )
         boxes.append(
-            Box(x1, y1, x2, y2, mark.category, mark.light_color, visible < OCCLUDED_BELOW, bool(out), id=str(owner))
+            Box(
+                x1,
+                y1,
+                x2,
+                y2,
+                mark.category,
+                mark.light_color,
+                visible < OCCLUDED_BELOW,
+                bool(out),
+                id=str(owner),
+            )
         )
     drive = drive_name(scene.street.number)
     return Frame(

@@ -106,7 +106,9 @@ def wheels(block: Block, length: float, height: float, radius: float, ends: tupl
         tyre, rim = [], []
         for along in ends:
             s = along if face == "right" else 1 - along
-            st = np.stack([s + CIRCLE[:, 0] * radius / length, (radius + CIRCLE[:, 1] * radius) / height], axis=1)
+            st = np.stack(
+                [s + CIRCLE[:, 0] * radius / length, (radius + CIRCLE[:, 1] * radius) / height], axis=1
+            )
             tyre.append(st)
             rim.append(np.array([s, radius / height]) + (st - np.array([s, radius / height])) * 0.55)
         block.decal(face, tyre, TYRE)
@@ -119,12 +121,19 @@ def shadow(canvas: Canvas, thing: Thing) -> None:
     c, s = math.cos(thing.heading), math.sin(thing.heading)
     local = np.array([(-w, -length), (w, -length), (w, length), (-w, length)])
     world = np.stack(
-        [thing.x + local[:, 0] * c + local[:, 1] * s, np.zeros(4), thing.z - local[:, 0] * s + local[:, 1] * c], axis=1
+        [
+            thing.x + local[:, 0] * c + local[:, 1] * s,
+            np.zeros(4),
+            thing.z - local[:, 0] * s + local[:, 1] * c,
+        ],
+        axis=1,
     )
     canvas.paint([canvas.project(world)], (26, 27, 29), float(world[:, 2].mean()))
 
 
-def lamps(canvas: Canvas, thing: Thing, block: Block, owner: int, tail: list[Array], head: list[Array]) -> None:
+def lamps(
+    canvas: Canvas, thing: Thing, block: Block, owner: int, tail: list[Array], head: list[Array]
+) -> None:
     """Lit tail lamps, headlights and their glow; parked vehicles keep the reflectors."""
     brake = thing.state == "brake"
     red = RED if brake else (205.0, 14.0, 10.0)
@@ -132,7 +141,9 @@ def lamps(canvas: Canvas, thing: Thing, block: Block, owner: int, tail: list[Arr
         if thing.on and (canvas.night or brake):
             block.shine("rear", tail, red if canvas.night else (150, 12, 8), 60)
             for st in tail[:2]:
-                canvas.light(block.spot("rear", st.mean(axis=0)), TAIL_GLOW, 2.4 if brake else 0.9, owner, "tail")
+                canvas.light(
+                    block.spot("rear", st.mean(axis=0)), TAIL_GLOW, 2.4 if brake else 0.9, owner, "tail"
+                )
         else:
             block.shine("rear", tail, (0, 0, 0), 150)
     if block.seen["front"]:
@@ -142,7 +153,11 @@ def lamps(canvas: Canvas, thing: Thing, block: Block, owner: int, tail: list[Arr
             facing = math.cos(thing.heading - math.pi)
             for st in head[:2]:
                 canvas.light(
-                    block.spot("front", st.mean(axis=0)), color, 7.0 + 10.0 * max(facing, 0.0) * thing.phase, owner, "head"
+                    block.spot("front", st.mean(axis=0)),
+                    color,
+                    7.0 + 10.0 * max(facing, 0.0) * thing.phase,
+                    owner,
+                    "head",
                 )
         elif thing.on and thing.phase < 0.3:
             block.shine("front", head, (120, 118, 110))
@@ -168,7 +183,9 @@ def draw_car(canvas: Canvas, thing: Thing) -> None:
     rear_low, rear_high, front_low, front_high = (
         (-0.36, -0.2, 0.26, 0.08), (-0.49, -0.43, 0.27, 0.12), (-0.49, -0.46, 0.36, 0.2), (-0.49, -0.38, 0.27, 0.1),
     )[thing.style]  # fmt: skip
-    chassis = Block(canvas, thing, (0.0, w * 0.84, -half * 0.8, half * 0.8), (0.3, w * 0.84, -half * 0.86, half * 0.86))
+    chassis = Block(
+        canvas, thing, (0.0, w * 0.84, -half * 0.8, half * 0.8), (0.3, w * 0.84, -half * 0.86, half * 0.86)
+    )
     chassis.paint(TYRE, owner)
     body = Block(canvas, thing, (0.2, w * 0.97, -half, half), (waist, w, -half * 0.99, half * 0.96))
     cabin = Block(
@@ -190,7 +207,11 @@ def draw_car(canvas: Canvas, thing: Thing) -> None:
     head = [rect(0.03, 0.25, 0.55, 0.8), rect(0.75, 0.97, 0.55, 0.8)]
     if not tiny:
         wheels(body, length, waist - 0.2, 0.32, (0.2, 0.8))
-        body.decal("rear", [rect(0.0, 1.0, 0.0, 0.2)], (thing.color[0] * 0.45, thing.color[1] * 0.45, thing.color[2] * 0.45))
+        body.decal(
+            "rear",
+            [rect(0.0, 1.0, 0.0, 0.2)],
+            (thing.color[0] * 0.45, thing.color[1] * 0.45, thing.color[2] * 0.45),
+        )
         body.decal("front", [rect(0.2, 0.8, 0.2, 0.62), rect(0.05, 0.95, 0.0, 0.14)], (24, 25, 28))
         for face in ("left", "right"):
             line = (thing.color[0] * 0.6, thing.color[1] * 0.6, thing.color[2] * 0.6)
@@ -224,7 +245,9 @@ def draw_truck(canvas: Canvas, thing: Thing) -> None:
     shadow(canvas, thing)
     w, h, length = thing.size
     half = length / 2
-    chassis = Block(canvas, thing, (0.0, w * 0.8, -half * 0.94, half * 0.9), (0.85, w * 0.8, -half * 0.94, half * 0.9))
+    chassis = Block(
+        canvas, thing, (0.0, w * 0.8, -half * 0.94, half * 0.9), (0.85, w * 0.8, -half * 0.94, half * 0.9)
+    )
     chassis.paint((22, 22, 24), owner)
     nose = half - (2.1 if thing.style < 2 else 2.4)
     box = Block(canvas, thing, (0.8, w, -half, nose - 0.25), (h, w, -half, nose - 0.25))
@@ -235,7 +258,11 @@ def draw_truck(canvas: Canvas, thing: Thing) -> None:
     wheels(chassis, length * 0.94, 0.85, 0.48, (0.1, 0.2, 0.86) if thing.style == 2 else (0.16, 0.84))
     chassis.decal("rear", [rect(0.0, 0.22, 0.0, 0.75), rect(0.78, 1.0, 0.0, 0.75)], TYRE)
     dark = (thing.color[0] * 0.7, thing.color[1] * 0.7, thing.color[2] * 0.7)
-    box.decal("rear", [rect(0.49, 0.51, 0.02, 0.98), rect(0.04, 0.06, 0.04, 0.96), rect(0.94, 0.96, 0.04, 0.96)], dark)
+    box.decal(
+        "rear",
+        [rect(0.49, 0.51, 0.02, 0.98), rect(0.04, 0.06, 0.04, 0.96), rect(0.94, 0.96, 0.04, 0.96)],
+        dark,
+    )
     if thing.phase < 0.5:
         stripe = (thing.color2[0] * 0.5 + 60, thing.color2[1] * 0.5 + 40, thing.color2[2] * 0.5 + 30)
         for face in ("left", "right"):
@@ -269,7 +296,9 @@ def draw_bus(canvas: Canvas, thing: Thing) -> None:
     shadow(canvas, thing)
     w, h, length = thing.size
     half = length / 2
-    under = Block(canvas, thing, (0.0, w * 0.9, -half * 0.95, half * 0.95), (0.5, w * 0.9, -half * 0.95, half * 0.95))
+    under = Block(
+        canvas, thing, (0.0, w * 0.9, -half * 0.95, half * 0.95), (0.5, w * 0.9, -half * 0.95, half * 0.95)
+    )
     under.paint(TYRE, owner)
     body = Block(canvas, thing, (0.3, w, -half, half), (h, w * 0.96, -half * 0.995, half * 0.99))
     body.paint(thing.color, owner)
@@ -320,7 +349,10 @@ def draw_train(canvas: Canvas, thing: Thing) -> None:
         under = Block(canvas, thing, (0.0, w * 0.86, a, b), (0.5, w * 0.86, a, b))
         under.paint((30, 30, 32), owner)
         body = Block(
-            canvas, thing, (0.3, w, a, b), (h, w * 0.9, a + (0.7 if first else 0.0), b - (0.7 if last else 0.0))
+            canvas,
+            thing,
+            (0.3, w, a, b),
+            (h, w * 0.9, a + (0.7 if first else 0.0), b - (0.7 if last else 0.0)),
         )
         body.paint(thing.color, owner)
         for face in ("left", "right"):
