@@ -71,7 +71,10 @@ def night_light(
     broad = cv2.GaussianBlur(lit * ground[..., None], (0, 0), sigma).reshape(h, w, 3) / weight + 1e-3
     broad_luma = (broad @ LUMA)[..., None]
     level = float(np.median(broad_luma))
-    flat = (broad_luma / level) ** (-scene.flattening) * (broad_luma / broad) ** scene.desaturation
+    # Low sun leaves more than street lamps ever do: the further over, the more is taken.
+    uneven = float(np.std(np.log(broad_luma[ground > 0.5]))) if bool((ground > 0.5).any()) else 0.0
+    exponent = max(scene.flattening, 1 - settings.even_contrast / max(uneven, 1e-3))
+    flat = (broad_luma / level) ** (-exponent) * (broad_luma / broad) ** scene.desaturation
 
     x = np.linspace(-1, 1, w, dtype=np.float32)[None, :]
     y = np.linspace(0, 1, h, dtype=np.float32)[:, None]

@@ -33,17 +33,18 @@ class RelightSettings:
     haze_removed: float = 0.85  #: share in [0, 1] of the day's lifted black that is taken away
     contrast: Range = (1.1, 1.35)  #: exponent of linear light, >= 1: night footage is steeper than day's
     shadow_flattening: Range = (0.2, 0.4)  #: exponent in [0, 1]: how far sun and shade are evened out
+    even_contrast: float = 0.75  #: natural log: broad light that varies more than this is evened out further
     shadow_scale: float = 0.05  #: share of the longer side: how large a patch of shade is
     desaturation: Range = (0.05, 0.35)  #: exponent in [0, 1]: how far broad colours move to the lamps' colour
     softness: Range = (0.3, 1.5)  #: reference pixels: blur of long exposure and in-camera noise reduction
 
     # -- light: street lamps (ambient) and the own headlights (pool) ------------------------------------
     ambient_colors: tuple[RGB, ...] = (  #: linear RGB: sodium, warm LED, neutral LED, mercury, mixed city
-        (1.60, 0.93, 0.36),
-        (1.35, 0.98, 0.60),
-        (1.12, 1.00, 0.82),
+        (1.75, 0.92, 0.34),
+        (1.48, 0.96, 0.56),
+        (1.20, 0.99, 0.80),
         (0.92, 1.04, 0.98),
-        (1.25, 0.97, 0.75),
+        (1.38, 0.94, 0.74),
     )
     ambient_patches: Range = (0.35, 0.85)  #: sigma of log light over the frame (0 is even light)
     ambient_top: Range = (0.25, 0.6)  #: share in [0, 1] of the ambient light that reaches the frame's top
@@ -63,30 +64,30 @@ class RelightSettings:
     person_light: Range = (1.0, 3.2)  #: pedestrians, riders, bicycles, motorcycles
     sign_light: Range = (2.5, 10.0)  #: retro-reflective
     signal_light: Range = (0.35, 0.7)  #: the housing of a traffic light
-    bus_interior: Range = (1.2, 3.5)  #: windows of a bus or train
+    bus_interior: Range = (1.5, 5.0)  #: windows of a bus or train
 
     # -- lamps: brightness in linear light (over 1 clips), drawn for each vehicle ---------------------------
-    headlamp: Range = (3.0, 16.0)
+    headlamp: Range = (4.0, 20.0)
     headlamp_colors: tuple[RGB, ...] = ((1.0, 0.86, 0.62), (1.0, 0.95, 0.85), (0.88, 0.95, 1.0))
-    tail_lamp: Range = (0.7, 1.8)
-    brake_lamp: Range = (1.8, 4.5)
+    tail_lamp: Range = (0.8, 2.4)
+    brake_lamp: Range = (2.2, 6.0)
     brake_chance: float = 0.35  #: chance in [0, 1] that a rear view brakes
     tail_color: RGB = (1.0, 0.075, 0.05)
-    reflector: Range = (0.08, 0.3)  #: tail lamps of a parked car, which only reflect
+    reflector: Range = (0.12, 0.5)  #: tail lamps of a parked car, which only reflect
     signal_lamp: Range = (2.0, 6.0)
     signal_red: RGB = (1.0, 0.09, 0.05)
     signal_yellow: RGB = (1.0, 0.55, 0.06)
     signal_green: RGB = (0.10, 1.0, 0.55)
     lit_on_road: float = 0.9  #: chance in [0, 1] that a vehicle in the middle of the frame has its lamps on
-    lit_at_side: float = 0.45  #: the same near the left and right edge, where vehicles are parked
+    lit_at_side: float = 0.5  #: the same near the left and right edge, where vehicles are parked
     left_hand_traffic: bool = False  #: oncoming vehicles come on the right
     min_lamp_box: float = 4.0  #: pixels: no lamp in a box with a side shorter than this
 
     # -- lens and air ---------------------------------------------------------------------------------------
     glow_sigmas: tuple[float, float, float] = (5.0, 16.0, 60.0)  #: reference pixels
     glow_weights: tuple[float, float, float] = (0.55, 0.20, 0.06)  #: share of a lamp's light, times `glow`
-    glow: Range = (0.5, 1.6)
-    spill: Range = (0.2, 0.8)  #: how strongly lamps light the surfaces around them
+    glow: Range = (0.6, 2.0)
+    spill: Range = (0.3, 1.1)  #: how strongly lamps light the surfaces around them
     wet_chance: float = 0.2  #: chance in [0, 1] of a wet road
     wet: Range = (0.05, 0.25)  #: share of the glow mirrored below its lamp on a wet road
     wet_length: float = 90.0  #: reference pixels

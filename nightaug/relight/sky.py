@@ -49,15 +49,15 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     blueish = (blue - red > 14) & (blue >= small[..., 1].astype(np.float32) - 6) & (gray > _MIN_BLUE_LUMA)
     looks = (bright | blueish) & (solid == 0)
     rows = np.arange(h, dtype=np.float32)[:, None] / h
-    prior = np.clip((_FADE[1] - rows) / (_FADE[1] - _FADE[0]), 0, 1)
+    prior = np.clip((_FADE[1] - rows + 0.1 * blueish) / (_FADE[1] - _FADE[0]), 0, 1).astype(np.float32)
     candidate = (looks & (deviation < _SMOOTH) & (prior > 0)).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)
     keep = (stats[:, cv2.CC_STAT_TOP] < _TOP * h) & (stats[:, cv2.CC_STAT_AREA] > 0.001 * h * w)
     keep[0] = False
     sky = keep[labels]
-    # Holes between leaves are too ragged to be smooth or joined: nothing else up there is so bright or so blue,
-    # or they have the open sky's colour and lie no lower than it. Wet roads and pale walls have it too, so the
-    # brightness has to be the sky's.
+    # Holes between leaves are too ragged to be smooth or joined: nothing else up there is so bright or so
+    # blue, or they have the open sky's colour and lie no lower than it. Wet roads and pale walls have that
+    # too, so the brightness has to be the sky's.
     holes = ((gray > _GLARE) | (blueish & (blue - red > _DEEP_BLUE))) & (rows < _HOLES)
     if sky.any():
         color = small[sky].mean(axis=0)
@@ -65,6 +65,9 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
         lowest = float(np.percentile(np.nonzero(sky)[0], 98)) / h
         above = rows < min(lowest + 0.04, _FADE[0])
         holes |= looks & above & (distance < _SAME_COLOR) & (gray > 0.88 * float(gray[sky].mean()))
+        # The sun and its rim are in the sky too, whatever their colour.
+        near = cv2.dilate(sky.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        holes |= near & (rows < _HOLES) & (gray > float(gray[sky].mean()))
         # A label's box has corners of sky; blue is safe to give back, grey might be the object.
         corners = blueish & above & (distance < _CORNER_COLOR) & (solid < 2)
         solid = np.where(corners, 0, solid)
