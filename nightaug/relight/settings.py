@@ -70,14 +70,17 @@ class RelightSettings:
     headlamp: Range = (4.0, 20.0)
     headlamp_colors: tuple[RGB, ...] = ((1.0, 0.86, 0.62), (1.0, 0.95, 0.85), (0.88, 0.95, 1.0))
     tail_lamp: Range = (0.8, 2.4)
-    brake_lamp: Range = (2.2, 6.0)
+    brake_lamp: Range = (2.0, 4.5)
     brake_chance: float = 0.35  #: chance in [0, 1] that a rear view brakes
-    tail_color: RGB = (1.0, 0.075, 0.05)
+    tail_color: RGB = (1.0, 0.05, 0.035)
     reflector: Range = (0.12, 0.5)  #: tail lamps of a parked car, which only reflect
-    signal_lamp: Range = (2.0, 6.0)
+    signal_lamp: Range = (1.2, 3.2)
     signal_red: RGB = (1.0, 0.09, 0.05)
-    signal_yellow: RGB = (1.0, 0.55, 0.06)
-    signal_green: RGB = (0.10, 1.0, 0.55)
+    signal_yellow: RGB = (1.0, 0.40, 0.03)
+    signal_green: RGB = (0.06, 1.0, 0.40)
+    core_limit: float = (
+        1.4  #: linear: a coloured lamp's core is drawn no brighter, or it would wash out to white
+    )
     lit_on_road: float = 0.9  #: chance in [0, 1] that a vehicle in the middle of the frame has its lamps on
     lit_at_side: float = 0.5  #: the same near the left and right edge, where vehicles are parked
     left_hand_traffic: bool = False  #: oncoming vehicles come on the right
@@ -85,7 +88,7 @@ class RelightSettings:
 
     # -- lens and air ---------------------------------------------------------------------------------------
     glow_sigmas: tuple[float, float, float] = (5.0, 16.0, 60.0)  #: reference pixels
-    glow_weights: tuple[float, float, float] = (0.55, 0.20, 0.06)  #: share of a lamp's light, times `glow`
+    glow_weights: tuple[float, float, float] = (0.4, 0.2, 0.07)  #: share of a lamp's light, times `glow`
     glow: Range = (0.6, 2.0)
     spill: Range = (0.3, 1.1)  #: how strongly lamps light the surfaces around them
     wet_chance: float = 0.2  #: chance in [0, 1] of a wet road

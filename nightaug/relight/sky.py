@@ -23,6 +23,7 @@ _CORNER_COLOR = 20.0  # grey levels: the same inside a labelled box
 _GLARE = 225.0  # grey levels: over this, high in the frame, it is sky wherever it is
 _DEEP_BLUE = 40.0  # grey levels of blue over red, likewise
 _HOLES = 0.42  # share of the height below which brightness alone makes no sky
+_UNDER_SKY = 0.35  # share of the pixels above that must be sky, below that height
 _RATIO = (0.33, 0.60)  # luma over the near sky's: none of it is sky below, nearly all of the light is above
 
 
@@ -49,7 +50,9 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     blueish = (blue - red > 14) & (blue >= small[..., 1].astype(np.float32) - 6) & (gray > _MIN_BLUE_LUMA)
     looks = (bright | blueish) & (solid == 0)
     rows = np.arange(h, dtype=np.float32)[:, None] / h
-    prior = np.clip((_FADE[1] - rows + 0.1 * blueish) / (_FADE[1] - _FADE[0]), 0, 1).astype(np.float32)
+    prior = np.clip(
+        (_FADE[1] - rows + 0.1 * (blueish & (blue - red > _DEEP_BLUE))) / (_FADE[1] - _FADE[0]), 0, 1
+    ).astype(np.float32)
     candidate = (looks & (deviation < _SMOOTH) & (prior > 0)).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)
     keep = (stats[:, cv2.CC_STAT_TOP] < _TOP * h) & (stats[:, cv2.CC_STAT_AREA] > 0.001 * h * w)
@@ -77,6 +80,9 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     if not sky.any():
         return None
     mask = sky.astype(np.float32) * prior
+    # Far down only what hangs under open sky is sky: a pale road in haze has trees above it.
+    above_it = np.cumsum(mask, axis=0, dtype=np.float32) / np.arange(1, h + 1, dtype=np.float32)[:, None]
+    mask[(cv2.blur(above_it, (max(w // 20, 1), 1)) < _UNDER_SKY) & (rows > _HOLES)] = 0
     core = cv2.GaussianBlur(cv2.erode(mask, np.ones((3, 3), np.uint8)), (0, 0), 0.8)
     edge = cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5), np.uint8)), (0, 0), 1.0)
     edge[protected] = 0

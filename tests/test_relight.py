@@ -1,0 +1,328 @@
+"""relight: a day frame becomes night, lamps only where the labels are, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nightaug.data.classes import BDD100K_CLASSES
+from nightaug.data.frames import Box
+from nightaug.relight import RelightSettings, relight
+from nightaug.relight.tone import to_linear
+
+U8 = NDArray[np.uint8]
+
+
+def day(height: int = 360, width: int = 640) -> U8:
+    """A plain street: blue sky, grey houses with windows, a paler road."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:] = (110, 105, 100)
+    image[: int(0.35 * height)] = (120, 170, 235)
+    image[int(0.6 * height) :] = (130, 130, 132)
+    for x in range(20, width, 60):
+        image[int(0.42 * height) : int(0.5 * height), x : x + 20] = (60, 62, 66)
+    texture = np.random.default_rng(5).integers(-6, 7, (height, width, 1))
+    return np.clip(image.astype(int) + texture, 0, 255).astype(np.uint8)
+
+
+def with_car(image: U8, box: Box, lamp: tuple[int, int, int] | None = (190, 25, 25)) -> U8:
+    """A dark car with red tail lamps drawn into its box."""
+    out = image.copy()
+    x1, y1, x2, y2 = (int(v) for v in box.xyxy)
+    w, h = x2 - x1, y2 - y1
+    out[y1:y2, x1:x2] = (45, 48, 55)
+    if lamp is not None:
+        for share in (0.06, 0.80):
+            left = x1 + int(share * w)
+            out[y1 + int(0.4 * h) : y1 + int(0.55 * h), left : left + int(0.14 * w)] = lamp
+    return out
+
+
+def luma(image: U8) -> NDArray[np.float32]:
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.float32)
+
+
+CAR = Box(270, 190, 370, 270, "car")
+QUIET = dataclasses.replace(RelightSettings(), read_noise=(0.0, 0.0), shot_noise=(1e-7, 1e-7), wet_chance=0.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_night_is_darker_and_keeps_its_shape(seed: int) -> None:
+    image = day()
+    night = relight(image, [CAR], seed=seed)
+    assert night.shape == image.shape
+    assert night.dtype == np.uint8
+    assert luma(night).mean() < 0.45 * luma(image).mean()
+    sky = luma(night)[:100]
+    assert sky.mean() < 30
+    assert sky.mean() < 0.2 * luma(image)[:100].mean()
+
+
+def test_equal_calls_give_equal_bytes_and_seeds_differ() -> None:
+    image = day()
+    before = image.copy()
+    first = relight(image, [CAR], seed=3)
+    assert np.array_equal(first, relight(image, [CAR], seed=3))
+    assert not np.array_equal(first, relight(image, [CAR], seed=4))
+    assert np.array_equal(image, before)
+    for seed in (-1, 2**70):
+        assert relight(image, seed=seed).shape == image.shape
+
+
+def test_threads_and_global_random_state_change_nothing() -> None:
+    image = day()
+    expected = [relight(image, [CAR], seed=s) for s in range(4)]
+    state = repr(np.random.get_state())
+    got: dict[int, U8] = {}
+    workers = [
+        threading.Thread(target=lambda s=s: got.update({s: relight(image, [CAR], seed=s)})) for s in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(np.array_equal(got[s], expected[s]) for s in range(4))
+    assert repr(np.random.get_state()) == state
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_without_boxes_nothing_is_brighter_than_by_day(seed: int) -> None:
+    image = day()
+    gain = relight(image, None, seed=seed).astype(int) - image.astype(int)
+    assert gain.max() <= 0
+    assert np.array_equal(relight(image, None, seed=seed), relight(image, [], seed=seed))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lamps_stay_with_their_boxes(seed: int) -> None:
+    image = with_car(day(), CAR)
+    signal = Box(500, 80, 512, 112, "traffic light", light_color="red")
+    far = np.ones(image.shape[:2], dtype=bool)
+    for box in (CAR, signal):
+        x1, y1, x2, y2 = (int(v) for v in box.xyxy)
+        far[max(y1 - 45, 0) : y2 + 45, max(x1 - 45, 0) : x2 + 45] = False
+    plain = relight(image, None, seed=seed, settings=QUIET).astype(int)
+    lit = relight(image, [CAR, signal], seed=seed, settings=QUIET).astype(int)
+    assert (lit - plain)[far].max() <= 14  # only the faint veil of the widest glow
+    assert lit[far].max() <= image[far].max()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_tail_lamps_are_lit_where_the_pixels_show_them(seed: int) -> None:
+    image = with_car(day(), CAR)
+    lit = dataclasses.replace(RelightSettings(), lit_on_road=1.0)
+    night = relight(image, [CAR], seed=seed, settings=lit).astype(int)
+    for x in (270 + 13, 270 + 87):
+        lamp = night[223:233, x - 4 : x + 4].reshape(-1, 3).mean(axis=0)
+        assert lamp[0] > 120
+        assert lamp[0] > 1.6 * lamp[1:].max()
+    roof = luma(night.astype(np.uint8))[195:205, 300:340].mean()
+    assert luma(night.astype(np.uint8))[190:270, 270:370].max() > 3 * roof
+
+
+def test_oncoming_cars_get_white_lamps_more_often_than_red() -> None:
+    box = Box(60, 200, 110, 236, "car")
+    image = with_car(day(), box, lamp=None)
+    always = dataclasses.replace(RelightSettings(), lit_at_side=1.0, lit_on_road=1.0)
+    white = 0
+    for seed in range(20):
+        patch = relight(image, [box], seed=seed, settings=always)[200:236, 60:110].reshape(-1, 3).astype(int)
+        brightest = patch[patch.sum(axis=1).argmax()]
+        white += bool(brightest.min() > 150)
+    assert white >= 12
+
+
+def test_left_hand_traffic_mirrors_the_guess() -> None:
+    box = Box(530, 200, 580, 236, "car")
+    image = with_car(day(), box, lamp=None)
+    lit = dataclasses.replace(RelightSettings(), lit_at_side=1.0, lit_on_road=1.0)
+    left = dataclasses.replace(lit, left_hand_traffic=True)
+    count = [
+        sum(
+            bool(relight(image, [box], seed=s, settings=k)[200:236, 530:580].min(axis=2).max() > 150)
+            for s in range(12)
+        )
+        for k in (lit, left)
+    ]
+    assert count[0] < count[1]
+
+
+@pytest.mark.parametrize(
+    ("color", "row", "channel"), [("red", 0.2, 0), ("green", 0.8, 1), ("yellow", 0.5, 0)]
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_signals_light_in_their_labelled_colour(color: str, row: float, channel: int, seed: int) -> None:
+    image = day()
+    x1, y1, x2, y2 = 300, 90, 324, 150
+    image[y1:y2, x1:x2] = (30, 30, 28)
+    night = relight(image, [Box(x1, y1, x2, y2, "traffic light", light_color=color)], seed=seed).astype(int)
+    y = round(y1 + row * (y2 - y1))
+    disc = night[y - 3 : y + 4, 308:316].reshape(-1, 3).mean(axis=0)
+    assert disc.argmax() == channel
+    assert disc.max() > 150
+    weak = {"red": (1, 2), "yellow": (2,), "green": (0,)}[color]
+    assert all(disc.max() > 1.5 * disc[k] for k in weak)
+    other = round(y1 + (0.8 if row < 0.5 else 0.2) * (y2 - y1))
+    assert night[other - 2 : other + 3, 309:315].max() < disc.max()
+
+
+@pytest.mark.parametrize(
+    ("color", "rgb", "row"), [("red", (230, 60, 50), 0.2), ("green", (40, 220, 170), 0.8)]
+)
+def test_unlabelled_signals_follow_their_pixels(color: str, rgb: tuple[int, int, int], row: float) -> None:
+    image = day()
+    image[90:150, 300:324] = (30, 30, 28)
+    centre = round(90 + row * 60)
+    cv2.circle(image, (312, centre), 7, rgb, -1)
+    for seed in range(4):
+        night = relight(image, [Box(300, 90, 324, 150, "traffic light")], seed=seed).astype(int)
+        disc = night[centre - 3 : centre + 4, 309:316].reshape(-1, 3).mean(axis=0)
+        assert disc.argmax() == (0 if color == "red" else 1)
+        assert disc.max() > 150
+
+
+def test_signs_stand_out_from_what_is_around_them() -> None:
+    image = day()
+    image[150:180, 420:450] = (110, 105, 100)
+    signs = [
+        relight(image, [Box(420, 150, 450, 180, "traffic sign")], seed=s, settings=QUIET) for s in range(6)
+    ]
+    for night in signs:
+        values = luma(night)
+        assert values[153:177, 423:447].mean() > 1.2 * values[150:180, 380:412].mean()
+
+
+def test_every_labelled_class_is_taken() -> None:
+    names = [*BDD100K_CLASSES, "something else"]
+    boxes = [Box(20 + 50 * k, 180, 60 + 50 * k, 250, name) for k, name in enumerate(names)]
+    assert relight(day(), boxes, seed=1).shape == (360, 640, 3)
+
+
+def test_unusable_boxes_light_nothing() -> None:
+    image = day()
+    bad = [
+        Box(math.nan, 10, 50, 50, "car"),
+        Box(10, 10, math.inf, 50, "car"),
+        Box(100, 100, 50, 50, "car"),
+        Box(5000, 5000, 6000, 6000, "car"),
+        Box(-90, -90, -10, -10, "traffic light", light_color="red"),
+        Box(20, 20, 20.4, 20.4, "car"),
+        Box(100, 100, 400, 300, "car", crowd=True),
+    ]
+    assert np.array_equal(relight(image, bad, seed=2), relight(image, [], seed=2))
+
+
+def test_boxes_over_the_edge_are_cut() -> None:
+    image = day()
+    for box in (
+        Box(-50, 200, 60, 300, "car"),
+        Box(600, 200, 900, 700, "bus"),
+        Box(-9, -9, 5, 9, "traffic light"),
+    ):
+        assert relight(image, [box], seed=0).shape == image.shape
+    assert relight(image, [Box(-1e9, -1e9, 1e9, 1e9, "truck")], seed=0).shape == image.shape
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (7, 9), (33, 20), (300, 50)])
+def test_small_frames(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    box = Box(0, 0, size[1], size[0], "car")
+    for category in ("car", "traffic light", "traffic sign", "bus"):
+        box.category = category
+        for night in (relight(image, [box, box], seed=0), relight(image, seed=0)):
+            assert night.shape == image.shape
+
+
+@pytest.mark.parametrize("value", [0, 1, 20, 128, 255])
+def test_flat_frames(value: int) -> None:
+    image = np.full((90, 160, 3), value, np.uint8)
+    night = relight(image, [Box(40, 40, 80, 60, "car")], seed=0)
+    assert luma(night)[:20].mean() <= value + 8
+
+
+def test_a_night_frame_stays_a_night_frame() -> None:
+    dark = (day() // 9).astype(np.uint8)
+    night = relight(dark, [], seed=0)
+    assert luma(night).mean() <= luma(dark).mean() + 2
+    assert luma(night).mean() > 0.15 * luma(dark).mean()
+
+
+def test_views_and_read_only_frames_are_taken() -> None:
+    image = day()
+    expected = relight(image[:, ::2], seed=0)
+    frozen = np.ascontiguousarray(image[:, ::2])
+    frozen.flags.writeable = False
+    assert np.array_equal(relight(frozen, seed=0), expected)
+
+
+def test_strength_goes_from_day_to_night() -> None:
+    image = with_car(day(), CAR)
+    means = [luma(relight(image, [CAR], seed=1, strength=k / 8)).mean() for k in range(9)]
+    assert means == sorted(means, reverse=True)
+    zero = relight(image, [CAR], seed=1, strength=0.0)
+    assert np.array_equal(zero, image)
+    assert zero is not image
+    slight = relight(image, [CAR], seed=1, strength=0.01).astype(int) - image.astype(int)
+    assert np.abs(slight).mean() < 6
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, math.nan])
+def test_strength_out_of_range(strength: float) -> None:
+    with pytest.raises(ValueError, match=r"expected strength in \[0, 1\]"):
+        relight(day(), strength=strength)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        "frame.jpg",
+    ],
+)
+def test_wrong_frames(image: object) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 3\)"):
+        relight(image)  # type: ignore[arg-type]
+
+
+def test_noise_follows_its_setting() -> None:
+    image = np.full((240, 320, 3), 128, np.uint8)
+    plain = dataclasses.replace(RelightSettings(), median_luma=(30.0, 30.0), ambient_patches=(0.0, 0.0))
+    loud = dataclasses.replace(plain, read_noise=(0.002, 0.002), shot_noise=(4e-4, 4e-4))
+    quiet = dataclasses.replace(plain, read_noise=(0.0, 0.0), shot_noise=(1e-8, 1e-8))
+    low, high = (luma(relight(image, seed=0, settings=k))[110:150, 140:180] for k in (quiet, loud))
+    spread = float((high - low).std())
+    # Variance read**2 + shot * light, through the slope of the tone curve.
+    light = to_linear(float(low.mean()))
+    slope = 255 * 1.055 / 2.4 * light ** (1 / 2.4 - 1)
+    expected = math.sqrt(0.002**2 + 4e-4 * light) * slope
+    assert 0.6 * expected < spread < 1.6 * expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("headlamp", (5.0, 2.0), "headlamp"),
+        ("glow", (-1.0, 2.0), "glow"),
+        ("median_luma", (0.0, 20.0), "median_luma"),
+        ("spill", (math.nan, 1.0), "spill"),
+        ("ambient_colors", (), "ambient_colors"),
+        ("work_side", 2, "work_side"),
+    ],
+)
+def test_settings_say_what_is_wrong(name: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(RelightSettings(), **{name: value})  # type: ignore[arg-type]
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RelightSettings().work_side = 64  # type: ignore[misc]
