@@ -1,6 +1,7 @@
 """COCO detection JSON, FLIR's included: ids may be text, categories unknown, crowds marked.
 
-nightaug's own files add ``timeofday``, ``weather``, ``scene`` and ``video`` to each image; other readers ignore them.
+nightaug's own files add ``timeofday``, ``weather``, ``scene`` and ``video`` to each image, and ``"labelled": false`` to
+those nobody has labelled (``Frame.extra["labelled"]``); other readers ignore these.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class _Image(msgspec.Struct, gc=False):
     weather: str | None = None
     scene: str | None = None
     video: str | None = None
+    labelled: bool = True
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -123,7 +125,7 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
             image.scene,
             image.video,
             None,
-            {"id": image.id},
+            {"id": image.id} if image.labelled else {"id": image.id, "labelled": False},
         )
         by_image[image.id] = frame
         frames.append(frame)
@@ -233,6 +235,8 @@ def write(
             for key in ("width", "height", "timeofday", "weather", "scene", "video")
             if (value := getattr(frame, key)) is not None
         )
+        if (frame.extra or {}).get("labelled") is False:
+            image["labelled"] = False
         images.append(image)
         for box in frame.boxes:
             w, h = box.x2 - box.x1, box.y2 - box.y1

@@ -158,7 +158,7 @@ def open_dataset(
         raise DatasetError(f"{image_base}: no such folder of images")
     image_tree = _tree(image_base, dataset.problems)
     if label_base.is_file():
-        sources = [_Source(label_base, format or detect_format(label_base), _split_of(label_base.name) or "all", 5)]
+        sources = [_Source(label_base, format or detect_format(label_base), split_word(label_base.name) or "all", 5)]
     elif labels is not None or images is None:
         if not label_base.is_dir():
             raise DatasetError(f"{label_base}: no such file or folder of labels")
@@ -232,7 +232,7 @@ def _parents(name: str) -> list[str]:
     return [] if name == "" else ["" if str(p) == "." else str(p) for p in PurePosixPath(name).parents]
 
 
-def _split_of(name: str) -> str | None:
+def split_word(name: str) -> str | None:
     """``train``, ``val`` or ``test`` if one of these words is in the name (``det_train.json``, ``val2017``)."""
     words = re.findall(r"[a-z]+", name.lower())
     found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
@@ -241,7 +241,7 @@ def _split_of(name: str) -> str | None:
 
 def _path_split(relative: str) -> str | None:
     """The split in the last part of a path that names one."""
-    return next((s for part in reversed(relative.split("/")) if (s := _split_of(part))), None)
+    return next((s for part in reversed(relative.split("/")) if (s := split_word(part))), None)
 
 
 def _priority(path: str) -> int:
@@ -335,7 +335,7 @@ def _images_for(source: _Source, base: Path, tree: dict[str, _Folder]) -> str:
     except ValueError:
         beside = ""
     if source.split != "all":
-        named = [n for n, f in tree.items() if f.below and n and _split_of(n.rsplit("/", 1)[-1]) == source.split]
+        named = [n for n, f in tree.items() if f.below and n and split_word(n.rsplit("/", 1)[-1]) == source.split]
         top = [n for n in named if not any(parent in named for parent in _parents(n))]
         if top:
             near = [n for n in top if beside == n or beside.startswith(n + "/")]
@@ -386,7 +386,7 @@ def _read_parts(dataset: Dataset, sources: list[_Source], base: Path, tree: dict
                 dataset.parts.append(Part(name or split, None, some, index.root, source.path))
     labelled = {part.split for part in dataset.parts}
     if not sources and tree[""].below:
-        named = {n: s for n in tree if n and tree[n].below and (s := _split_of(n.rsplit("/", 1)[-1]))}
+        named = {n: s for n in tree if n and tree[n].below and (s := split_word(n.rsplit("/", 1)[-1]))}
         tops = {n: s for n, s in named.items() if not any(parent in named for parent in _parents(n))}
         for name, split in (tops or {_descend("", tree): "all"}).items():
             index = index_of(name)
@@ -394,7 +394,7 @@ def _read_parts(dataset: Dataset, sources: list[_Source], base: Path, tree: dict
             dataset.parts.append(Part(split, None, LabelSet(frames, (), "", "images"), index.root, None))
     elif "test" not in labelled and "all" not in labelled:
         for name, folder_here in tree.items():
-            if folder_here.images and _split_of(name.rsplit("/", 1)[-1]) == "test":
+            if folder_here.images and split_word(name.rsplit("/", 1)[-1]) == "test":
                 # BDD100K keeps its test labels to itself.
                 dataset.problems.count("image of a split without labels, not used", folder_here.images)
 

@@ -1,0 +1,106 @@
+"""Masks, lane files and the like that lie beside the images: passed along, never read.
+
+A companion of image ``x.jpg`` is
+
+- a file beside it named ``x_WORD.*`` or ``x.WORD.*``, WORD one of ``mask``, ``lane``, ``drivable``, ``depth`` ... (``x_mask.png``,
+  ``x.lane.json``); it goes to ``{split}/{domain}_extra/beside/``;
+- a file ``x.*`` or ``x_WORD.*`` in a folder of such things anywhere in the dataset (``labels/lane/masks/train/x.png``,
+  ``masks/x.png``); it goes to ``{split}/{domain}_extra/lane_masks/``: the folder's name without the words of split and labels.
+
+Names are kept, or follow the image's where that was renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from nightaug.data.formats.discover import split_word
+from nightaug.data.frames import Frame
+
+_WORDS = (
+    "mask masks lane lanes drivable depth seg semseg sem_seg segmentation semantic instance instances panoptic "
+    "label_ids labelids train_id train_ids color colour drivable_id drivable_color insseg flow"
+).split()
+_FOLDERS = frozenset(
+    "lane lanes drivable sem_seg semseg ins_seg insseg pan_seg panoptic mask masks bitmasks colormaps polygons rles depth "
+    "segmentation SegmentationClass SegmentationObject flow".split()
+)
+_SUFFIX = re.compile(r"[_.](?:" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r")$", re.IGNORECASE)
+_LABEL_SUFFIXES = frozenset({".txt", ".xml"})
+_MAX_FILES = 2_000_000
+
+
+def _base(stem: str) -> str:
+    """``x_mask`` -> ``x``; a stem without such a word stays."""
+    return _SUFFIX.sub("", stem)
+
+
+class Companions:
+    """Finds the companions of frames in datasets that have been added."""
+
+    def __init__(self) -> None:
+        self._parallel: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+        self._beside: dict[str, dict[str, list[str]]] = {}
+        self._roots: set[str] = set()
+
+    @staticmethod
+    def is_companion(name: str, stems: set[str]) -> bool:
+        """True for an image that is another image's mask, given all images' stems (relative, no ending)."""
+        stem = os.path.splitext(name)[0]
+        base = _base(stem)
+        if base != stem and base in stems:
+            return True
+        return not _FOLDERS.isdisjoint(name.split("/")[:-1])
+
+    def add_dataset(self, root: Path) -> None:
+        """Note all files in folders of masks and lanes under ``root``; linked folders are not followed."""
+        real = os.path.realpath(root)
+        if real in self._roots or not os.path.isdir(real):
+            return
+        self._roots.add(real)
+        number = 0
+        for folder, folders, files in os.walk(root):
+            folders.sort()
+            parts = Path(folder).relative_to(root).parts
+            inside = next((i for i, part in enumerate(parts) if part in _FOLDERS), None)
+            if inside is None:
+                continue
+            kind = "_".join(part for part in parts[inside:] if split_word(part) is None) or parts[inside]
+            for file in sorted(files):
+                number += 1
+                if number > _MAX_FILES:
+                    return
+                self._parallel[_base(os.path.splitext(file)[0])].append((Path(folder, file), kind))
+
+    def of(self, frame: Frame) -> list[tuple[Path, str, str]]:
+        """``(file, kind, ending of its name after the image's stem)`` of every companion of a frame."""
+        if frame.path is None:
+            return []
+        stem = frame.path.stem
+        found: list[tuple[Path, str, str]] = []
+        parallel = self._parallel.get(stem, [])
+        if parallel:
+            # Stems that repeat in every video (SHIFT) must lie in a folder of the video's name.
+            if frame.video is not None:
+                parallel = [p for p in parallel if frame.video in p[0].parts] or (parallel if len(parallel) == 1 else [])
+            found += [(file, kind, file.name[len(stem) :]) for file, kind in parallel if file != frame.path]
+        folder = str(frame.path.parent)
+        if folder not in self._beside:
+            self._beside[folder] = self._listing(folder)
+        for name in self._beside[folder].get(stem, ()):
+            found.append((frame.path.parent / name, "beside", name[len(stem) :]))
+        return found
+
+    @staticmethod
+    def _listing(folder: str) -> dict[str, list[str]]:
+        """Stem -> files in this folder that are named after it with one of the words."""
+        listing: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(os.listdir(folder)):
+            stem, suffix = os.path.splitext(name)
+            base = _base(stem)
+            if base != stem and suffix.lower() not in _LABEL_SUFFIXES:
+                listing[base].append(name)
+        return listing
