@@ -31,6 +31,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def lock_folder(path: Path) -> IO[str]:
+    """Claim a folder for this process until the returned stream is closed (or the process ends).
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    stream = open(path / ".lock", "a")  # noqa: SIM115 (held by the caller)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.close()
+        raise ConfigError(f"{path} is in use by another process; wait for it or choose another --out") from error
+    return stream
+
+
 class RunFolder:
     """One training run on disk.
 
@@ -70,22 +86,13 @@ class RunFolder:
             ConfigError: the folder holds another run, its settings differ, or another process uses it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        self._acquire()
+        self._lock = lock_folder(self.path)
         if self.config_path.exists():
             if not resume:
                 raise ConfigError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
             self._compare(settings, may_change)
         atomic_write_text(self.config_path, dump_yaml(settings))
         return self.latest_state() is not None
-
-    def _acquire(self) -> None:
-        self._lock = open(self.path / ".lock", "a")  # noqa: SIM115 (held for the life of the run)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            self._lock = None
-            raise ConfigError(f"{self.path} is in use by another process; wait for it or choose another --out") from error
 
     def _compare(self, settings: Settings, may_change: tuple[str, ...]) -> None:
         before, now = load_yaml(self.config_path), yaml.safe_load(dump_yaml(settings))

@@ -1,0 +1,276 @@
+"""Translate an image, a folder or a dataset: decode, translate and encode in parallel, atomic and resumable.
+
+Every finished image gets a line in ``manifest.jsonl``; a run that was stopped, by Ctrl-C or by a power
+cut, goes on with the images that have none. Labels are written when all images are there.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from nightaug import __version__
+from nightaug.data.formats import write_labels
+from nightaug.errors import ConfigError, ImageError, NightaugError
+from nightaug.images import (
+    ImageArray,
+    ImageFormat,
+    atomic_open,
+    atomic_write_bytes,
+    atomic_write_text,
+    encode_image,
+    image_format,
+    read_image,
+)
+from nightaug.runs import StopRequest, lock_folder
+from nightaug.translate.plan import (
+    TARGET_TIME,
+    Item,
+    ManifestRow,
+    Plan,
+    as_json,
+    manifest_line,
+    read_manifest,
+    translated_frames,
+    translated_labels,
+)
+from nightaug.translate.translators import Translator
+
+#: Images decoded ahead of the model, and encoded behind it, per worker thread.
+_AHEAD = 2
+
+Progress = Callable[[int, str], None]
+
+
+@dataclass
+class TranslateResult:
+    """What a call of :func:`translate` did.
+
+    Attributes:
+        written: images translated by this call.
+        present: images that were done before.
+        failed: unreadable images by name, with the reason; the rest was finished.
+        stopped: ended early by Ctrl-C; calling again goes on.
+        labels: label files written.
+    """
+
+    written: int = 0
+    present: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False
+    labels: list[Path] = field(default_factory=list)
+
+
+class _Options(NamedTuple):
+    out: Path
+    quality: int
+
+
+def translate(
+    plan: Plan,
+    translator: Translator,
+    out: str | os.PathLike[str],
+    overwrite: bool = False,
+    quality: int = 95,
+    workers: int | None = None,
+    progress: Progress = lambda done, note: None,
+) -> TranslateResult:
+    """Carry out a plan.
+
+    Args:
+        plan: from :func:`nightaug.translate.plan.make_plan`.
+        out: translated folder; made if missing.
+        overwrite: make everything anew, also what another translator made there.
+        quality: of JPEG and WebP, 1 to 100.
+        workers: threads for decoding and encoding (and for translators that gain from several); None: all cores.
+        progress: called with the number of finished images and a note.
+
+    Raises:
+        ConfigError: ``out`` is in use, holds another translation, or is the input itself.
+        NightaugError: the disk is full or cannot be written; what is done stays and is skipped next time.
+    """
+    target = Path(out)
+    inside = plan.dataset.root if plan.dataset.root.is_dir() else plan.dataset.root.parent
+    if target.resolve() == inside.resolve():
+        raise ConfigError(f"--out {target} is the input's own folder; choose another")
+    lock = None
+    try:
+        lock = lock_folder(target)
+        return _translate(plan, translator, _Options(target, quality), overwrite, workers or os.cpu_count() or 1, progress)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise NightaugError(f"cannot write to {target}: {reason}; images done so far are kept, run again to go on") from error
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _translate(
+    plan: Plan, translator: Translator, options: _Options, overwrite: bool, workers: int, progress: Progress
+) -> TranslateResult:
+    rows = {} if overwrite else _done(plan, translator, options.out)
+    result = TranslateResult(present=len(rows))
+    todo = [item for item in plan.items if item.output not in rows]
+    manifest = options.out / "manifest.jsonl"
+    # Rewriting first also removes a line torn by a crash, before new ones are added behind it.
+    atomic_write_bytes(manifest, b"".join(manifest_line(row) for row in rows.values()))
+    with StopRequest().listen() as stop, open(manifest, "ab") as stream:
+        done = len(rows)
+        for item, outcome in _run(todo, translator, options, workers, lambda: stop.requested):
+            done += 1
+            if isinstance(outcome, ManifestRow):
+                rows[item.output] = outcome
+                stream.write(manifest_line(outcome))
+                stream.flush()
+                result.written += 1
+            else:
+                result.failed[item.source] = str(outcome)
+            progress(done, f"{len(result.failed)} unreadable" if result.failed else "")
+        result.stopped = stop.requested and done < len(plan.items)
+    _finish(plan, translator, options.out, rows, result)
+    return result
+
+
+def _done(plan: Plan, translator: Translator, out: Path) -> dict[str, ManifestRow]:
+    """Rows of images that are there and were made the same way, by output name."""
+    wanted = {item.output: item for item in plan.items}
+    rows: dict[str, ManifestRow] = {}
+    for row in read_manifest(out):
+        made = (row.translator, row.checkpoint_sha, row.direction)
+        if made != (translator.name, translator.sha, translator.direction):
+            by = row.translator + (f" (weights {row.checkpoint_sha[:8]})" if row.checkpoint_sha else "")
+            raise ConfigError(
+                f"{out} holds images made by {by}, {row.direction}; choose another --out, or --overwrite to make all anew"
+            )
+        item = wanted.get(row.output)
+        if item is None or item.source != row.source:
+            raise ConfigError(
+                f"{out} holds {row.output}, which is not in this input; choose another --out, or --overwrite"
+            )
+        if item.seed == row.seed and _has_content(out / row.output):
+            rows[row.output] = row
+    return rows
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+Outcome = ManifestRow | ImageError
+
+
+def _run(
+    items: list[Item], translator: Translator, options: _Options, workers: int, stopped: Callable[[], bool]
+) -> Iterator[tuple[Item, Outcome]]:
+    """Results in the order of the items; three stages overlap, a bounded number of images in memory."""
+    waiting: deque[tuple[Item, Future[Outcome]]] = deque()
+    with ThreadPoolExecutor(workers, "decode") as decoders, ThreadPoolExecutor(workers, "encode") as encoders:
+        ahead: deque[tuple[Item, Future[ImageArray]]] = deque()
+        queue = iter(items)
+
+        def fill() -> None:
+            while len(ahead) < workers * _AHEAD and not stopped():
+                item = next(queue, None)
+                if item is None:
+                    return
+                assert item.frame.path is not None
+                ahead.append((item, decoders.submit(read_image, item.frame.path)))
+
+        fill()
+        while ahead:
+            item, image = ahead.popleft()
+            waiting.append((item, _schedule(item, image, translator, options, encoders)))
+            fill()
+            while waiting and (waiting[0][1].done() or len(waiting) > workers * _AHEAD):
+                first, outcome = waiting.popleft()
+                yield first, outcome.result()
+        for first, outcome in waiting:
+            yield first, outcome.result()
+
+
+def _schedule(
+    item: Item, image: Future[ImageArray], translator: Translator, options: _Options, encoders: ThreadPoolExecutor
+) -> Future[Outcome]:
+    """Start the translation of a decoded image: in a worker if the translator allows it, else here."""
+    if translator.concurrent:
+
+        def work() -> Outcome:
+            try:
+                decoded = image.result()
+            except ImageError as error:
+                return error
+            return _store(item, _apply(item, decoded, translator), translator, options)
+
+        return encoders.submit(work)
+    failed: Future[Outcome] = Future()
+    try:
+        result = _apply(item, image.result(), translator)
+    except ImageError as error:
+        failed.set_result(error)
+        return failed
+    return encoders.submit(_store, item, result, translator, options)
+
+
+def _apply(item: Item, image: ImageArray, translator: Translator) -> ImageArray:
+    return translator(image, item.frame.boxes, item.seed)
+
+
+def _store(item: Item, image: ImageArray, translator: Translator, options: _Options) -> ManifestRow:
+    time = TARGET_TIME[translator.direction]
+    mark = f"synthetic {time} image, made by nightaug {__version__} with {translator.name} from {item.source}"
+    format: ImageFormat = image_format(item.output)
+    data = encode_image(image, format, options.quality, mark)
+    atomic_write_bytes(options.out / item.output, data)
+    return ManifestRow(
+        source=item.source,
+        output=item.output,
+        sha256=hashlib.sha256(data).hexdigest(),
+        translator=translator.name,
+        checkpoint_sha=translator.sha,
+        direction=translator.direction,
+        seed=item.seed,
+        source_timeofday=item.frame.timeofday,
+    )
+
+
+def _finish(plan: Plan, translator: Translator, out: Path, rows: dict[str, ManifestRow], result: TranslateResult) -> None:
+    """Labels of the images that are there, the manifest in the input's order, and the summary."""
+    target = TARGET_TIME[translator.direction]
+    for planned in plan.parts:
+        present = [item for item in planned.items if item.output in rows]
+        if planned.labels is None or not present:
+            continue
+        labels = translated_labels(planned.part, translated_frames(present, planned.part, target))
+        result.labels += write_labels(labels, out / planned.labels)
+    with atomic_open(out / "manifest.jsonl", "wb") as stream:
+        for item in plan.items:
+            if item.output in rows:
+                stream.write(manifest_line(rows[item.output]))
+    atomic_write_text(
+        out / "translation.json",
+        as_json(
+            {
+                "nightaug": __version__,
+                "input": str(plan.dataset.root),
+                "translator": translator.name,
+                "checkpoint_sha": translator.sha,
+                "direction": translator.direction,
+                "images": len(rows),
+                "unreadable": result.failed,
+                "left_out": dict(Counter(plan.skipped)),
+                "finished": not result.stopped,
+            }
+        ),
+    )
+
+

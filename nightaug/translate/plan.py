@@ -1,0 +1,238 @@
+"""What to translate, where each result goes, and what of it is done already."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import msgspec
+
+from nightaug.data.classes import DAY, NIGHT
+from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset
+from nightaug.data.frames import Frame
+from nightaug.errors import DatasetError
+from nightaug.images import ImageFormat
+from nightaug.translate.translators import Direction
+
+#: Endings that are kept; images in other formats are written as .jpg.
+_KEPT = {".jpg", ".jpeg", ".png", ".webp"}
+SOURCE_TIME: dict[Direction, str] = {"day2night": DAY, "night2day": NIGHT}
+TARGET_TIME: dict[Direction, str] = {"day2night": NIGHT, "night2day": DAY}
+_DOMAIN = {DAY: "A", NIGHT: "B"}
+
+
+class ManifestRow(msgspec.Struct, kw_only=True):
+    """One line of ``manifest.jsonl``: everything another command needs to know of a translated image.
+
+    ``source`` is relative to the input, ``output`` to the translated folder. ``weight`` and
+    ``dropped_boxes`` are 1 and empty until ``curate`` changes them.
+    """
+
+    source: str
+    output: str
+    sha256: str
+    translator: str
+    checkpoint_sha: str | None
+    direction: Direction
+    seed: int
+    source_timeofday: str | None
+    weight: float = 1.0
+    dropped_boxes: list[int] = msgspec.field(default_factory=list)
+
+
+class Item(NamedTuple):
+    """One image to translate."""
+
+    frame: Frame
+    source: str  # relative to the input
+    output: str  # relative to the translated folder
+    seed: int
+
+
+class PlannedPart(NamedTuple):
+    """The items of one label file, and where its translated labels go (None: there are none)."""
+
+    part: Part
+    items: list[Item]
+    labels: Path | None
+
+
+class Plan(NamedTuple):
+    """Everything that will be translated, and how many images were left out, by reason."""
+
+    dataset: Dataset
+    parts: list[PlannedPart]
+    skipped: Counter[str]
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for part in self.parts for item in part.items]
+
+
+def image_seed(name: str, seed: int) -> int:
+    """The seed of one image: a function of its name, so that order and resume do not matter."""
+    return zlib.crc32(name.encode("utf-8")) ^ (seed & 0xFFFFFFFF)
+
+
+def _relative(path: Path, root: Path, fallback: str) -> str:
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return fallback
+
+
+def _with_format(name: str, format: ImageFormat | None) -> str:
+    path = PurePosixPath(name)
+    if format is not None:
+        return str(path.with_suffix(f".{format}"))
+    return name if path.suffix.lower() in _KEPT else str(path.with_suffix(".jpg"))
+
+
+def make_plan(
+    source: str | os.PathLike[str],
+    direction: Direction,
+    format: ImageFormat | None = None,
+    seed: int = 0,
+    images: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    label_format: str | None = None,
+    all_times: bool = False,
+    limit: int | None = None,
+) -> Plan:
+    """Find the images of an input and give each its place in the translated folder.
+
+    Where labels know the time of day, only frames of the source's time enter (``all_times`` takes all):
+    a night frame rendered night is no pair of anything. Frames without a time of day always enter.
+
+    Raises:
+        DatasetError: nothing to translate.
+    """
+    dataset = open_dataset(source, images, labels, label_format)
+    wanted, target = SOURCE_TIME[direction], TARGET_TIME[direction]
+    skipped: Counter[str] = Counter()
+    taken: set[str] = set()
+    parts: list[PlannedPart] = []
+    left = limit if limit is not None else -1
+    root = dataset.root if dataset.root.is_dir() else dataset.root.parent
+    for part in dataset.parts:
+        items: list[Item] = []
+        extra = [Frame(name, path=part.images / name, timeofday=_domain_time(part)) for name in part.labels.unlabelled]
+        for frame in [*part.labels.frames, *extra]:
+            time = frame.timeofday or _domain_time(part)
+            if frame.path is None:
+                skipped["image missing"] += 1
+            elif not all_times and time is not None and time != wanted:
+                skipped[f"not {wanted}"] += 1
+            elif left == 0:
+                skipped["over the limit"] += 1
+            else:
+                left -= 1
+                place = _relative(frame.path, root, _relative(part.images, root, "") + "/" + frame.name).lstrip("/")
+                output = _free(_with_format(_moved(place, part, target), format), place, taken)
+                items.append(Item(frame, place, output, image_seed(place, seed)))
+        where = None
+        if part.source is not None:
+            name = _relative(part.source, root, part.source.name)
+            if part.domain is not None:
+                name = f"annotations/{part.split}_{_DOMAIN[target]}.json"
+            where = Path(name)
+        if items:
+            parts.append(PlannedPart(part, items, where))
+    if not parts:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "no images found"
+        raise DatasetError(f"{source}: nothing to translate ({reasons})")
+    return Plan(dataset, parts, skipped)
+
+
+def _domain_time(part: Part) -> str | None:
+    return {"A": DAY, "B": NIGHT}.get(part.domain or "")
+
+
+def _moved(place: str, part: Part, target: str) -> str:
+    """In a prepared dataset a translated day image belongs into the night domain's folder."""
+    if part.domain is None:
+        return place
+    head = f"{part.split}/{part.domain}/"
+    return f"{part.split}/{_DOMAIN[target]}/{place[len(head):]}" if place.startswith(head) else place
+
+
+def _free(output: str, place: str, taken: set[str]) -> str:
+    """An output name nobody has: ``x.png`` beside ``x.jpg`` becomes ``x_png.jpg`` when both become jpg."""
+    if output in taken:
+        path = PurePosixPath(output)
+        output = str(path.with_name(f"{path.stem}_{PurePosixPath(place).suffix[1:]}{path.suffix}"))
+    number = 2
+    base = PurePosixPath(output)
+    while output in taken:
+        output = str(base.with_name(f"{base.stem}_{number}{base.suffix}"))
+        number += 1
+    taken.add(output)
+    return output
+
+
+def read_manifest(folder: Path) -> Iterator[ManifestRow]:
+    """Rows of ``manifest.jsonl``; a last line torn by a crash is left out.
+
+    Raises:
+        DatasetError: a line in the middle is not a manifest row.
+    """
+    path = folder / "manifest.jsonl"
+    if not path.exists():
+        return
+    decoder = msgspec.json.Decoder(ManifestRow)
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines):
+        if not line:
+            continue
+        try:
+            yield decoder.decode(line)
+        except msgspec.DecodeError as error:
+            if number == len(lines) - 1:
+                return  # no newline after it: the write was cut off
+            raise DatasetError(f"{path}, line {number + 1}: not a manifest row ({error}); delete the line") from error
+
+
+def manifest_line(row: ManifestRow) -> bytes:
+    """One row as it stands in the file."""
+    return msgspec.json.encode(row) + b"\n"
+
+
+def translated_frames(items: Iterable[Item], part: Part, target: str) -> list[Frame]:
+    """The labels of translated images: the source's, with the target's time of day and the output's name."""
+    named = set(part.labels.unlabelled)
+    frames = []
+    for item in items:
+        if item.frame.name in named:
+            continue
+        frame = msgspec.structs.replace(item.frame, timeofday=target)
+        suffix = PurePosixPath(item.output).suffix
+        name = PurePosixPath(item.frame.name)
+        stem = PurePosixPath(item.output).stem if part.source is not None else name.stem
+        if name.suffix != suffix or name.stem != stem:
+            frame.name = str(name.with_name(stem + suffix))
+        frames.append(frame)
+    return frames
+
+
+def translated_labels(part: Part, frames: list[Frame]) -> LabelSet:
+    """A label set like the source's with other frames, for the writer of its format."""
+    labels = part.labels
+    return LabelSet(frames, labels.classes, labels.format, labels.layout, meta=dict(labels.meta))
+
+
+def summary(plan: Plan) -> str:
+    """The counts of a plan in one line."""
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(plan.skipped.items()))
+    boxes = sum(len(item.frame.boxes) for item in plan.items)
+    line = f"{len(plan.items):,} images, {boxes:,} boxes"
+    return f"{line}; left out: {left_out}" if left_out else line
+
+
+def as_json(value: dict[str, Any]) -> str:
+    """Pretty JSON text with a final newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
