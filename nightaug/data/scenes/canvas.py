@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -71,10 +72,17 @@ class Mark:
 
     category: str
     light_color: str | None
-    low: Array = field(default_factory=lambda: np.full(2, np.inf))
-    high: Array = field(default_factory=lambda: np.full(2, -np.inf))
+    outline: list[Array] = field(default_factory=list)
+    low: Array = field(default_factory=lambda: np.zeros(2))
+    high: Array = field(default_factory=lambda: np.zeros(2))
     extent: tuple[int, int, int, int] | None = None
     pixels: int = 0
+
+
+@lru_cache(maxsize=16)
+def _ring(sides: int) -> Array:
+    angle = np.arange(sides) * (2 * math.pi / sides)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def depth_code(z: float) -> float:
@@ -114,28 +122,50 @@ class Canvas:
         """Fine pixels a metre at distance z."""
         return self._f / max(z, 0.9)
 
+    def point(self, x: float, y: float, z: float) -> tuple[float, float]:
+        """One world point to fine pixels; the same as :meth:`project`, without arrays."""
+        z = max(z, 0.9)
+        return (
+            self._cx + self._f * (x / z + self.camera.curve * z),
+            self._hy + self._f * (self.camera.height - y) / z,
+        )
+
+    def in_view(self, x: float, z: float, reach: float) -> bool:
+        """Whether something within ``reach`` metres of (x, z) can show at all."""
+        near, far = max(z - reach, 0.9), z + reach
+        left, right = x - reach, x + reach
+        bend = self.camera.curve * far
+        side = self.w / self._f
+        lowest = min(left / near, left / far) + min(bend, 0.0) + self._cx / self._f
+        highest = max(right / near, right / far) + max(bend, 0.0) + self._cx / self._f
+        return highest > 0 and lowest < side
+
     def flat(self, x: float, y: float, z: float, local: ArrayLike) -> Array:
         """Points of an upright card that faces the camera, (..., 2) metres around (x, y, z), to pixels."""
-        base = self.project((x, y, z))
-        q = np.asarray(local, dtype=np.float64) * np.array([1.0, -1.0]) * self.scale(z)
-        return np.asarray(base + q)
+        scale = self.scale(z)
+        out = np.array(local, dtype=np.float64)
+        out *= (scale, -scale)
+        out += self.point(x, y, z)
+        return out
 
     # --- strokes ------------------------------------------------------------------------------------
 
     def _fixed(self, polygons: Sequence[Array] | Array) -> list[NDArray[np.int32]]:
         far = 6.0 * self.w
-        return [(np.clip(p, -far, far) * _FIXED).round().astype(np.int32) for p in polygons]
+        if isinstance(polygons, np.ndarray):
+            whole = np.rint(np.minimum(np.maximum(polygons, -far), far) * _FIXED).astype(np.int32)
+            return list(whole)
+        return [np.rint(np.minimum(np.maximum(p, -far), far) * _FIXED).astype(np.int32) for p in polygons]
 
     def solid(self, polygon: Array, rgb: RGB, z: float, owner: int) -> None:
         """A surface: hides what is behind it, lamps included, and belongs to ``owner``."""
-        fixed = self._fixed([polygon])
+        fixed = self._fixed(polygon[None])
         cv2.fillPoly(self.color, fixed, (*rgb, depth_code(z)), shift=_SHIFT)
         cv2.fillPoly(self.emit, fixed, (0, 0, 0, 0), shift=_SHIFT)
         cv2.fillPoly(self.ids, fixed, (owner,), shift=_SHIFT)
         mark = self.marks.get(owner)
         if mark is not None:
-            mark.low = np.minimum(mark.low, polygon.min(axis=0))
-            mark.high = np.maximum(mark.high, polygon.max(axis=0))
+            mark.outline.append(polygon)
 
     def paint(self, polygons: Sequence[Array] | Array, rgb: RGB, z: float) -> None:
         """Colour on a surface already there; the owner and the outline stay."""
@@ -145,17 +175,17 @@ class Canvas:
         """Light sent out by a surface already there (sRGB code, 255 is far over white); retro 0..255."""
         cv2.fillPoly(self.emit, self._fixed(polygons), (*rgb, retro), shift=_SHIFT)
 
-    def line(self, a: Array, b: Array, rgb: RGB, z: float, thick: float, owner: int = CLUTTER) -> None:
+    def line(self, a: ArrayLike, b: ArrayLike, rgb: RGB, z: float, thick: float, owner: int = CLUTTER) -> None:
         """A bar from a to b, ``thick`` fine pixels wide."""
-        d = b - a
-        n = np.array([-d[1], d[0]]) / (float(np.hypot(d[0], d[1])) + 1e-9) * max(thick, 0.6) / 2
-        self.solid(np.array([a + n, b + n, b - n, a - n]), rgb, z, owner)
+        (ax, ay), (bx, by) = np.asarray(a).tolist(), np.asarray(b).tolist()
+        k = max(thick, 0.6) / 2 / (math.hypot(bx - ax, by - ay) + 1e-9)
+        nx, ny = (ay - by) * k, (bx - ax) * k
+        bar = np.array([(ax + nx, ay + ny), (bx + nx, by + ny), (bx - nx, by - ny), (ax - nx, ay - ny)])
+        self.solid(bar, rgb, z, owner)
 
-    def disc(self, centre: Array, radius: float, sides: int = 12, squeeze: float = 1.0) -> Array:
+    def disc(self, centre: ArrayLike, radius: float, sides: int = 12) -> Array:
         """A round polygon in fine pixels, (sides, 2)."""
-        angle = np.arange(sides) * (2 * math.pi / sides)
-        ring = np.stack([np.cos(angle) * squeeze, np.sin(angle)], axis=1)
-        return np.asarray(centre + ring * radius)
+        return np.asarray(_ring(sides) * radius + centre)
 
     # --- objects ------------------------------------------------------------------------------------
 
@@ -170,8 +200,11 @@ class Canvas:
     def close(self, owner: int) -> None:
         """Read the object's extent off the numbers while nothing nearer is painted yet."""
         mark = self.marks.get(owner)
-        if mark is None or not np.isfinite(mark.low).all():
+        if mark is None or not mark.outline:
             return
+        points = np.concatenate(mark.outline)
+        mark.outline.clear()
+        mark.low, mark.high = points.min(axis=0), points.max(axis=0)
         x0, y0 = np.clip(np.floor(mark.low) - 1, 0, (self.w, self.h)).astype(int)
         x1, y1 = np.clip(np.ceil(mark.high) + 2, 0, (self.w, self.h)).astype(int)
         if x1 <= x0 or y1 <= y0:
@@ -189,7 +222,7 @@ class Canvas:
 
     def seen(self, light: Light) -> bool:
         """Whether nothing nearer was painted over the lamp."""
-        u, v = (int(t) for t in self.project((light.x, light.y, light.z)))
+        u, v = (int(t) for t in self.point(light.x, light.y, light.z))
         if not (0 <= u < self.w and 0 <= v < self.h):
             return False
         return bool((self.ids[max(v - 1, 0) : v + 2, max(u - 1, 0) : u + 2] == light.owner).any())

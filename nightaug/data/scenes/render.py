@@ -28,6 +28,9 @@ WORLD_VERSION = "0.1"
 MIN_WIDTH, MIN_HEIGHT, MAX_WIDTH, MAX_HEIGHT = 64, 36, 1280, 720
 MAX_SEED = (1 << 62) - 1
 
+#: Kinds that may be skipped where they stand out of view.
+MOVABLE = frozenset({"car", "truck", "bus", "train", "pedestrian", "bicycle", "motorcycle", "sign", "signal"})
+
 #: Objects with less than this share of their painted pixels in view carry no label.
 MIN_VISIBLE = 0.2
 #: Under this share in view an object counts as occluded.
@@ -102,6 +105,8 @@ def paint(scene: Scene, width: int, height: int, night: bool) -> Canvas:
     trees = own(5)
     for thing in sorted(scene.things, key=lambda t: -t.key):
         if thing.z < 2.6 and thing.kind not in ("building", "barrier", "rail"):
+            continue
+        if thing.kind in MOVABLE and not canvas.in_view(thing.x, thing.z, max(thing.size[0], thing.size[2]) / 2 + 1.0):
             continue
         _draw(canvas, scene, thing, trees)
     street.draw_hood(canvas, s, stream(s.number + (6 << 40), FRAME_STREAM))

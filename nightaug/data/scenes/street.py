@@ -244,10 +244,10 @@ def _windows(
     glass: RGB = (46 + 40 * thing.phase, 54 + 40 * thing.phase, 62 + 40 * thing.phase)
     draw = rng.random(len(quads))
     keep = np.abs(quads[:, 0, 0] - canvas.w / 2) < canvas.w
-    canvas.paint(list(quads[keep]), glass, z)
+    canvas.paint(quads[keep], glass, z)
     bright = keep & (draw < 0.25)
     if bright.any():
-        canvas.paint(list(quads[bright]), (130, 146, 160), z)
+        canvas.paint(quads[bright], (130, 146, 160), z)
     if canvas.night:
         share_lit = 0.22 * lamps.random() ** 1.5 + 0.02
         for k in range(3):
@@ -255,7 +255,7 @@ def _windows(
             if chosen.any():
                 tone = WINDOW_LIGHT[int(lamps.integers(len(WINDOW_LIGHT)))]
                 dim = float(lamps.uniform(0.35, 1.0))
-                canvas.shine(list(quads[chosen]), (tone[0] * dim, tone[1] * dim, tone[2] * dim))
+                canvas.shine(quads[chosen], (tone[0] * dim, tone[1] * dim, tone[2] * dim))
 
 
 def _shop(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, z0: float, length: float) -> None:
@@ -266,7 +266,7 @@ def _shop(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, z0: float, length:
     along = np.stack([edges + 0.08 / count, edges + 0.92 / count], axis=1)
     glass = canvas.project(_wall_points(thing.x, z0, length, along, np.tile([0.5, 2.7], (count, 1))))
     board = canvas.project(_wall_points(thing.x, z0, length, along, np.tile([2.95, 3.65], (count, 1))))
-    canvas.paint(list(glass), (40, 44, 48), z)
+    canvas.paint(glass, (40, 44, 48), z)
     for k in range(count):
         c = NEON[int(rng.integers(len(NEON)))] if rng.random() < 0.6 else thing.color2
         canvas.paint([board[k]], (c[0] * 0.7 + 20, c[1] * 0.7 + 20, c[2] * 0.7 + 20), z)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,6 +36,7 @@ HALOGEN: RGB = (1.0, 0.86, 0.62)
 CIRCLE = np.stack([np.cos(np.arange(10) * 0.62832), np.sin(np.arange(10) * 0.62832)], axis=1)
 
 
+@lru_cache(maxsize=1024)
 def rect(s0: float, s1: float, t0: float, t1: float) -> Array:
     """A rectangle in face coordinates: s from left to right, t from bottom to top, both 0..1."""
     return np.array([(s0, t0), (s1, t0), (s1, t1), (s0, t1)], dtype=float)
@@ -49,27 +51,24 @@ class Block:
     ) -> None:  # fmt: skip
         """``low`` and ``high``: height, width, rear end and front end (metres along the vehicle)."""
         self.canvas = canvas
-        corners = []
-        for y, w, a, b in (low, high):
-            corners += [(-w / 2, y, a), (w / 2, y, a), (w / 2, y, b), (-w / 2, y, b)]
-        local = np.array(corners)
+        (y0, w0, a0, b0), (y1, w1, a1, b1) = low, high
         c, s = math.cos(thing.heading), math.sin(thing.heading)
-        self.world = np.stack(
-            [
-                thing.x + local[:, 0] * c + local[:, 2] * s,
-                thing.y + local[:, 1],
-                thing.z - local[:, 0] * s + local[:, 2] * c,
-            ],
-            axis=1,
-        )
+        across = np.array((-w0, w0, w0, -w0, -w1, w1, w1, -w1)) / 2
+        along = np.array((a0, a0, b0, b0, a1, a1, b1, b1))
+        self.world = np.empty((8, 3))
+        self.world[:, 0] = thing.x + across * c + along * s
+        self.world[:4, 1] = thing.y + y0
+        self.world[4:, 1] = thing.y + y1
+        self.world[:, 2] = thing.z - across * s + along * c
         self.screen = canvas.project(self.world)
         self.seen: dict[str, bool] = {}
         self.depth: dict[str, float] = {}
-        for name, index in FACES.items():
-            q = self.screen[list(index)]
-            area = float(np.dot(q[:, 0], np.roll(q[:, 1], -1)) - np.dot(q[:, 1], np.roll(q[:, 0], -1)))
-            self.seen[name] = area < -0.5
-            self.depth[name] = float(self.world[list(index), 2].mean())
+        p, deep = self.screen.tolist(), self.world[:, 2].tolist()
+        for name, (i, j, k, m) in FACES.items():
+            # twice the signed area, from the diagonals
+            area = (p[k][0] - p[i][0]) * (p[m][1] - p[j][1]) - (p[m][0] - p[j][0]) * (p[k][1] - p[i][1])
+            self.seen[name] = area < -1.0
+            self.depth[name] = (deep[i] + deep[j] + deep[k] + deep[m]) / 4
 
     def paint(self, rgb: RGB, owner: int, skip: tuple[str, ...] = ()) -> None:
         for name, index in FACES.items():
@@ -80,23 +79,25 @@ class Block:
 
     def spot(self, face: str, st: Array) -> Array:
         """Face coordinates (..., 2) to world metres (..., 3)."""
-        a, b, c, d = (self.world[i] for i in FACES[face])
+        i, j, k, m = FACES[face]
+        a, b, c, d = self.world[i], self.world[j], self.world[k], self.world[m]
         s, t = st[..., :1], st[..., 1:]
-        return np.asarray((a * (1 - s) + b * s) * (1 - t) + (d * (1 - s) + c * s) * t)
+        low = a + (b - a) * s
+        return np.asarray(low + (d + (c - d) * s - low) * t)
 
     def decal(self, face: str, shapes: list[Array], rgb: RGB) -> None:
         if self.seen[face] and shapes:
             k = SHADE[face]
-            flat = [self.canvas.project(self.spot(face, st)) for st in shapes]
+            flat = self.canvas.project(self.spot(face, np.array(shapes)))
             self.canvas.paint(flat, (rgb[0] * k, rgb[1] * k, rgb[2] * k), self.depth[face])
 
     def shine(self, face: str, shapes: list[Array], rgb: RGB, retro: float = 0.0) -> None:
         if self.seen[face] and shapes:
-            self.canvas.shine([self.canvas.project(self.spot(face, st)) for st in shapes], rgb, retro)
+            self.canvas.shine(self.canvas.project(self.spot(face, np.array(shapes))), rgb, retro)
 
-    def small(self) -> bool:
-        span = self.screen.max(axis=0) - self.screen.min(axis=0)
-        return bool(span.max() < 22)
+    def span(self) -> float:
+        """The larger side of the block on screen, fine pixels."""
+        return float(np.ptp(self.screen, axis=0).max())
 
 
 def wheels(block: Block, length: float, height: float, radius: float, ends: tuple[float, ...]) -> None:
@@ -194,7 +195,7 @@ def draw_car(canvas: Canvas, thing: Thing) -> None:
     )  # fmt: skip
     body.paint(thing.color, owner)
     cabin.paint(thing.color, owner)
-    tiny = body.small()
+    tiny = body.span() < 22
     glass = (GLASS[0] + 26 * thing.phase, GLASS[1] + 30 * thing.phase, GLASS[2] + 34 * thing.phase)
     cabin.decal("rear", [rect(0.09, 0.91, 0.1, 0.86)], glass)
     cabin.decal("front", [rect(0.06, 0.94, 0.04, 0.92)], glass)
