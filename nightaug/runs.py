@@ -306,3 +306,21 @@ def progress_bar(title: str, total: int, start: int = 0, unit: str = "images") -
             bar.update(task, completed=done, rate=rate(done), note=note)
 
         yield show
+
+
+@contextmanager
+def step_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress over named steps: a bar a step on a terminal, nothing elsewhere (such steps take seconds)."""
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+    console = Console(stderr=True)
+    with RichProgress(console=console, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=total)
+            bar.update(tasks[step], completed=done, total=total)
+
+        yield show

@@ -8,9 +8,10 @@ makes a killed and resumed run equal to one that was never stopped.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,7 @@ from nightaug.cyclegan.networks import PatchDiscriminator, ResnetGenerator, init
 from nightaug.cyclegan.replay_buffer import ReplayBuffer
 from nightaug.cyclegan.samples import Scorer
 from nightaug.cyclegan.settings import TranslatorSettings
-from nightaug.errors import NightaugError
+from nightaug.errors import ConfigError, NightaugError
 from nightaug.losses import weighted_total
 from nightaug.runs import RunFolder, StopRequest, progress_bar
 
@@ -92,6 +93,12 @@ def resolve_precision(choice: str, cpu: bool) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
 
 
+def fingerprint(files: DomainFolders) -> str:
+    """Number of images of both domains and a hash of their names: a resumed run must see the same ones."""
+    names = "\n".join(path.name for domain in files for path in domain)
+    return f"{len(files.a)}+{len(files.b)} images, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
 class Trainer:
     """State of one training process; :meth:`run` is the recipe."""
 
@@ -107,6 +114,8 @@ class Trainer:
         # Scores never look at test images; without a val split the training images themselves are scored.
         held_out = find_domains(data, "val")
         self.validation = held_out if held_out and held_out.a and held_out.b else self.files
+
+        self.fingerprint = fingerprint(self.files)
 
         init = torch.Generator().manual_seed(settings.seed)
         generators, discriminators = GeneratorPair(settings), DiscriminatorPair(settings)
@@ -205,7 +214,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         unwrap = self.accelerator.unwrap_model
         state: dict[str, Any] = {"buffers": {key: buffer.state_dict() for key, buffer in self.buffers.items()}}
-        state["best_score"] = self.best_score
+        state |= {"best_score": self.best_score, "data": self.fingerprint}
         if self.accelerator.is_main_process:
             state |= {
                 "generators": unwrap(self.generators).state_dict(),
@@ -237,6 +246,11 @@ class Trainer:
         """Continue from the state of ``step``."""
         own = self.folder.load_state(step, self.accelerator.process_index)
         main = own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
+        if main["data"] != self.fingerprint:
+            raise ConfigError(
+                f"the run in {self.folder.path} was trained on other images ({main['data']}, now {self.fingerprint}); "
+                "resume it with the dataset it was started with"
+            )
         unwrap = self.accelerator.unwrap_model
         unwrap(self.generators).load_state_dict(main["generators"])
         unwrap(self.discriminators).load_state_dict(main["discriminators"])
@@ -365,39 +379,3 @@ def _scalars(board: Any, step: int, values: dict[str, float]) -> None:
     if board is not None:
         for name, value in values.items():
             board.add_scalar(name, value, step)
-
-
-def train_translator(
-    data: str | Path,
-    out: str | Path,
-    settings: TranslatorSettings | None = None,
-    resume: bool = False,
-    cpu: bool = False,
-    report: Callable[[str], None] = lambda text: None,
-) -> TrainResult:
-    """Train a CycleGAN on a prepared dataset.
-
-    Args:
-        data: folder with ``train/A`` and ``train/B`` (and ``val/A``, ``val/B`` for the score).
-        out: run folder.
-        settings: all constants; None is CycleGAN as published, with bilinear upsampling.
-        resume: continue the run in ``out``.
-        cpu: do not use a GPU even where there is one.
-        report: receives a line about data and device before training starts.
-
-    Raises:
-        DatasetError: no training images.
-        ConfigError: ``out`` holds another run or is in use.
-        NightaugError: a loss became non-finite.
-    """
-    trainer = Trainer(Path(data), Path(out), settings or TranslatorSettings(), cpu)
-    if trainer.accelerator.is_main_process:
-        a, b = trainer.files
-        report(
-            f"{len(a):,} day and {len(b):,} night images on {trainer.accelerator.num_processes} x "
-            f"{trainer.accelerator.device.type}, precision {trainer.accelerator.mixed_precision}"
-        )
-    try:
-        return trainer.run(resume)
-    finally:
-        trainer.folder.close()

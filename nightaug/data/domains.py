@@ -334,7 +334,7 @@ def _look(items: list[Item], out: Path | None, brightness: bool, step: Progress)
     todo: list[Item] = []
     for item in items:
         frame = item.frame
-        saved = known.get(str(frame.path))
+        saved = known.get(os.path.abspath(frame.path)) if frame.path is not None else None
         if saved is not None and (saved.luma is not None or not brightness):
             item.look = saved
         elif not brightness and frame.width is not None and frame.height is not None:

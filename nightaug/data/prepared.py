@@ -109,21 +109,39 @@ def _remove(out: Path) -> None:
 
 
 def load_looks(out: Path) -> dict[str, Look]:
-    """What an interrupted run has already seen, of files that have not changed since."""
+    """What an earlier or interrupted run has seen, of files that have not changed since."""
     found: dict[str, Look] = {}
-    try:
-        lines = (out / LOOKS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return found
-    for line in lines:
+    for name in ("manifest.jsonl", LOOKS):
         try:
-            path, size, modified, width, height, luma, top = json.loads(line)
-            state = os.stat(path)
-        except (ValueError, TypeError, OSError):
-            continue  # a line cut off by the interruption, or the file is gone
-        if (state.st_size, state.st_mtime_ns) == (size, modified):
-            found[path] = Look(width, height, luma, top)
+            lines = (out / name).read_bytes().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            try:
+                row = _LOOK_ROW.decode(line)
+                state = os.stat(row.source)
+            except (msgspec.DecodeError, ValueError, OSError):
+                continue  # a line cut off by the interruption, or the file is gone
+            if (state.st_size, state.st_mtime_ns) == (row.source_bytes, row.source_mtime_ns):
+                found[row.source] = Look(
+                    row.width, row.height, row.luma, row.luma_top, "", row.source_bytes, row.source_mtime_ns
+                )
     return found
+
+
+class _LookRow(msgspec.Struct):
+    """The part of a manifest's row that :func:`load_looks` needs."""
+
+    source: str
+    source_bytes: int
+    source_mtime_ns: int
+    width: int
+    height: int
+    luma: float | None
+    luma_top: float | None
+
+
+_LOOK_ROW = msgspec.json.Decoder(_LookRow)
 
 
 @contextlib.contextmanager
@@ -132,14 +150,17 @@ def saving_looks(out: Path | None) -> Iterator[Callable[[Sequence[Path], Sequenc
     if out is None:
         yield None
         return
-    with open(out / LOOKS, "a", encoding="utf-8") as file:
+    with open(out / LOOKS, "ab") as file:
+        file.write(b"\n")  # ends a line that an interruption has cut off
 
         def save(paths: Sequence[Path], looks: Sequence[Look]) -> None:
             for path, seen in zip(paths, looks, strict=True):
                 if not seen.error:
-                    state = os.stat(path)
-                    row = [str(path), state.st_size, state.st_mtime_ns, seen.width, seen.height, seen.luma, seen.luma_top]
-                    file.write(json.dumps(row) + "\n")
+                    source = os.path.abspath(path)
+                    row = _LookRow(
+                        source, seen.size, seen.modified, seen.width, seen.height, seen.luma, seen.luma_top
+                    )
+                    file.write(msgspec.json.encode(row) + b"\n")
             file.flush()
 
         yield save
@@ -318,6 +339,8 @@ def _row(item: Item) -> dict[str, Any]:
         "domain": item.domain,
         "file": f"{item.split}/{item.domain}/{item.file}",
         "source": os.path.abspath(f.path) if f.path is not None else None,
+        "source_bytes": item.look.size,
+        "source_mtime_ns": item.look.modified,
         "drive": item.drive,
         "video": f.video,
         "timeofday": f.timeofday,

@@ -29,7 +29,7 @@ DRAWS = 12  # random numbers for each box, always drawn, so that one box does no
 _SIDE_ASPECT = 2.0  # width over height from which a car is seen from the side
 _MIN_EVIDENCE_SIDE = 10  # pixels: below this a box has too few pixels to tell front from rear
 _CLEAR_SIDE = 48  # pixels: above this tail lamps are plain to see by day
-_RED_EXCESS = 26.0  # grey levels of red over green and blue: a tail lamp by day
+_RED_EXCESS = 18.0  # grey levels of red over green and blue: a tail lamp by day
 
 
 class Lamp(NamedTuple):
@@ -170,8 +170,8 @@ def _vehicle(
     cut = (x1 <= 2, x2 >= frame[0] - 2)
     rear = _look_for_rear(patch) if min(w, h) >= _MIN_EVIDENCE_SIDE else _NO_REAR
     # Oncoming traffic keeps to one side; straight ahead and on the near side one sees rears.
-    front_chance = 0.7 if box.category == "train" else 0.85 / (1 + math.exp((place - 0.34) * 24)) + 0.04
-    front = u[0] < front_chance * max(1 - 2.5 * rear.score, 0)
+    front_chance = 0.7 if box.category == "train" else 0.85 / (1 + math.exp((place - 0.34) * 24)) + 0.02
+    front = u[0] < front_chance * max(1 - 6 * rear.score, 0)
     lit = u[1] < (settings.lit_on_road if 0.25 < place < 0.70 else settings.lit_at_side)
     tall = box.category in ("truck", "bus", "train")
     level = (0.76 if tall else 0.60) + (u[2] - 0.5) * 0.08

@@ -78,8 +78,9 @@ def night_light(
 
     x = np.linspace(-1, 1, w, dtype=np.float32)[None, :]
     y = np.linspace(0, 1, h, dtype=np.float32)[:, None]
-    ambient = cv2.resize(scene.patches, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w, 3)
-    ambient = np.maximum(ambient, 0.05)
+    # In logs, so that the cubic's overshoot never makes a black hole.
+    patches = cv2.resize(np.log(scene.patches), (w, h), interpolation=cv2.INTER_CUBIC)
+    ambient = np.exp(patches).reshape(h, w, 3)
     top = 1 - (1 - scene.ambient_top) * _ramp(-y, -scene.horizon, -0.05)
     spread = 0.22 + 0.75 * np.clip(y - scene.horizon, 0, 1)
     pool = np.exp(-0.5 * ((x - scene.pool_x) / spread) ** 2)
@@ -93,8 +94,10 @@ def night_light(
 
     result = (lit * light) @ LUMA
     bare = result[ground > 0.5]
-    median = float(np.median(bare)) if bare.size else float(np.median(result))
-    light *= to_linear(scene.median) / max(median, 1e-5)
+    median, high = (float(v) for v in np.percentile(bare if bare.size else result, (50, 97)))
+    light *= min(
+        to_linear(scene.median) / max(median, 1e-5), to_linear(settings.highlight_luma) / max(high, 1e-5)
+    )
     light *= _object_light(labels, draws, (h, w), frame, settings)[..., None]
     light += spill
     # The cap keeps the promise that nothing outside a lamp gets brighter than it was.

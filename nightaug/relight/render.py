@@ -96,7 +96,7 @@ def relight(
         strength=strength,
     )
 
-    alpha = None if sky is None else sky_alpha(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), sky)
+    alpha = None if sky is None else sky_alpha(np.asarray(cv2.extractChannel(image, 2), dtype=np.uint8), sky)
     blur = scene.softness * strength * max(height, width) / REFERENCE_SIDE
     if blur > 0.3:
         side = 3 if blur < 0.8 else 5

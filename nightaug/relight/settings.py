@@ -30,6 +30,9 @@ class RelightSettings:
 
     # -- exposure and tone ----------------------------------------------------------------------------
     median_luma: Range = (7.0, 40.0)  #: grey levels in (0, 255]: median of the ground, drawn in log
+    highlight_luma: float = (
+        120.0  #: grey level in (0, 255] that 97% of the ground stays under, or the frame is darkened
+    )
     haze_removed: float = 0.85  #: share in [0, 1] of the day's lifted black that is taken away
     contrast: Range = (1.1, 1.35)  #: exponent of linear light, >= 1: night footage is steeper than day's
     shadow_flattening: Range = (0.2, 0.4)  #: exponent in [0, 1]: how far sun and shade are evened out
@@ -60,7 +63,7 @@ class RelightSettings:
     sky_colors: tuple[RGB, ...] = ((1.2, 0.96, 0.8), (1.0, 1.0, 1.0), (0.9, 0.98, 1.2))  #: linear RGB
 
     # -- objects: light on them, times the light around ---------------------------------------------------
-    vehicle_light: Range = (1.0, 3.0)
+    vehicle_light: Range = (1.0, 4.0)
     person_light: Range = (1.0, 3.2)  #: pedestrians, riders, bicycles, motorcycles
     sign_light: Range = (2.5, 10.0)  #: retro-reflective
     signal_light: Range = (0.35, 0.7)  #: the housing of a traffic light
@@ -74,13 +77,11 @@ class RelightSettings:
     brake_chance: float = 0.35  #: chance in [0, 1] that a rear view brakes
     tail_color: RGB = (1.0, 0.05, 0.035)
     reflector: Range = (0.12, 0.5)  #: tail lamps of a parked car, which only reflect
-    signal_lamp: Range = (1.2, 3.2)
-    signal_red: RGB = (1.0, 0.09, 0.05)
+    signal_lamp: Range = (1.8, 4.5)
+    signal_red: RGB = (1.0, 0.05, 0.03)
     signal_yellow: RGB = (1.0, 0.40, 0.03)
     signal_green: RGB = (0.06, 1.0, 0.40)
-    core_limit: float = (
-        1.4  #: linear: a coloured lamp's core is drawn no brighter, or it would wash out to white
-    )
+    core_limit: float = 2.0  #: linear: core of a coloured lamp is no brighter, or it washes out to white
     lit_on_road: float = 0.9  #: chance in [0, 1] that a vehicle in the middle of the frame has its lamps on
     lit_at_side: float = 0.5  #: the same near the left and right edge, where vehicles are parked
     left_hand_traffic: bool = False  #: oncoming vehicles come on the right

@@ -22,9 +22,11 @@ _SAME_COLOR = 30.0  # grey levels: how far sky seen through trees may be from th
 _CORNER_COLOR = 20.0  # grey levels: the same inside a labelled box
 _GLARE = 225.0  # grey levels: over this, high in the frame, it is sky wherever it is
 _DEEP_BLUE = 40.0  # grey levels of blue over red, likewise
+_HOLE_AREA = 0.004  # share of the frame: a larger smooth piece apart from the sky is a wall or a road
+_LOW = 0.38  # share of the height below which sky has to look like the sky above
 _HOLES = 0.42  # share of the height below which brightness alone makes no sky
 _UNDER_SKY = 0.35  # share of the pixels above that must be sky, below that height
-_RATIO = (0.33, 0.60)  # luma over the near sky's: none of it is sky below, nearly all of the light is above
+_RATIO = (0.32, 0.60)  # blue over the near sky's: none of it is sky below, nearly all of the light is above
 
 
 def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
@@ -36,7 +38,8 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
 
     Returns:
         ``core`` in [0, 1] (h, w): surely sky; ``edge`` in [0, 1] (h, w): sky where it is as bright as the sky
-        near it; ``luma`` (h, w): that brightness, in grey levels. None where there is no sky.
+        near it; ``luma`` (h, w): that brightness in the blue channel, which parts sky from leaves and
+        walls best, in grey levels. None where there is no sky.
     """
     h, w = small.shape[:2]
     if min(h, w) < 8:
@@ -67,7 +70,10 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
         distance = np.abs(small.astype(np.float32) - color.astype(np.float32)).max(axis=2)
         lowest = float(np.percentile(np.nonzero(sky)[0], 98)) / h
         above = rows < min(lowest + 0.04, _FADE[0])
-        holes |= looks & above & (distance < _SAME_COLOR) & (gray > 0.88 * float(gray[sky].mean()))
+        alike = looks & ~sky & above & (distance < _SAME_COLOR) & (gray > 0.88 * float(gray[sky].mean()))
+        _, pieces, sizes, _ = cv2.connectedComponentsWithStats(alike.astype(np.uint8), connectivity=4)
+        small_piece = sizes[:, cv2.CC_STAT_AREA] < _HOLE_AREA * h * w
+        holes |= alike & small_piece[pieces]
         # The sun and its rim are in the sky too, whatever their colour.
         near = cv2.dilate(sky.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
         holes |= near & (rows < _HOLES) & (gray > float(gray[sky].mean()))
@@ -79,6 +85,10 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     sky |= holes & ~protected
     if not sky.any():
         return None
+    # Near the horizon a pale road in haze looks like sky; but sky gets lighter on its way down, roads are darker.
+    higher = sky & (rows < _LOW)
+    if higher.any():
+        sky &= (rows < _LOW) | (gray > float(np.median(gray[higher])) - _SAME_COLOR)
     mask = sky.astype(np.float32) * prior
     # Far down only what hangs under open sky is sky: a pale road in haze has trees above it.
     above_it = np.cumsum(mask, axis=0, dtype=np.float32) / np.arange(1, h + 1, dtype=np.float32)[:, None]
@@ -89,27 +99,27 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     core[protected] = 0
     sigma = max(w / 24.0, 1.0)
     weight = cv2.GaussianBlur(mask, (0, 0), sigma) + 1e-4
-    luma = (cv2.GaussianBlur(mask * gray, (0, 0), sigma) + 1e-4 * float(gray[sky].mean())) / weight
+    luma = (cv2.GaussianBlur(mask * blue, (0, 0), sigma) + 1e-4 * float(blue[sky].mean())) / weight
     return core, edge, luma.astype(np.float32)
 
 
-def sky_alpha(gray: U8, maps: tuple[F32, F32, F32]) -> F32:
-    """Full-size sky opacity: the small maps sharpened by the frame's own brightness.
+def sky_alpha(blue: U8, maps: tuple[F32, F32, F32]) -> F32:
+    """Full-size sky opacity: the small maps sharpened by the frame's own blue.
 
     Args:
-        gray: uint8 (H, W) luma of the full frame.
+        blue: uint8 (H, W), blue channel of the full frame.
         maps: what :func:`sky_maps` gave.
 
     Returns:
         float32 (H, W) in [0, 1].
     """
-    size = (gray.shape[1], gray.shape[0])
+    size = (blue.shape[1], blue.shape[0])
     core, edge, luma = maps
-    # alpha = max(core, edge * ramp(gray / luma)); slope and offset folded in at the small size.
+    # alpha = max(core, edge * ramp(blue / luma)); slope and offset folded in at the small size.
     slope = cv2.resize(
         1.0 / (np.maximum(luma, 1.0) * (_RATIO[1] - _RATIO[0])), size, interpolation=cv2.INTER_LINEAR
     )
-    ramp: F32 = cv2.multiply(slope, gray, dtype=cv2.CV_32F)
+    ramp: F32 = cv2.multiply(slope, blue, dtype=cv2.CV_32F)
     cv2.subtract(ramp, _RATIO[0] / (_RATIO[1] - _RATIO[0]), dst=ramp)
     np.clip(ramp, 0.0, 1.0, out=ramp)
     cv2.multiply(ramp, cv2.resize(edge, size, interpolation=cv2.INTER_LINEAR), dst=ramp)

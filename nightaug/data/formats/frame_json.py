@@ -87,59 +87,73 @@ class FrameStream:
             raise DatasetError(f"{self.path}: cannot be read ({error.strerror})") from error
 
     def _read(self, file: BinaryIO) -> Iterator[list[Frame]]:
-        buffer = file.read(self._block)
-        if buffer.startswith(b"\xef\xbb\xbf"):
-            buffer = buffer[3:]
-        head = re.match(rb'\s*(\{\s*"frames"\s*:\s*)?\[\s*(\{\s*"[^"\\]*")', buffer)
-        at_end = False
+        first = file.read(self._block)
+        if first.startswith(b"\xef\xbb\xbf"):
+            first = first[3:]
+        head = re.match(rb'\s*(\{\s*"frames"\s*:\s*)?\[\s*(\{\s*"[^"\\]*")', first)
         if head is None:
             # An empty list, a document whose frames come later, or no JSON at all: decode as a whole.
-            buffer += file.read()
-            if not buffer.strip():
+            text = first + file.read()
+            if not text.strip():
                 raise DatasetError(f"{self.path}: the label file is empty; fetch or export it again")
-            yield self._decode(buffer)
+            yield self._decode(text)
             return
-        opening = b'{"frames":[' if head[1] else b"["
         self.layout = "frames" if head[1] else "list"
+        opening = b'{"frames":[' if head[1] else b"["
         start = head[2]  # how a frame begins in this file, spaces included
-        buffer = buffer[head.start(2) :]
-        step = self._block
-        tried = 0
-        while not at_end:
-            cut = buffer.rfind(start, max(1, tried))
+        # One buffer for the whole file, as fresh memory for every block costs more than reading it. Frames begin at
+        # place 1; at place 0 goes the bracket that makes a list of them.
+        buffer = bytearray(b"[" + first[head.start(2) :])
+        del first
+        fill = len(buffer)  # bytes in use
+        tried = 1
+        while True:
+            cut = buffer.rfind(start, tried + 1, fill)
+            frames = None
             if cut > 0:
-                piece = buffer[:cut].rstrip()
-                frames = self._attempt(piece[:-1]) if piece.endswith(b",") else None
-                if frames is not None:
-                    self._where += cut
-                    buffer = buffer[cut:]
-                    step, tried = self._block, 0
-                    yield frames
-                else:
-                    # Not a boundary (or not sound): look again after reading as much as there is already.
-                    tried = len(buffer) - len(start)
-                    step = max(step, len(buffer))
+                comma = cut - 1
+                while comma > 1 and buffer[comma] in b" \t\r\n":
+                    comma -= 1
+                if buffer[comma] == 0x2C:
+                    frames = self._attempt(buffer, comma)
+            if frames is not None:
+                self._where += cut - 1
+                buffer[1 : fill - cut + 1] = buffer[cut:fill]
+                fill -= cut - 1
+                tried = 1
+                yield frames
             else:
-                tried = max(0, len(buffer) - len(start))
-                step = max(step, len(buffer))
-            more = file.read(step)
-            at_end = not more
-            buffer += more
-        yield self._decode(opening + buffer)
+                # No boundary there (or something unsound): look behind it, with as much again to read.
+                tried = max(1, fill - len(start))
+            room = max(self._block, fill if frames is None else 0)
+            if len(buffer) < fill + room:
+                buffer.extend(bytes(fill + room - len(buffer)))
+            with memoryview(buffer) as view:
+                number = file.readinto(view[fill : fill + room])  # type: ignore[attr-defined]
+            if not number:
+                break
+            fill += number
+        yield self._decode(opening + bytes(buffer[1:fill]))
 
-    def _attempt(self, piece: bytes) -> list[Frame] | None:
-        """Frames of a piece, or None if it does not hold whole frames."""
-        text = b"[" + piece + b"]"
-        with no_gc():
-            try:
-                return self.converter.typed(self._list.decode(text))
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                pass
-            try:
-                loose = json.loads(text)
-            except (ValueError, RecursionError):
-                return None
+    def _attempt(self, buffer: bytearray, comma: int) -> list[Frame] | None:
+        """Frames of ``buffer`` up to a comma, or None if these are not whole frames."""
+        buffer[comma] = 0x5D  # the closing bracket, for as long as it takes
+        try:
+            with no_gc(), memoryview(buffer) as view:
+                text = view[: comma + 1]
+                try:
+                    return self.converter.typed(self._list.decode(text))
+                except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                    pass
+                try:
+                    loose = json.loads(bytes(text))
+                except (ValueError, RecursionError):
+                    return None
+                finally:
+                    text.release()
             return self.converter.loose(loose)
+        finally:
+            buffer[comma] = 0x2C
 
     def _decode(self, text: bytes) -> list[Frame]:
         """Frames of the file's last piece, or of all of it; here errors are final."""

@@ -171,11 +171,19 @@ class Canvas:
         """Colour on a surface already there; the owner and the outline stay."""
         cv2.fillPoly(self.color, self._fixed(polygons), (*rgb, depth_code(z)), shift=_SHIFT)
 
+    def daub(self, polygons: Array, tones: Array, z: float) -> None:
+        """Many small strokes (N, K, 2) that may overlap, each in its own colour (N, 3), later ones on top."""
+        code = depth_code(z)
+        for fixed, tone in zip(self._fixed(polygons), tones.tolist(), strict=True):
+            cv2.fillPoly(self.color, [fixed], (*tone, code), shift=_SHIFT)
+
     def shine(self, polygons: Sequence[Array] | Array, rgb: RGB, retro: float = 0.0) -> None:
         """Light sent out by a surface already there (sRGB code, 255 is far over white); retro 0..255."""
         cv2.fillPoly(self.emit, self._fixed(polygons), (*rgb, retro), shift=_SHIFT)
 
-    def line(self, a: ArrayLike, b: ArrayLike, rgb: RGB, z: float, thick: float, owner: int = CLUTTER) -> None:
+    def line(
+        self, a: ArrayLike, b: ArrayLike, rgb: RGB, z: float, thick: float, owner: int = CLUTTER
+    ) -> None:
         """A bar from a to b, ``thick`` fine pixels wide."""
         (ax, ay), (bx, by) = np.asarray(a).tolist(), np.asarray(b).tolist()
         k = max(thick, 0.6) / 2 / (math.hypot(bx - ax, by - ay) + 1e-9)

@@ -50,7 +50,7 @@ def light_by_day(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     h, w = canvas.height, canvas.width
 
     sky = _sky(canvas, of_drive, rng, cloud)
-    out = _surfaces(px, _sun_map(scene, of_drive, rng, sun_side), rng, sun, ambient, warm, cloud)
+    out = _lit(px, _sun_map(scene, of_drive, rng, sun_side), rng, sun, ambient, warm, cloud)
     if px.emit.any():
         out += emission(px.emit, 1.25)
     if weather == "rainy":
@@ -80,12 +80,14 @@ def light_by_day(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
         _falling(picture, rng, weather, w)
     blur = float(rng.uniform(0.3, 0.5)) * w / 512
     picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), max(blur, 0.3)), np.float32)
-    noise = rng.standard_normal((h, w), dtype=np.float32) * np.float32(rng.uniform(1.5, 3.0)) + np.float32(0.5)
+    noise = rng.standard_normal((h, w), dtype=np.float32) * np.float32(rng.uniform(1.5, 3.0)) + np.float32(
+        0.5
+    )
     picture += cv2.merge([noise, noise, noise])
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
 
-def _surfaces(
+def _lit(
     px: Pixels, ground: F32, rng: Rng, sun: float, ambient: float, warm: float, cloud: float
 ) -> F32:  # fmt: skip
     h, w = px.code.shape

@@ -29,7 +29,7 @@ def post(canvas: Canvas, x: float, z: float, top: float, thick: float = 0.09, rg
 def draw_tree(canvas: Canvas, thing: Thing, rng: Rng) -> None:
     w, h, _ = thing.size
     unit = canvas.scale(thing.z)
-    foot = canvas.project((thing.x, 0, thing.z))
+    foot = np.array(canvas.point(thing.x, 0, thing.z))
     if not -w * unit < foot[0] < canvas.w + w * unit:
         return
     trunk: RGB = (66, 54, 44)
@@ -42,15 +42,23 @@ def draw_tree(canvas: Canvas, thing: Thing, rng: Rng) -> None:
             tip = heart + np.array([math.cos(angle) * reach, -math.sin(angle) * reach * 0.9]) * radius
             canvas.line(heart + np.array([0, radius * 0.5]), tip, trunk, thing.z, 0.07 * unit, CLUTTER)
         return
-    count = int(np.clip(radius * 1.4, 8, 46))
-    r, a = np.sqrt(rng.random(count)), rng.random(count) * math.tau
-    light = rng.random(count)
-    sizes = radius * (0.16 + 0.22 * rng.random(count))
-    for k in np.argsort(-np.sin(a) * r):
-        centre = heart + np.array([math.cos(a[k]) * r[k], -math.sin(a[k]) * r[k] * 0.85]) * radius
-        shade = 0.5 + 0.45 * light[k] + 0.3 * math.sin(a[k]) * r[k]
-        tone: RGB = (thing.color[0] * shade, thing.color[1] * shade, thing.color[2] * shade)
-        canvas.solid(canvas.disc(centre, float(sizes[k]), 7), tone, thing.z, LEAVES)
+    dark: RGB = (thing.color[0] * 0.5, thing.color[1] * 0.5, thing.color[2] * 0.5)
+    for k in range(9):
+        away = 0.0 if k == 0 else 0.62
+        spot = heart + np.array([math.cos(k * 0.785) * away, -math.sin(k * 0.785) * away * 0.85]) * radius
+        canvas.solid(
+            canvas.disc(spot, radius * float(rng.uniform(0.3, 0.42) if k else 0.6), 11), dark, thing.z, LEAVES
+        )
+    count = int(np.clip(radius * 2.2, 10, 110))
+    r, a = 0.95 * np.sqrt(rng.random(count)), rng.random(count) * math.tau
+    sizes = radius * (0.05 + 0.11 * rng.random(count))
+    up = np.sin(a) * r
+    shade = 0.5 + 0.5 * rng.random(count) + 0.4 * up
+    order = np.argsort(up)[::-1]
+    centres = heart + np.stack([np.cos(a) * r * 0.95, -up * 0.82], axis=1) * radius
+    shapes = canvas.disc((0, 0), 1.0, 7)[None] * sizes[:, None, None] + centres[:, None]
+    tones = np.clip(shade[:, None] * np.array(thing.color), 0, 255)
+    canvas.daub(shapes[order], tones[order], thing.z)
 
 
 def draw_lamp(canvas: Canvas, thing: Thing, street: Street) -> None:

@@ -42,7 +42,7 @@ def light_by_night(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     seen = [light for light in canvas.lights if canvas.seen(light)]
 
     city = float(np.exp(of_drive.normal(math.log(0.0075), 0.5)))
-    cast = [0.6 * c + 0.4 * w for c, w in zip(scene.street.lamp_color, (1.0, 0.95, 0.9), strict=True)]
+    cast = [0.6 * c + 0.4 * w for c, w in zip(scene.street.lamp_color, (1.0, 0.97, 0.94), strict=True)]
     out = _surfaces(canvas, scene, px, of_drive, rng, city, cast)
     lamps = emission(px.emit, LAMP_LEVEL)
     out += lamps
@@ -52,7 +52,9 @@ def light_by_night(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     hazy = weather in ("foggy", "snowy", "rainy")
     clear = table(px.code, np.exp(-DISTANCE / np.float32(90 if weather == "foggy" else 320)))
     points, streaks = splat(canvas, seen, wet)
-    small = np.stack([cv2.resize(p, points.shape[1::-1], interpolation=cv2.INTER_AREA) for p in lamps], axis=2)
+    small = np.stack(
+        [cv2.resize(p, points.shape[1::-1], interpolation=cv2.INTER_AREA) for p in lamps], axis=2
+    )
     mirrored = mirror(canvas, streaks, small, wet)
     for k in range(3):
         np.copyto(out[k], sky[:, k : k + 1], where=outside)
@@ -96,7 +98,7 @@ def _surfaces(
 def _lamp_map(scene: Scene, lights: list[Light], of_drive: Rng) -> F32:
     """Light that street lamps, windows and other cars throw on each place of the ground, (rows, columns, 3)."""
     x, z = map_grid()
-    strength = float(np.exp(of_drive.normal(math.log(0.055), 0.6)))
+    strength = float(np.exp(of_drive.normal(math.log(0.07), 0.65)))
     street = np.zeros((MAP_ROWS, MAP_COLUMNS), np.float32)
     out = np.zeros((MAP_ROWS, MAP_COLUMNS, 3), np.float32)
     for lamp in lights:
@@ -127,7 +129,7 @@ def _lamp_map(scene: Scene, lights: list[Light], of_drive: Rng) -> F32:
 def _own_beam(canvas: Canvas, px: Pixels, of_drive: Rng) -> F32:
     """The own headlights: wide and low, cut off just under the horizon, (H, W)."""
     cam, h, w = canvas.camera, canvas.height, canvas.width
-    power = float(np.exp(of_drive.normal(math.log(0.11), 0.55)))
+    power = float(np.exp(of_drive.normal(math.log(0.15), 0.55)))
     aside = ((np.arange(w) + 0.5) / w - 0.5) / cam.focal
     down = ((np.arange(h) + 0.5) - cam.horizon * h) / (cam.focal * w)
     across = np.exp(-(np.abs(aside / 0.33) ** 2.2))
@@ -186,7 +188,7 @@ def _camera(linear: F32, of_drive: Rng, rng: Rng, width: int) -> NDArray[np.uint
         length = max(int(rng.integers(3, 6) * width / 512), 1)
         kernel = np.full((1, length), 1.0 / length, np.float32)
         picture = np.asarray(cv2.filter2D(picture, -1, kernel), np.float32)
-    level = float(rng.uniform(2.5, 7.5))
+    level = float(rng.uniform(1.8, 5.5))
     fine = rng.standard_normal((h, w), dtype=np.float32) * np.float32(level)
     picture += cv2.merge([fine, fine, fine])
     coarse = rng.standard_normal((h // 2 + 1, w // 2 + 1, 3), dtype=np.float32) * np.float32(level * 0.5)

@@ -25,14 +25,14 @@ from nightaug.data.scenes.layout import (
 VIEW = 170.0
 
 #: Share of one class among the vehicles in moving lanes at ``rare`` 1, after BDD100K's counts.
-TRUCKS, BUSES, MOTORCYCLES = 0.065, 0.026, 0.009
+TRUCKS, BUSES, MOTORCYCLES = 0.036, 0.013, 0.008
 #: Chance of a tram in a city frame, and people on bicycles or bicycles alone for each frame, at ``rare`` 1.
 TRAMS, CYCLISTS, PARKED_BIKES = 0.035, 0.08, 0.07
 
 TRUCK_PAINT: tuple[RGB, ...] = (
-    (225, 225, 222), (210, 208, 200), (190, 60, 40), (60, 90, 150), (200, 160, 60), (110, 80, 55), (90, 130, 90),
+    (225, 225, 222), (210, 208, 200), (150, 62, 50), (70, 92, 136), (190, 160, 86), (110, 84, 62), (90, 130, 90),
 )  # fmt: skip
-BUS_PAINT: tuple[RGB, ...] = ((222, 224, 226), (60, 110, 170), (232, 168, 30), (180, 50, 46), (90, 150, 140))
+BUS_PAINT: tuple[RGB, ...] = ((222, 224, 226), (70, 112, 160), (222, 164, 44), (164, 58, 54), (90, 150, 140))
 TRAM_PAINT: tuple[RGB, ...] = ((196, 60, 50), (214, 210, 200), (60, 120, 90), (210, 180, 60))
 
 
@@ -53,7 +53,7 @@ def make_scene(seed: int, rare: float) -> Scene:
         z = float(rng.uniform(12, 60))
         while z < 150:
             crossings.append(z)
-            z += float(rng.uniform(45, 90))
+            z += float(rng.uniform(38, 75))
     scene = Scene(
         seed=seed,
         street=street,
@@ -122,7 +122,7 @@ def _traffic(scene: Scene, rng: Rng, rare: float) -> None:
     for index, oncoming in lanes:
         x = index * s.lane - scene.shift
         z = float(rng.uniform(5.5, 40.0)) if index else float(rng.uniform(7.0, 60.0))
-        for _ in range(8):
+        for _ in range(11):
             if z > VIEW:
                 break
             stop = waiting and not oncoming and any(0 < c - z < 45 for c in scene.crossings)
@@ -134,7 +134,7 @@ def _traffic(scene: Scene, rng: Rng, rare: float) -> None:
             if _clear(scene, thing.z, 5.5 + thing.size[2] / 2) or not waiting:
                 scene.things.append(thing)
             pause = 2.2 if stop else 5.0
-            z += thing.size[2] + pause + float(rng.exponential(10.0 / s.traffic if not stop else 3.0))
+            z += thing.size[2] + pause + float(rng.exponential(6.5 / s.traffic if not stop else 3.0))
 
 
 def _parked(scene: Scene, rng: Rng, rare: float) -> None:
@@ -147,7 +147,7 @@ def _parked(scene: Scene, rng: Rng, rare: float) -> None:
             continue
         full = float(rng.uniform(0.35, 0.95))
         z = float(rng.uniform(4.0, 12.0))
-        while z < 120:
+        while z < 145:
             if rng.random() < full and _clear(scene, z + 2.5, 11.0):
                 flip = oncoming and rng.random() < 0.9
                 heading = (math.pi if flip else 0.0) + float(rng.normal(0, 0.02))
@@ -155,7 +155,7 @@ def _parked(scene: Scene, rng: Rng, rare: float) -> None:
                 if rng.random() < 0.012 * rare:
                     thing = Thing("motorcycle", px, z, 0, heading, (0.8, 1.1, 2.1), pick(rng, CARS), pick(rng, CLOTHES),
                                   int(rng.integers(3)), phase=float(rng.random()))  # fmt: skip
-                elif rng.random() < 0.025 * rare:
+                elif rng.random() < 0.012 * rare:
                     size = (2.3, float(rng.uniform(2.7, 3.4)), float(rng.uniform(6, 7.5)))
                     thing = Thing("truck", px, z, 0, heading, size, pick(rng, TRUCK_PAINT), pick(rng, CARS), 0,
                                   phase=float(rng.random()))  # fmt: skip
@@ -233,10 +233,10 @@ def _cyclists(scene: Scene, rng: Rng, rare: float) -> None:
 
 def _people(scene: Scene, rng: Rng) -> None:
     s = scene.street
-    mean = {"city street": 2.7, "residential": 1.0, "highway": 0.02}[s.scene]
-    for _ in range(int(min(rng.gamma(0.8, mean / 0.8), 14))):
+    mean = {"city street": 5.2, "residential": 2.0, "highway": 0.03}[s.scene]
+    for _ in range(int(min(rng.gamma(0.8, mean / 0.8), 20))):
         where = rng.random()
-        z = float(np.exp(rng.uniform(math.log(7), math.log(70))))
+        z = float(np.exp(rng.uniform(math.log(9), math.log(110))))
         if where < 0.3 and scene.crossings:
             z = scene.crossings[0] - 6.5 + float(rng.normal(0, 0.8))
             x, walk = float(rng.uniform(s.left, s.right)), float(rng.choice([-1, 1])) * math.pi / 2
@@ -377,7 +377,7 @@ def _posts(scene: Scene, rng: Rng) -> None:
 def _signals(scene: Scene, rng: Rng) -> None:
     s = scene.street
     for n, c in enumerate(scene.crossings):
-        if rng.random() > (0.72 if s.scene == "city street" else 0.3):
+        if rng.random() > (0.9 if s.scene == "city street" else 0.45):
             continue
         state = scene.signal if n == 0 or rng.random() < 0.6 else str(rng.choice(["red", "green"]))
         yellow = int(rng.random() < 0.5)
@@ -385,11 +385,11 @@ def _signals(scene: Scene, rng: Rng) -> None:
         arm = float(rng.uniform(3, 6.5))
         right, left = s.right + 0.7 - scene.shift, s.left - 0.7 - scene.shift
         spots = [(right - arm, far, 5.2, 0)]
-        if rng.random() < 0.55:
+        if rng.random() < 0.65:
             spots.append((right - arm * 0.45, far, 5.2, 0))
-        if rng.random() < 0.6:
+        if rng.random() < 0.75:
             spots.append((right, far, 2.9, 0))
-        if rng.random() < 0.55:
+        if rng.random() < 0.7:
             spots.append((left, far, 2.9, 0))
         if rng.random() < 0.3:
             spots.append((left + 0.3, c - 6.5, 2.9, 1))
@@ -423,8 +423,8 @@ def _signs(scene: Scene, rng: Rng) -> None:
                                               state="name", phase=float(rng.random())))  # fmt: skip
     words = ["speed", "warning", "parking", "stop", "oneway", "blue", "works", "route"]
     odds = [0.2, 0.17, 0.27, 0.1, 0.09, 0.06, 0.06, 0.05]
-    for _ in range(int(rng.poisson(2.7))):
-        z = float(np.exp(rng.uniform(math.log(9), math.log(95))))
+    for _ in range(int(rng.poisson(3.9))):
+        z = float(np.exp(rng.uniform(math.log(11), math.log(130))))
         word = str(rng.choice(words, p=odds))
         width, height = {
             "speed": (0.62, 0.78), "warning": (0.9, 0.9), "parking": (0.34, 0.5), "stop": (0.78, 0.78),

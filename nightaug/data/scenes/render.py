@@ -106,7 +106,9 @@ def paint(scene: Scene, width: int, height: int, night: bool) -> Canvas:
     for thing in sorted(scene.things, key=lambda t: -t.key):
         if thing.z < 2.6 and thing.kind not in ("building", "barrier", "rail"):
             continue
-        if thing.kind in MOVABLE and not canvas.in_view(thing.x, thing.z, max(thing.size[0], thing.size[2]) / 2 + 1.0):
+        if thing.kind in MOVABLE and not canvas.in_view(
+            thing.x, thing.z, max(thing.size[0], thing.size[2]) / 2 + 1.0
+        ):
             continue
         _draw(canvas, scene, thing, trees)
     street.draw_hood(canvas, s, stream(s.number + (6 << 40), FRAME_STREAM))

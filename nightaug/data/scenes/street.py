@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from nightaug.data.scenes.canvas import (
@@ -26,6 +27,9 @@ STATIONS = np.array(
 WINDOW_LIGHT: tuple[RGB, ...] = (
     (150, 118, 66), (168, 140, 92), (120, 118, 110), (96, 112, 128), (178, 150, 88), (110, 80, 40),
 )  # fmt: skip
+FAR_LIGHTS: tuple[RGB, ...] = (
+    (220, 200, 160), (230, 150, 70), (220, 30, 20), (230, 40, 24), (40, 210, 150), (230, 230, 235), (250, 190, 110),
+)  # fmt: skip
 NEON: tuple[RGB, ...] = (
     (235, 30, 24), (30, 225, 120), (40, 110, 240), (245, 190, 50), (240, 240, 240), (225, 40, 150), (20, 210, 190),
     (250, 120, 20),
@@ -40,6 +44,15 @@ def _strip(canvas: Canvas, x0: float, x1: float, z0: float = 1.2, z1: float = 40
     return canvas.project(np.concatenate([left, right]))
 
 
+def _bars(canvas: Canvas, boxes: list[tuple[float, float, float, float]]) -> Array:
+    """Short marks (x0, x1, z0, z1) on the road, (M, 4, 2) fine pixels."""
+    b = np.array(boxes, dtype=float).reshape(-1, 4)
+    points = np.zeros((len(b), 4, 3))
+    points[..., 0] = b[:, [0, 0, 1, 1]]
+    points[..., 2] = np.maximum(b[:, [2, 3, 3, 2]], 1.3)
+    return canvas.project(points)
+
+
 def draw_ground(canvas: Canvas, scene: Scene, rng: Rng) -> None:
     """Road, kerbs, verge, lane marks and crossings; depth by row."""
     s = scene.street
@@ -48,7 +61,8 @@ def draw_ground(canvas: Canvas, scene: Scene, rng: Rng) -> None:
     verge: RGB = (
         (186, 190, 196) if snow else ((104, 106, 70) if s.scene != "city street" else (112, 110, 106))
     )
-    canvas.color[horizon:] = (*verge, 0)
+    corner = (canvas.w, canvas.h)
+    cv2.rectangle(canvas.color, (0, horizon), corner, (*verge, 0), -1)
     canvas.ids[horizon:] = GROUND
     a = s.asphalt * (0.72 if s.weather == "rainy" else 1.0)
     road: RGB = (a * 1.0, a * 1.0, a * 1.03)
@@ -73,7 +87,7 @@ def draw_ground(canvas: Canvas, scene: Scene, rng: Rng) -> None:
     _marks(canvas, scene, rng, left, right)
     rows = np.arange(horizon, canvas.h) + 0.5 - canvas.camera.horizon * canvas.h
     z = canvas.camera.focal * canvas.w * canvas.camera.height / np.maximum(rows, 0.3)
-    canvas.color[horizon:, :, 3] = np.clip([depth_code(v) for v in z], 1, 255).astype(np.uint8)[:, None]
+    canvas.color[horizon:, :, 3] = np.clip(255.0 * np.sqrt(NEAREST / np.maximum(z, NEAREST)), 1, 255)[:, None]
 
 
 def _marks(canvas: Canvas, scene: Scene, rng: Rng, left: float, right: float) -> None:
@@ -89,7 +103,7 @@ def _marks(canvas: Canvas, scene: Scene, rng: Rng, left: float, right: float) ->
     white, yellow = mark((222, 222, 218)), mark((214, 168, 52))
     wide = 0.13
     same_left = (s.lanes_left - 1) // 2
-    dashes: list[Array] = []
+    dashes: list[tuple[float, float, float, float]] = []
     offset = float(rng.uniform(0, 9))
     for i in range(-s.lanes_left, s.lanes_right + 2):
         x = (i - 0.5) * s.lane - scene.shift
@@ -106,29 +120,26 @@ def _marks(canvas: Canvas, scene: Scene, rng: Rng, left: float, right: float) ->
         else:
             z = 1.5 + offset
             while z < 140:
-                dashes.append(_strip(canvas, x - wide / 2, x + wide / 2, max(z - 9, 1.3), max(z - 6, 1.35)))
+                dashes.append((x - wide / 2, x + wide / 2, z - 9, z - 6))
                 z += 9.0
     if dashes:
-        canvas.paint(dashes, white, 400)
+        canvas.paint(_bars(canvas, dashes), white, 400)
     for c in scene.crossings:
         road = (base, base, base * 1.03)
         canvas.paint([_strip(canvas, left + 0.2, right - 0.2, max(c - 5, 1.3), c + 5)], road, 400)
-        bars: list[Array] = []
+        bars: list[tuple[float, float, float, float]] = []
         for near in (c - 8.2, c + 5.4):
             if near < 2:
                 continue
             if rng.random() < 0.6:
                 x = left + 0.4
                 while x < right - 0.5:
-                    bars.append(_strip(canvas, x, x + 0.55, near, near + 2.6))
+                    bars.append((x, x + 0.55, near, near + 2.6))
                     x += 1.15
             else:
-                bars += [
-                    _strip(canvas, left, right, near, near + 0.3),
-                    _strip(canvas, left, right, near + 2.2, near + 2.5),
-                ]
+                bars += [(left, right, near, near + 0.3), (left, right, near + 2.2, near + 2.5)]
         if bars:
-            canvas.paint(bars, white if rng.random() < 0.85 else yellow, 400)
+            canvas.paint(_bars(canvas, bars), white if rng.random() < 0.85 else yellow, 400)
     for _ in range(int(rng.integers(0, 5))):
         x, z = float(rng.uniform(left, right)), float(rng.uniform(5, 30))
         k = float(rng.choice([0.72, 0.85, 1.15]))
@@ -162,6 +173,14 @@ def draw_skyline(canvas: Canvas, scene: Scene, rng: Rng) -> None:
                 u, v = x + w / 2, base - 2
                 night_lights.append(np.array([(u, v), (u + 2.4, v), (u + 2.4, v - 2), (u, v - 2)]))
         x += w * 0.8
+    # the far end of a street at night is a heap of small lights nobody can name
+    for _ in range(int(rng.integers(4, 30))):
+        u = canvas.w * float(np.clip(rng.normal(0.5 + scene.camera.yaw, 0.13), 0, 1))
+        v = base - canvas.w * float(abs(rng.normal(0.004, 0.014)))
+        dot = canvas.disc((u, v), canvas.w * float(rng.uniform(0.0008, 0.0022)), 6)
+        tone = FAR_LIGHTS[int(rng.integers(len(FAR_LIGHTS)))]
+        if canvas.night:
+            canvas.shine([dot], tone)
     if canvas.night and night_lights:
         for k, light in enumerate(WINDOW_LIGHT[:3]):
             if night_lights[k::4]:
@@ -194,16 +213,55 @@ def draw_building(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng) -> None:
         if house:
             end = np.array([*end[:3], ((x + back) / 2, tall + 2.6, z0), end[3]])
         canvas.solid(canvas.project(end), (c[0] * 0.78, c[1] * 0.78, c[2] * 0.78), z0, WALL)
+        _end_wall(canvas, thing, rng, lamps, z0)
     front = np.array([(x, 0, z0), (x, 0, z1), (x, tall, z1), (x, tall, z0)], float)
     canvas.solid(canvas.project(front), lit, (z0 + z1) / 2, WALL)
     if house:
         mid = (x + back) / 2
         roof = np.array([(x, tall, z0), (x, tall, z1), (mid, tall + 2.6, z1), (mid, tall + 2.6, z0)], float)
         canvas.solid(canvas.project(roof), (84, 72, 66), (z0 + z1) / 2, WALL)
+    if z0 < 60 and not house:
+        _bands(canvas, thing, z0, length)
     _windows(canvas, thing, rng, lamps, z0, length, 0.0 if thing.state != "shop" else 3.8)
     if thing.state == "shop":
         _shop(canvas, thing, rng, lamps, z0, length)
     _facade_depth(canvas, canvas.project(front), x)
+
+
+def _end_wall(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, z0: float) -> None:
+    """Windows in the wall that faces us, some houses have none there."""
+    deep, tall, _ = thing.size
+    columns, rows = int(deep / 3.2), int((tall - 1.0) / 3.3)
+    if z0 > 90 or columns < 1 or rows < 1:
+        return
+    blank = rng.random() < 0.25
+    i, j = (t.ravel() for t in np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"))
+    points = np.empty((len(i), 4, 3))
+    out = (i + 0.5) / columns * deep
+    points[..., 0] = thing.x + thing.style * np.stack([out - 0.6, out + 0.6, out + 0.6, out - 0.6], axis=1)
+    low = 1.1 + j * 3.3
+    points[..., 1] = np.stack([low, low, low + 1.6, low + 1.6], axis=1)
+    points[..., 2] = z0
+    draw = lamps.random(len(i))
+    if blank:
+        return
+    quads = canvas.project(points)
+    canvas.paint(quads, (52, 60, 68), z0)
+    if canvas.night and (draw < 0.13).any():
+        tone = WINDOW_LIGHT[int(draw[0] * len(WINDOW_LIGHT))]
+        canvas.shine(quads[draw < 0.13], (tone[0] * 0.8, tone[1] * 0.8, tone[2] * 0.8))
+
+
+def _bands(canvas: Canvas, thing: Thing, z0: float, length: float) -> None:
+    """Cornice, storey lines and the joints of the wall: the texture that makes a wall a wall."""
+    tall, c = thing.size[1], thing.color
+    storey = 3.1 + 0.5 * ((thing.phase * 7) % 1)
+    low = np.array([tall - 0.45, *np.arange(3.4, tall - 1.0, storey)])
+    along = np.tile([0.0, 1.0], (len(low), 1))
+    up = np.stack([low, low + np.where(np.arange(len(low)) == 0, 0.45, 0.16)], axis=1)
+    quads = canvas.project(_wall_points(thing.x, z0, length, along, up))
+    k = 1.25 if thing.phase < 0.5 else 0.68
+    canvas.paint(quads, (min(c[0] * k, 240), min(c[1] * k, 240), min(c[2] * k, 240)), z0 + length / 2)
 
 
 def _facade_depth(canvas: Canvas, front: Array, x: float) -> None:
@@ -249,7 +307,7 @@ def _windows(
     if bright.any():
         canvas.paint(quads[bright], (130, 146, 160), z)
     if canvas.night:
-        share_lit = 0.22 * lamps.random() ** 1.5 + 0.02
+        share_lit = 0.34 * lamps.random() ** 1.6 + 0.03
         for k in range(3):
             chosen = keep & (draw > 1 - share_lit * (k + 1) / 3) & (draw <= 1 - share_lit * k / 3)
             if chosen.any():
@@ -270,7 +328,7 @@ def _shop(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, z0: float, length:
     for k in range(count):
         c = NEON[int(rng.integers(len(NEON)))] if rng.random() < 0.6 else thing.color2
         canvas.paint([board[k]], (c[0] * 0.7 + 20, c[1] * 0.7 + 20, c[2] * 0.7 + 20), z)
-        open_now = thing.on and rng.random() < 0.6
+        open_now = thing.on and rng.random() < 0.7
         tone = WINDOW_LIGHT[int(rng.integers(len(WINDOW_LIGHT)))]
         level, neon = float(rng.uniform(0.5, 1.25)), NEON[int(rng.integers(len(NEON)))]
         spot_y, spot_s = float(rng.uniform(2.2, 4.6)), float(rng.uniform(0.1, 0.9))

@@ -33,6 +33,14 @@ TAIL_GLOW: RGB = (1.0, 0.07, 0.03)
 XENON: RGB = (0.92, 0.96, 1.0)
 HALOGEN: RGB = (1.0, 0.86, 0.62)
 
+#: Shapes of tail lamps on the rear of a body, in face coordinates.
+TAIL_SHAPES = (
+    (0.02, 0.2, 0.62, 0.84),
+    (0.02, 0.26, 0.7, 0.86),
+    (0.02, 0.12, 0.55, 0.96),
+    (0.03, 0.15, 0.58, 0.82),
+)
+
 CIRCLE = np.stack([np.cos(np.arange(10) * 0.62832), np.sin(np.arange(10) * 0.62832)], axis=1)
 
 
@@ -40,6 +48,9 @@ CIRCLE = np.stack([np.cos(np.arange(10) * 0.62832), np.sin(np.arange(10) * 0.628
 def rect(s0: float, s1: float, t0: float, t1: float) -> Array:
     """A rectangle in face coordinates: s from left to right, t from bottom to top, both 0..1."""
     return np.array([(s0, t0), (s1, t0), (s1, t1), (s0, t1)], dtype=float)
+
+
+TAILS = tuple([rect(a, b, c, d), rect(1 - b, 1 - a, c, d)] for a, b, c, d in TAIL_SHAPES)
 
 
 class Block:
@@ -202,9 +213,7 @@ def draw_car(canvas: Canvas, thing: Thing) -> None:
     panes = [rect(0.05, 0.46, 0.1, 0.88), rect(0.52, 0.95, 0.1, 0.88)]
     cabin.decal("left", panes, glass)
     cabin.decal("right", panes, glass)
-    tail = [rect(0.02, 0.22, 0.58, 0.9), rect(0.78, 0.98, 0.58, 0.9)]
-    if thing.style in (1, 2):
-        tail = [rect(0.02, 0.14, 0.5, 0.98), rect(0.86, 0.98, 0.5, 0.98)]
+    tail = TAILS[2 if thing.style in (1, 2) and thing.phase < 0.7 else int(thing.phase * 7) % 4]
     head = [rect(0.03, 0.25, 0.55, 0.8), rect(0.75, 0.97, 0.55, 0.8)]
     if not tiny:
         wheels(body, length, waist - 0.2, 0.32, (0.2, 0.8))
@@ -324,7 +333,7 @@ def draw_bus(canvas: Canvas, thing: Thing) -> None:
     body.decal("rear", tail, (150, 26, 24))
     body.decal("front", head, (200, 202, 200))
     if canvas.night:
-        inside = (cabin[0] * 0.75, cabin[1] * 0.75, cabin[2] * 0.75)
+        inside = (cabin[0] * 0.6, cabin[1] * 0.6, cabin[2] * 0.6)
         body.shine("rear", rear_glass, inside if thing.on else (8, 8, 8))
         body.shine("front", front_glass, inside if thing.on else (8, 8, 8))
     if thing.on:

@@ -1,0 +1,5 @@
+"""``python -m nightaug``, also what torchrun starts."""
+
+from nightaug.cli import main
+
+main()

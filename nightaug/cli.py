@@ -1,0 +1,265 @@
+"""The command line: parse, call one function, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from nightaug import __version__
+from nightaug.errors import ConfigError, NightaugError
+
+app = typer.Typer(
+    name="nightaug",
+    help="Labelled day driving images in, labelled night images out. Commands in working order:",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Typer keeps its own copy of click's exceptions; this is their common base, without a private import.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Link(StrEnum):
+    hard = "hard"
+    symbolic = "symbolic"
+    copy = "copy"
+
+
+class ImageFormatName(StrEnum):
+    jpg = "jpg"
+    png = "png"
+    webp = "webp"
+
+
+class DirectionName(StrEnum):
+    day2night = "day2night"
+    night2day = "night2day"
+
+
+class PrecisionName(StrEnum):
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads it at run time)
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. learning_rate=1e-4. Repeatable."),
+]
+ImagesOption = Annotated[Optional[Path], typer.Option("--images", help="Folder of images, if it is not found by itself.")]  # noqa: UP045
+LabelsOption = Annotated[Optional[Path], typer.Option("--labels", help="Label file or folder, likewise.")]  # noqa: UP045
+
+
+def say(text: str) -> None:
+    """A line for the user on standard output."""
+    typer.echo(text)
+
+
+def _words(value: str | None) -> list[str] | None:
+    return [word.strip() for word in value.split(",") if word.strip()] if value else None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"nightaug {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the demo's world, run, images and page.")] = Path("demo"),
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for training the small CycleGAN.")] = 5.0,
+    images: Annotated[int, typer.Option(min=8, help="Day and night scenes for training, each.")] = 200,
+) -> None:
+    """Run the whole job on the built-in sample world, ending in a page with before/after sliders."""
+    from nightaug.experiment.demo import run_demo
+
+    page = run_demo(out, minutes * 60, images, say)
+    say(f"done: open {page}")
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what is installed, which device would be used, and what would fail."""
+    from nightaug.doctor import diagnose
+
+    lines, good = diagnose()
+    for line in lines:
+        say(line)
+    if not good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    source: Annotated[Optional[Path], typer.Argument(help="Dataset whose labels know the time of day.")] = None,  # noqa: UP045
+    *,
+    out: Out,
+    a: Annotated[Optional[Path], typer.Option("--a", help="Folder of day images (with or without labels).")] = None,  # noqa: UP045
+    b: Annotated[Optional[Path], typer.Option("--b", help="Folder of night images.")] = None,  # noqa: UP045
+    images: ImagesOption = None,
+    labels: LabelsOption = None,
+    format: Annotated[Optional[str], typer.Option(help="bdd100k, scalabel, coco, voc or yolo; found by looking otherwise.")] = None,  # noqa: UP045
+    split: Annotated[str, typer.Option(help="train:val:test; an existing validation split becomes test.")] = "6:2:2",
+    weather: Annotated[Optional[str], typer.Option(help="Only these, comma separated.")] = None,  # noqa: UP045
+    scene: Annotated[Optional[str], typer.Option(help="Only these, comma separated.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="At most this many images a domain.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    link: Annotated[Link, typer.Option(help="How images get there; falls through to the next.")] = Link.hard,
+    drop_mistagged: Annotated[bool, typer.Option("--drop-mistagged", help="Leave out images whose brightness contradicts their tag.")] = False,
+    check_brightness: Annotated[bool, typer.Option(help="Compare brightness with the tag (decodes every image).")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what other settings made there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write.")] = False,
+) -> None:
+    """Make the day/night (A/B) folders of a dataset, with labels and counts."""
+    from nightaug.data.domains import prepare as run
+    from nightaug.experiment.tables import prepare_table
+
+    began = time.monotonic()
+    with _steps() as progress:
+        report = run(
+            source, out=out, a=a, b=b, images=images, labels=labels, format=format, split=split,
+            weather=_words(weather), scene=_words(scene), limit=limit, seed=seed, link=link.value,
+            drop_mistagged=drop_mistagged, check_brightness=check_brightness, overwrite=overwrite,
+            dry_run=dry_run, progress=progress,
+        )  # fmt: skip
+    for line in prepare_table(report):
+        say(line)
+    verb = "would prepare" if dry_run else "prepared"
+    say(f"{verb} {report.images:,} images in {out} in {time.monotonic() - began:.1f} s")
+
+
+def _steps() -> Any:
+    """A progress bar over named steps of unknown number."""
+    from nightaug.runs import step_progress
+
+    return step_progress()
+
+
+@app.command("train-translator")
+def train_translator(
+    dataset: Annotated[Path, typer.Argument(help="Prepared dataset: a folder with train/A and train/B.")],
+    out: Annotated[Path, typer.Option("--out", help="Run folder.")],
+    preset: Annotated[Optional[str], typer.Option(help="Settings that ship with nightaug: bdd100k, demo, ...")] = None,  # noqa: UP045
+    config: Annotated[Optional[Path], typer.Option(help="YAML file of settings, over the preset.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Optimiser steps.")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Instead of steps: passes over the larger domain.")] = None,  # noqa: UP045
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings and an estimate, train nothing.")] = False,
+) -> None:
+    """Train a CycleGAN between the day and the night images of a prepared dataset.
+
+    On several GPUs or machines: torchrun --nproc_per_node N -m nightaug train-translator ...
+    """
+    from nightaug.config import load_preset, load_yaml, merge, parse_overrides
+
+    layers: dict[str, Any] = load_preset(preset).get("translator", {}) if preset else {}
+    if config is not None:
+        own = load_yaml(config)
+        layers = merge(layers, own.get("translator", own))
+    saved = out / "config.yaml"
+    if resume and saved.exists():
+        # What the run was started with holds, unless it is said otherwise here.
+        layers = merge(load_yaml(saved), layers)
+    if steps is not None and epochs is not None:
+        raise ConfigError("give --steps or --epochs, not both")
+    overrides = parse_overrides(set_ or [])
+    if steps is not None:
+        overrides["steps"] = steps
+
+    from nightaug.cyclegan.recipe import run_recipe
+
+    result = run_recipe(dataset, out, [layers, overrides], epochs, resume, cpu, dry_run, say)
+    if result is None:
+        return
+    if result.finished:
+        say(f"finished at step {result.step:,}; weights in {out}, samples in {out / 'samples'}")
+        say(f"next: nightaug translate INPUT --translator {out} --out DIR")
+    else:
+        say(f"stopped at step {result.step:,}; continue with: nightaug train-translator {dataset} --out {out} --resume")
+        raise typer.Exit(1)
+
+
+@app.command()
+def translate(
+    input: Annotated[Path, typer.Argument(help="Image, folder of images, or dataset in any format.")],
+    out: Out,
+    translator: Annotated[str, typer.Option(help="'relight', a train-translator run, or a weight file.")] = "relight",
+    direction: Annotated[DirectionName, typer.Option()] = DirectionName.day2night,
+    format: Annotated[Optional[ImageFormatName], typer.Option(help="Image format of the results; as the source otherwise.")] = None,  # noqa: UP045
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    strength: Annotated[float, typer.Option(min=0, max=1, help="relight: 0 is nearly the day, 1 full night.")] = 1.0,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
+    precision: Annotated[PrecisionName, typer.Option(help="Arithmetic of a trained translator.")] = PrecisionName.auto,
+    tile: Annotated[Optional[int], typer.Option(min=0, help="Tile side in pixels; 0 never tiles.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1, ...")] = None,  # noqa: UP045
+    images: ImagesOption = None,
+    labels: LabelsOption = None,
+    label_format: Annotated[Optional[str], typer.Option(help="Format of the labels, if looking is wrong.")] = None,  # noqa: UP045
+    all_times: Annotated[bool, typer.Option("--all-times", help="Also frames tagged with another time of day.")] = False,
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first images.")] = None,  # noqa: UP045
+    workers: Annotated[Optional[int], typer.Option(min=1, help="Threads; all cores otherwise.")] = None,  # noqa: UP045
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
+) -> None:
+    """Make night (or day) versions of images, with their labels beside them. Run again, it goes on."""
+    from nightaug.translate.job import run_job
+
+    result = run_job(
+        input, out, translator=translator, direction=direction.value, format=format.value if format else None,
+        overwrite=overwrite, seed=seed, strength=strength, quality=quality, precision=precision.value, tile=tile,
+        device=device, images=images, labels=labels, label_format=label_format, all_times=all_times, limit=limit,
+        workers=workers, dry_run=dry_run, say=say,
+    )  # fmt: skip
+    if result is not None and (result.stopped or result.failed):
+        raise typer.Exit(1)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; exit code 0: done, 1: done in part, 2: nothing could be done, 130: interrupted."""
+    try:
+        code = app(args=arguments, prog_name="nightaug", standalone_mode=False)
+    except _UsageError as error:
+        message = _one_line(getattr(error, "format_message", lambda: error)())
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "nightaug"
+        if message:  # empty when only help was asked for
+            print(f"error: {message.rstrip('.')}; see {where} --help", file=sys.stderr)
+        sys.exit(2)
+    except NightaugError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except (OSError, MemoryError) as error:
+        print(f"error: {_one_line(error) or type(error).__name__}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""From settings layers to a training run, with an estimate before it starts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nightaug.config import build, dump_yaml
+from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.cyclegan.train import Trainer, TrainResult
+from nightaug.errors import NightaugError
+
+#: A training step costs about this many generator passes (1885 GFLOP against 99 at 256 px).
+PASSES_A_STEP = 19
+
+
+def epoch_steps(epochs: int, images: int, global_batch: int) -> int:
+    """Optimiser steps of ``epochs`` passes over the larger domain of ``images`` images."""
+    return epochs * max(1, math.ceil(images / global_batch))
+
+
+def run_recipe(
+    dataset: Path,
+    out: Path,
+    layers: Sequence[Mapping[str, Any]],
+    epochs: int | None = None,
+    resume: bool = False,
+    cpu: bool = False,
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> TrainResult | None:
+    """Train as the layered settings say; None after a dry run.
+
+    Raises:
+        ConfigError: unknown or wrong settings (all of them in one message), or ``out`` cannot be used.
+        DatasetError: no training images.
+        NightaugError: out of memory, disk full, or a loss became non-finite.
+    """
+    settings = build(TranslatorSettings, *layers)
+    trainer = Trainer(dataset, out, settings, cpu)
+    main = trainer.accelerator.is_main_process
+    if epochs is not None:
+        batch = settings.batch * settings.accumulate * trainer.accelerator.num_processes
+        steps = epoch_steps(epochs, max(map(len, trainer.files)), batch)
+        trainer.settings = settings = build(TranslatorSettings, *layers, {"steps": steps})
+    if main:
+        say(describe(trainer))
+        say(estimate(trainer))
+    if dry_run:
+        if main:
+            say(dump_yaml(settings).rstrip())
+        return None
+    try:
+        return trainer.run(resume)
+    except torch.OutOfMemoryError as error:
+        raise NightaugError(
+            f"out of GPU memory with batch {settings.batch} and crop {settings.crop}: use --set batch=1 and a larger "
+            f"accumulate, or a smaller crop or width; the newest state is kept, --resume continues"
+        ) from error
+    except OSError as error:
+        raise NightaugError(f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues") from error
+    finally:
+        trainer.folder.close()
+
+
+def describe(trainer: Trainer) -> str:
+    """Data and device in one line."""
+    a, b = trainer.files
+    accelerator = trainer.accelerator
+    return (
+        f"{len(a):,} day and {len(b):,} night images on {accelerator.num_processes} x {accelerator.device.type}, "
+        f"precision {accelerator.mixed_precision}, {trainer.settings.steps:,} steps"
+    )
+
+
+@torch.no_grad()
+def estimate(trainer: Trainer) -> str:
+    """Time and disk a run will take, from one timed generator pass."""
+    settings, accelerator = trainer.settings, trainer.accelerator
+    network = accelerator.unwrap_model(trainer.generators).A2B
+    crop = torch.zeros(settings.batch, 3, settings.crop, settings.crop, device=accelerator.device)
+    seconds = []
+    for _ in range(2):  # the first one pays for set-up
+        began = time.monotonic()
+        with accelerator.autocast():
+            network(crop)
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - began)
+    total = seconds[-1] * PASSES_A_STEP * settings.accumulate * settings.steps
+    values = sum(p.numel() for module in (trainer.generators, trainer.discriminators) for p in module.parameters())
+    # Weights, two Adam moments, the average, and the old state until the new one is complete; two weight files.
+    disk = values * 4 * 3.5 * 2 + values * 4 * 2
+    return f"estimate: {_duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
