@@ -28,6 +28,7 @@ DRAWS = 12  # random numbers for each box, always drawn, so that one box does no
 
 _SIDE_ASPECT = 2.0  # width over height from which a car is seen from the side
 _MIN_EVIDENCE_SIDE = 10  # pixels: below this a box has too few pixels to tell front from rear
+_COLORED = 0.5  # a lamp whose weakest colour is below this share is red, amber or green, not white
 _CLEAR_SIDE = 48  # pixels: above this tail lamps are plain to see by day
 _RED_EXCESS = 18.0  # grey levels of red over green and blue: a tail lamp by day
 
@@ -123,7 +124,7 @@ def find_lamps(
                 & (lamp.y < nearer[:, 3])
             )
             if box.category == "traffic light" or not inside.any():
-                lamps.append(lamp._replace(bounds=bounds))
+                lamps.append(_colour_kept(lamp._replace(bounds=bounds), settings.core_limit))
     return lamps
 
 
@@ -267,6 +268,15 @@ def _signal(patch: U8, box: Box, corners: Corners, u: F64, settings: RelightSett
         color
     ]
     return _lamp((x, y), (radius, radius), rgb, _pick(u[5], settings.signal_lamp))
+
+
+def _colour_kept(lamp: Lamp, limit: float) -> Lamp:
+    """Dim a wide coloured lamp that would wash out to white; small ones do so on real sensors too."""
+    if min(lamp.color) > _COLORED:
+        return lamp
+    area = math.pi * lamp.rx * lamp.ry if lamp.shape is None else float(lamp.shape.sum())
+    radius = math.sqrt(max(area, 1e-3) / math.pi)
+    return lamp._replace(power=min(lamp.power, limit * min(max(3.0 / radius, 1.0), 3.0)))
 
 
 def _lamp(at: tuple[float, float], radii: tuple[float, float], color: RGB, power: float) -> Lamp:

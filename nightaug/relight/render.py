@@ -29,7 +29,6 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 _DEFAULTS = RelightSettings()
-_COLORED = 0.5  # a lamp whose weakest colour is below this share is red, amber or green, not white
 
 
 def relight(
@@ -110,7 +109,7 @@ def relight(
             cv2.resize(glow, (width, height), interpolation=cv2.INTER_LINEAR), strength, night, dst=night
         )
         for lamp in lamps:
-            _draw_core(night, lamp, settings.core_limit, strength)
+            _draw_core(night, lamp, strength)
     return expose(night, np.random.Generator(np.random.SFC64(noise_seed)), scene, strength)
 
 
@@ -125,11 +124,9 @@ def _darken_sky(night: F32, alpha: F32, scene: Scene, strength: float) -> None:
     cv2.add(night, cv2.merge([lit * float(c) for c in scene.sky_color]).reshape(h, w, 3), dst=night)
 
 
-def _draw_core(night: F32, lamp: Lamp, limit: float, strength: float) -> None:
+def _draw_core(night: F32, lamp: Lamp, strength: float) -> None:
     """Add the lamp itself, its own shape or a soft ellipse, kept inside its box, in place."""
-    colored = min(lamp.color) < _COLORED
-    power = min(lamp.power, limit) if colored else lamp.power
-    color = np.array(lamp.color, dtype=np.float32) * np.float32(power * strength)
+    color = np.array(lamp.color, dtype=np.float32) * np.float32(lamp.power * strength)
     if lamp.shape is not None:
         left, top = lamp.origin
         rows, columns = lamp.shape.shape

@@ -51,7 +51,7 @@ class Scene:
         second = np.array(s.ambient_colors[int(rng.integers(len(s.ambient_colors)))], dtype=np.float32)
         sky_color = np.array(s.sky_colors[int(rng.integers(len(s.sky_colors)))], dtype=np.float32)
         # Two kinds of lamp in one street: their mix and their light vary slowly over the frame.
-        mix = rng.uniform(0, 1, (4, 6, 1)).astype(np.float32)
+        mix = rng.uniform(0.55, 1, (4, 6, 1)).astype(np.float32)
         field = np.exp(between(s.ambient_patches) * rng.standard_normal((4, 6, 1))).astype(np.float32)
         return Scene(
             median=math.exp(between((math.log(s.median_luma[0]), math.log(s.median_luma[1])))),

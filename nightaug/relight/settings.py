@@ -77,11 +77,11 @@ class RelightSettings:
     brake_chance: float = 0.35  #: chance in [0, 1] that a rear view brakes
     tail_color: RGB = (1.0, 0.05, 0.035)
     reflector: Range = (0.12, 0.5)  #: tail lamps of a parked car, which only reflect
-    signal_lamp: Range = (1.8, 4.5)
-    signal_red: RGB = (1.0, 0.05, 0.03)
+    signal_lamp: Range = (2.5, 7.0)
+    signal_red: RGB = (1.0, 0.08, 0.04)
     signal_yellow: RGB = (1.0, 0.40, 0.03)
     signal_green: RGB = (0.06, 1.0, 0.40)
-    core_limit: float = 2.0  #: linear: core of a coloured lamp is no brighter, or it washes out to white
+    core_limit: float = 2.0  #: linear: a coloured lamp wider than 6 pixels is no brighter, or it turns white
     lit_on_road: float = 0.9  #: chance in [0, 1] that a vehicle in the middle of the frame has its lamps on
     lit_at_side: float = 0.5  #: the same near the left and right edge, where vehicles are parked
     left_hand_traffic: bool = False  #: oncoming vehicles come on the right

@@ -85,7 +85,7 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     sky |= holes & ~protected
     if not sky.any():
         return None
-    # Near the horizon a pale road in haze looks like sky; but sky gets lighter on its way down, roads are darker.
+    # Near the horizon a pale road in haze looks like sky; but sky gets lighter on its way down, not darker.
     higher = sky & (rows < _LOW)
     if higher.any():
         sky &= (rows < _LOW) | (gray > float(np.median(gray[higher])) - _SAME_COLOR)
