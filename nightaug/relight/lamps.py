@@ -30,7 +30,9 @@ _SIDE_ASPECT = 2.0  # width over height from which a car is seen from the side
 _MIN_EVIDENCE_SIDE = 10  # pixels: below this a box has too few pixels to tell front from rear
 _COLORED = 0.5  # a lamp whose weakest colour is below this share is red, amber or green, not white
 _CLEAR_SIDE = 48  # pixels: above this tail lamps are plain to see by day
-_RED_EXCESS = 18.0  # grey levels of red over green and blue: a tail lamp by day
+_RED_EXCESS = 12.0  # grey levels of red over the other two, weighted: a tail lamp by day
+_RED_FULL = 60.0  # grey levels above that: surely a lamp
+_RED_BODY = 0.16  # share of a patch that is red: the vehicle itself is painted so
 
 
 class Lamp(NamedTuple):
@@ -51,14 +53,23 @@ class Lamp(NamedTuple):
     origin: tuple[int, int] = (0, 0)
 
 
+class _Spot(NamedTuple):
+    """A red spot of a vehicle: centre in the patch, its shape, and the patch pixel of the shape's corner."""
+
+    x: float
+    y: float
+    shape: F32
+    origin: tuple[int, int]
+
+
 class _Rear(NamedTuple):
-    """What the pixels say about a rear view: how sure in [0, 1], and the left and right lamp if seen."""
+    """What the pixels say about a rear view: how sure in [0, 1], and its tail lamps (three at most, one is the high brake lamp)."""
 
     score: float
-    lamps: tuple[tuple[float, float, F32, tuple[int, int]] | None, ...]  # x, y, shape, origin, in the patch
+    spots: tuple[_Spot, ...]
 
 
-_NO_REAR = _Rear(0.0, (None, None))
+_NO_REAR = _Rear(0.0, ())
 
 
 def usable(boxes: Sequence[Box], width: int, height: int) -> list[tuple[Box, Corners]]:
@@ -129,34 +140,34 @@ def find_lamps(
 
 
 def _look_for_rear(patch: U8) -> _Rear:
-    """Red at a vehicle's left and right and none between is its tail lamps, and shows their shape."""
+    """Compact red spots on a vehicle that is not red itself are its tail lamps, and show their own shape."""
     h, w = patch.shape[:2]
     pixels = patch.astype(np.float32)
-    excess = pixels[..., 0] - np.maximum(pixels[..., 1], pixels[..., 2])
-    band = np.clip(excess - _RED_EXCESS, 0, 60)
-    band[: int(0.2 * h)] = 0
+    # Red over orange and brown: taxis, bricks and rust have far more green.
+    excess = pixels[..., 0] - np.maximum(1.45 * pixels[..., 1], 1.3 * pixels[..., 2]) - _RED_EXCESS
+    if float((excess > 0).mean()) > _RED_BODY:
+        return _NO_REAR
+    band = np.clip(excess, 0, _RED_FULL)
+    band[: int(0.18 * h)] = 0
     band[int(0.85 * h) :] = 0
-    third = max(int(0.32 * w), 1)
-    found: list[tuple[float, float, F32, tuple[int, int]] | None] = []
-    sums = []
-    for start in (0, w - third):
-        part = band[:, start : start + third]
-        weight = part**2
-        total = float(weight.sum())
-        sums.append(float(part.sum()) / part.size)
-        if total < 60.0**2:
-            found.append(None)
+    _, labels, stats, centres = cv2.connectedComponentsWithStats((band > 0).astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    spots: list[_Spot] = []
+    score = 0.0
+    for k in 1 + np.argsort(-areas, kind="stable")[:4]:
+        x, y, columns, rows, area = (int(v) for v in stats[k])
+        if len(spots) == 3 or not max(0.0015 * h * w, 2) <= area <= 0.06 * h * w:
             continue
-        cx = start + float((weight.sum(axis=0) * np.arange(part.shape[1])).sum()) / total
-        cy = float((weight.sum(axis=1) * np.arange(h)).sum()) / total
-        x1, x2 = max(int(cx - 0.13 * w), 0), min(math.ceil(cx + 0.13 * w) + 1, w)
-        y1, y2 = max(int(cy - 0.17 * h), 0), min(math.ceil(cy + 0.17 * h) + 1, h)
-        shape: F32 = cv2.blur(band[y1:y2, x1:x2] / 60.0, (3, 3)).reshape(y2 - y1, x2 - x1)
-        found.append((cx, cy, shape, (x1, y1)))
-    middle = float(band[:, third : w - third].mean()) if w > 2 * third else 0.0
-    # A red car is red in its middle too; one lamp may be hidden, so the better corner counts most.
-    score = (0.7 * max(sums) + 0.3 * min(sums) - 1.2 * middle) / 2.0
-    return _Rear(float(np.clip(score, 0, 1)), tuple(found))
+        inside = labels[y : y + rows, x : x + columns] == k
+        red = np.where(inside, band[y : y + rows, x : x + columns], 0)
+        peak = float(red.max()) / _RED_FULL
+        if peak < 0.35:
+            continue
+        # The glass is lit as a whole, only its rim fades.
+        shape = np.clip(cv2.blur(np.minimum(red / (0.5 * _RED_FULL), 1), (3, 3)), 0, 1).reshape(rows, columns)
+        spots.append(_Spot(float(centres[k][0]), float(centres[k][1]), shape.astype(np.float32), (x, y)))
+        score += peak
+    return _Rear(min(score, 1.0), tuple(spots))
 
 
 def _vehicle(
@@ -172,45 +183,61 @@ def _vehicle(
     rear = _look_for_rear(patch) if min(w, h) >= _MIN_EVIDENCE_SIDE else _NO_REAR
     # Oncoming traffic keeps to one side; straight ahead and on the near side one sees rears.
     front_chance = 0.7 if box.category == "train" else 0.85 / (1 + math.exp((place - 0.34) * 24)) + 0.02
-    front = u[0] < front_chance * max(1 - 6 * rear.score, 0)
+    front = bool(u[0] < front_chance)
     lit = u[1] < (settings.lit_on_road if 0.25 < place < 0.70 else settings.lit_at_side)
     tall = box.category in ("truck", "bus", "train")
     level = (0.76 if tall else 0.60) + (u[2] - 0.5) * 0.08
     inset = 0.12 + 0.04 * u[3]
     size = (0.028 if tall else 0.04) * min(w, 1.6 * h)
     color = _choose(u[4], settings.headlamp_colors)
-    if w / h > _SIDE_ASPECT and not tall and not any(cut):
-        # From the side a lamp shows as a sliver at one end, or not at all.
-        if not lit or rear.score > 0.1:
-            return []
-        at = (x1 + w * (0.04 if u[5] < 0.5 else 0.96), y1 + h * 0.55)
-        return [_lamp(at, (size * 0.5, size * 0.5), color if front else settings.tail_color, 1.0)]
-    if front:
-        power = _pick(u[5] ** 2, settings.headlamp)
-        ends = [share for share, gone in zip((inset, 1 - inset), cut, strict=True) if not gone]
-        at_level = [(x1 + w * share, y1 + h * level) for share in ends]
-        return [_lamp(at, (size * 1.1, size), color, power) for at in at_level] if lit else []
+    front = front and not rear.spots
     braking = bool(lit and u[6] < settings.brake_chance)
     span = (settings.brake_lamp if braking else settings.tail_lamp) if lit else settings.reflector
-    power = _pick(u[5], span)
-    sure = rear.score > 0.12
-    if rear.score < 0.04 and min(w, h) > _CLEAR_SIDE and u[10] < 0.8:
+    tail = _pick(u[5], span)
+    if rear.spots:
+        return _seen_tails(rear, box, corners, cut=cut, size=size, power=tail, settings=settings)
+    if w / h > _SIDE_ASPECT and not tall and not any(cut):
+        # From the side a lamp shows as a sliver at one end, or not at all.
+        at = (x1 + w * (0.04 if u[5] < 0.5 else 0.96), y1 + h * 0.55)
+        sliver = color if front else settings.tail_color
+        return [_lamp(at, (size * 0.5, size * 0.5), sliver, 1.0)] if lit else []
+    ends = [share for share, gone in zip((inset, 1 - inset), cut, strict=True) if not gone]
+    if front:
+        power = _pick(u[5] ** 2, settings.headlamp)
+        row = y1 + h * level
+        return [_lamp((x1 + w * end, row), (size * 1.1, size), color, power) for end in ends] if lit else []
+    if min(w, h) > _CLEAR_SIDE and u[10] < 0.8:
         return []  # so large, a rear would show its red by day
+    row = y1 + h * (level - (0.0 if tall else 0.08))
+    out = [_lamp((x1 + w * end, row), (size, size * 0.8), settings.tail_color, tail) for end in ends]
+    if braking and not tall and w > 24 and not any(cut) and u[7] < 0.7:
+        out.append(_lamp((x1 + w * 0.5, y1 + h * 0.2), (size, size * 0.3), settings.tail_color, tail * 0.7))
+    return out
+
+
+def _seen_tails(
+    rear: _Rear,
+    box: Box,
+    corners: Corners,
+    *,
+    cut: tuple[bool, bool],
+    size: float,
+    power: float,
+    settings: RelightSettings,
+) -> list[Lamp]:
+    """Tail lamps in the shape the pixels show; a single one at one end has its twin at the other."""
+    x1, y1, x2, _ = corners
+    left, top = int(x1), int(y1)
     out = []
-    other = next((lamp[1] for lamp in rear.lamps if lamp is not None), None) if sure else None
-    for share, gone, lamp in zip((inset * 0.8, 1 - inset * 0.8), cut, rear.lamps, strict=True):
-        if sure and lamp is not None:
-            left, top = int(x1), int(y1)
-            shape_at = (lamp[3][0] + left, lamp[3][1] + top)
-            found = Lamp(left + lamp[0] + 0.5, top + lamp[1] + 0.5, size, size, settings.tail_color, power)
-            out.append(found._replace(shape=lamp[2], origin=shape_at))
-        elif not gone and not sure:
-            row = y1 + h * (level - (0.0 if tall else 0.08))
-            out.append(_lamp((x1 + w * share, row), (size, size * 0.8), settings.tail_color, power))
-        elif not gone and not box.occluded and other is not None:
-            out.append(_lamp((x1 + w * share, y1 + other), (size, size * 0.8), settings.tail_color, power))
-    if braking and not tall and w > 24 and not any(cut) and sure and u[7] < 0.7:
-        out.append(_lamp((x1 + w * 0.5, y1 + h * 0.2), (size, size * 0.3), settings.tail_color, power * 0.7))
+    for spot in rear.spots:
+        at = (spot.origin[0] + left, spot.origin[1] + top)
+        lamp = Lamp(left + spot.x + 0.5, top + spot.y + 0.5, size, size, settings.tail_color, power)
+        out.append(lamp._replace(shape=spot.shape, origin=at))
+    share = (out[0].x - x1) / (x2 - x1)
+    at_end = share < 0.25 or share > 0.75
+    if len(out) == 1 and at_end and not box.occluded and not any(cut) and x2 - x1 < 1.5 * (corners[3] - y1):
+        twin = (x1 + x2 - out[0].x, out[0].y)
+        out.append(_lamp(twin, (size, size * 0.8), settings.tail_color, power))
     return out
 
 
