@@ -2,10 +2,11 @@
 
 A companion of image ``x.jpg`` is
 
-- a file beside it named ``x_WORD.*`` or ``x.WORD.*``, WORD one of ``mask``, ``lane``, ``drivable``, ``depth`` ... (``x_mask.png``,
-  ``x.lane.json``); it goes to ``{split}/{domain}_extra/beside/``;
-- a file ``x.*`` or ``x_WORD.*`` in a folder of such things anywhere in the dataset (``labels/lane/masks/train/x.png``,
-  ``masks/x.png``); it goes to ``{split}/{domain}_extra/lane_masks/``: the folder's name without the words of split and labels.
+- a file beside it named ``x_WORD.*`` or ``x.WORD.*``, WORD one of ``mask``, ``lane``, ``drivable``, ``depth`` ...
+  (``x_mask.png``, ``x.lane.json``); it goes to ``{split}/{domain}_extra/beside/``;
+- a file ``x.*`` or ``x_WORD.*`` in a folder of such things anywhere in the dataset
+  (``labels/lane/masks/train/x.png``, ``masks/x.png``); it goes to ``{split}/{domain}_extra/lane_masks/``: the
+  folder's name from ``lane`` on, without the word of the split.
 
 Names are kept, or follow the image's where that was renamed.
 """
@@ -17,17 +18,21 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from nightaug.data.formats.discover import split_word
+from nightaug.data.formats.tree import split_word
 from nightaug.data.frames import Frame
 
+# fmt: off
 _WORDS = (
-    "mask masks lane lanes drivable depth seg semseg sem_seg segmentation semantic instance instances panoptic "
-    "label_ids labelids train_id train_ids color colour drivable_id drivable_color insseg flow"
-).split()
-_FOLDERS = frozenset(
-    "lane lanes drivable sem_seg semseg ins_seg insseg pan_seg panoptic mask masks bitmasks colormaps polygons rles depth "
-    "segmentation SegmentationClass SegmentationObject flow".split()
+    "mask", "masks", "lane", "lanes", "drivable", "depth", "seg", "semseg", "sem_seg", "segmentation", "semantic",
+    "instance", "instances", "insseg", "panoptic", "label_ids", "labelids", "train_id", "train_ids", "color", "colour",
+    "drivable_id", "drivable_color", "flow",
 )
+_FOLDERS = frozenset({
+    "lane", "lanes", "drivable", "sem_seg", "semseg", "ins_seg", "insseg", "pan_seg", "panoptic", "mask", "masks",
+    "bitmasks", "colormaps", "polygons", "rles", "depth", "segmentation", "SegmentationClass", "SegmentationObject",
+    "flow",
+})
+# fmt: on
 _SUFFIX = re.compile(r"[_.](?:" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r")$", re.IGNORECASE)
 _LABEL_SUFFIXES = frozenset({".txt", ".xml"})
 _MAX_FILES = 2_000_000
@@ -85,7 +90,8 @@ class Companions:
         if parallel:
             # Stems that repeat in every video (SHIFT) must lie in a folder of the video's name.
             if frame.video is not None:
-                parallel = [p for p in parallel if frame.video in p[0].parts] or (parallel if len(parallel) == 1 else [])
+                own = [found for found in parallel if frame.video in found[0].parts]
+                parallel = own or parallel[: len(parallel) == 1]
             found += [(file, kind, file.name[len(stem) :]) for file, kind in parallel if file != frame.path]
         folder = str(frame.path.parent)
         if folder not in self._beside:

@@ -8,24 +8,23 @@ at each image once, cut boxes to the image, write. Nothing that is left out is l
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nightaug.data.checks import Limits, Look, brightness_limits, look_at_all
-from nightaug.data.classes import DAY, NIGHT
-from nightaug.data.companions import Companions
-from nightaug.data.formats import Dataset, Problem, Problems, open_dataset
+from nightaug.data.collect import Intake, check_apart, find_sources
+from nightaug.data.formats import Problem, Problems, open_dataset
+from nightaug.data.formats.discover import DOMAINS, SPLITS
 from nightaug.data.frames import Frame
 from nightaug.data.links import LinkMode
 from nightaug.data.prepared import Item, claim, load_looks, saving_looks, write_folder
-from nightaug.data.splits import SPLITS, assign, find_drives, parse_split, sample, shares
-from nightaug.errors import ConfigError, DatasetError
+from nightaug.data.splits import assign, find_drives, parse_split
+from nightaug.errors import ConfigError
 
 Progress = Callable[[str, int, int], None]
-DOMAIN_OF = {DAY: "A", NIGHT: "B"}
 #: A box of which the image shows less than this many pixels in width or height is dropped; one that lies inside
 #: stays, however small.
 MIN_VISIBLE = 1.0
@@ -102,7 +101,8 @@ def prepare(
         a, b: a folder of day and one of night images (or datasets in any format); their tags are not asked.
         images, labels, format: say what ``source`` does not show by itself.
         split: train:val:test. A dataset's own validation split becomes test and val is cut from train in the
-            proportion train:val; with an own test split, the own splits stay; otherwise all three are cut. Always whole drives.
+            proportion train:val; with an own test split, the own splits stay; otherwise all three are cut.
+            Always whole drives.
         weather, scene: keep only frames with one of these words.
         limit: at most this many images a domain, whole drives while they fit, spread over the own splits in proportion.
         link: how images get into ``out``, falling through hard, symbolic, copy.
@@ -120,10 +120,10 @@ def prepare(
         raise ConfigError(f"--limit {limit}: expected at least 1")
     if link not in ("hard", "symbolic", "copy"):
         raise ConfigError(f"--link {link}: expected hard, symbolic or copy")
-    sources = _sources(source, a, b, images, labels)
+    sources = find_sources(source, a, b, images, labels)
     out = Path(out)
     for path, _ in sources:
-        _check_apart(path, out)
+        check_apart(path, out)
     settings: dict[str, Any] = {
         "sources": [[str(path.resolve()), domain] for path, domain in sources],
         "images": None if images is None else str(Path(images).resolve()),
@@ -145,47 +145,28 @@ def prepare(
         if progress is not None:
             progress(name, done, total)
 
-    problems = Problems()
-    excluded: Counter[str] = Counter()
-    items: list[Item] = []
+    intake = Intake(_words(weather), _words(scene))
     classes: dict[str, None] = {}
-    companions = Companions()
-    frames_read = 0
     for number, (path, domain) in enumerate(sources):
         step("read labels", number, len(sources))
         dataset = open_dataset(path, images, labels, format)
-        problems.extend(dataset.problems)
         classes.update(dict.fromkeys(dataset.classes))
-        companions.add_dataset(Path(images) if images is not None else path)
-        found, read = _collect(dataset, domain, companions, weather, scene, excluded, problems)
-        items += found
-        frames_read += read
+        intake.companions.add_dataset(Path(images) if images is not None else path)
+        intake.add(dataset, domain)
     step("read labels", len(sources), len(sources))
-    items = _without_duplicates(items, excluded, problems)
-    for item, drive in zip(items, find_drives([item.frame for item in items]), strict=True):
+    where = " and ".join(str(path) for path, _ in sources)
+    intake.drop_duplicates()
+    intake.require_items(where)
+    for item, drive in zip(intake.items, find_drives([item.frame for item in intake.items]), strict=True):
         item.drive = drive
-    if not items:
-        raise DatasetError(_nothing(sources, frames_read, excluded))
-    items = _limited(items, limit, seed, excluded)
-    splits, moved = assign(
-        [item.drive for item in items], [item.domain for item in items], [item.given for item in items], fractions, seed
-    )
-    for item, name in zip(items, splits, strict=True):
-        item.split = name
-    for i in moved:
-        kind = "moved to the split its drive is tested in"
-        problems.add(kind, items[i].frame.name, f"drive {items[i].drive}, was {items[i].given}")
-
-    _look(items, None if dry_run else out, check_brightness, step)
-    items = _readable(items, excluded, problems)
-    limits = None
-    if check_brightness:
-        limits = _check_tags(items, problems)
-        if drop_mistagged:
-            excluded["brightness contradicts the tag, dropped"] += sum(item.mistagged for item in items)
-            items = [item for item in items if not item.mistagged]
-    if not items:
-        raise DatasetError(_nothing(sources, frames_read, excluded))
+    if limit is not None:
+        intake.limit(limit, seed)
+    _assign_splits(intake, fractions, seed)
+    _look(intake.items, None if dry_run else out, check_brightness, step)
+    _keep_readable(intake)
+    limits = _check_tags(intake, drop_mistagged) if check_brightness else None
+    intake.require_items(where)
+    items, problems = intake.items, intake.problems
     for item in items:
         _fit_boxes(item.frame, problems)
     names = tuple(classes)
@@ -194,9 +175,9 @@ def prepare(
     report = PrepareReport(
         out=out,
         classes=names,
-        frames_read=frames_read,
+        frames_read=intake.read,
         counts=_count(items),
-        excluded={key: number for key, number in sorted(excluded.items()) if number},
+        excluded={key: number for key, number in sorted(intake.excluded.items()) if number},
         problems=problems.listed,
         problem_counts=dict(sorted(problems.counts.items())),
         drives={name: len({i.drive for i in items if i.split == name}) for name in SPLITS},
@@ -208,124 +189,38 @@ def prepare(
             "counts": report.counts,
             "excluded": report.excluded,
             "problems": report.problem_counts,
-            "frames_read": frames_read,
+            "frames_read": intake.read,
             "drives": report.drives,
             "brightness_limits": None if limits is None or limits.basis == "none" else limits._asdict(),
             "classes": names,
             "settings": settings,
         }
-        report.links = write_folder(out, items, names, link, companions, summary, report.problems, step)
+        report.links = write_folder(
+            out,
+            items,
+            names,
+            link,
+            companions=intake.companions,
+            summary=summary,
+            problems=report.problems,
+            step=step,
+        )
     return report
 
 
-def _sources(
-    source: str | Path | None, a: object, b: object, images: object, labels: object
-) -> list[tuple[Path, str | None]]:
-    if source is not None:
-        if a is not None or b is not None:
-            raise ConfigError("give either a dataset or --a and --b, not both")
-        return [(Path(source), None)]
-    if a is not None and b is not None:
-        if images is not None or labels is not None:
-            raise ConfigError("--images and --labels go with a dataset, not with --a and --b")
-        return [(Path(str(a)), "A"), (Path(str(b)), "B")]
-    if a is None and b is None and (images is not None or labels is not None):
-        return [(Path(str(images if images is not None else labels)), None)]
-    raise ConfigError("nothing to prepare: give a dataset, or a day folder with --a and a night folder with --b")
+def _words(words: Sequence[str] | None) -> frozenset[str] | None:
+    return frozenset(word.strip().lower() for word in words) if words else None
 
 
-def _check_apart(source: Path, out: Path) -> None:
-    there, here = os.path.realpath(out), os.path.realpath(source)
-    if os.path.commonpath([there, here]) in (there, here) and os.path.isdir(here):
-        raise DatasetError(f"--out {out} and the source {source} lie in each other; choose a folder outside")
-
-
-def _nothing(sources: list[tuple[Path, str | None]], read: int, excluded: Counter[str]) -> str:
-    reasons = ", ".join(f"{number} {reason}" for reason, number in excluded.most_common(4))
-    where = " and ".join(str(path) for path, _ in sources)
-    if not excluded:
-        return f"{where}: no frames found"
-    hint = ""
-    if excluded["time of day undefined"] * 2 > read:
-        hint = "; if its labels do not know the time of day, give a day and a night folder with --a and --b"
-    elif excluded["missing image"] * 2 > read:
-        hint = "; say where the images are with --images"
-    return f"{where}: none of {read} frames can be used ({reasons}){hint}"
-
-
-def _collect(
-    dataset: Dataset,
-    domain: str | None,
-    companions: Companions,
-    weather: Sequence[str] | None,
-    scene: Sequence[str] | None,
-    excluded: Counter[str],
-    problems: Problems,
-) -> tuple[list[Item], int]:
-    """Frames of one dataset that belong in a domain; the second value counts all that were there."""
-    items: list[Item] = []
-    read = 0
-    wanted = [({w.lower() for w in words}, key) for words, key in ((weather, "weather"), (scene, "scene")) if words]
-    for part in dataset.parts:
-        labels = part.labels
-        labelled = part.source is not None
-        pairs = [(f, labelled and (f.extra or {}).get("labelled") is not False) for f in labels.frames]
-        pairs += [(Frame(name, path=part.images / name), False) for name in labels.unlabelled]
-        stems = {os.path.splitext(f.name)[0] for f, _ in pairs}
-        for frame, has_labels in pairs:
-            if not has_labels and companions.is_companion(frame.name, stems):
-                continue
-            read += 1
-            where = domain or part.domain or DOMAIN_OF.get(frame.timeofday or "")
-            if where is None:
-                reason = "dawn or dusk" if frame.timeofday else "time of day undefined"
-                if not has_labels and labelled:
-                    reason = "image without labels, time of day unknown"
-                excluded[reason] += 1
-                continue
-            frame.timeofday = DAY if where == "A" else NIGHT
-            off = next((key for words, key in wanted if (getattr(frame, key) or "undefined").lower() not in words), None)
-            if off is not None:
-                excluded[f"{off} not asked for"] += 1
-                continue
-            if frame.path is None:
-                excluded["missing image"] += 1
-                problems.add("missing image", frame.name, f"labelled in {part.source}, not found in {part.images}")
-                continue
-            items.append(Item(frame, where, part.split, has_labels))
-    return items, read
-
-
-def _without_duplicates(items: list[Item], excluded: Counter[str], problems: Problems) -> list[Item]:
-    """One frame an image, and one image a name within a domain's drive; the first labelled one stays."""
-    kept: dict[object, Item] = {}
-    for item in items:
-        video = item.frame.video
-        key = (item.domain, video, item.frame.name) if item.given != "all" or video else str(item.frame.path)
-        if key not in kept and str(item.frame.path) not in kept:
-            kept[key] = kept[str(item.frame.path)] = item
-            continue
-        first = kept[key] if key in kept else kept[str(item.frame.path)]
-        excluded["duplicate name"] += 1
-        problems.add("duplicate name", item.frame.name, f"{item.given}/{item.domain}, first in {first.given}/{first.domain}")
-    return list({id(item): item for item in kept.values()}.values())
-
-
-def _limited(items: list[Item], limit: int | None, seed: int, excluded: Counter[str]) -> list[Item]:
-    if limit is None:
-        return items
-    chosen: set[int] = set()
-    for domain in ("A", "B"):
-        groups: dict[str, list[int]] = defaultdict(list)
-        for i, item in enumerate(items):
-            if item.domain == domain:
-                groups[item.given].append(i)
-        for given, number in shares({key: len(group) for key, group in groups.items()}, limit).items():
-            group = groups[given]
-            picked = sample([items[i].drive for i in group], [items[i].frame.name for i in group], number, seed)
-            chosen.update(group[i] for i in picked)
-    excluded["over the limit"] += len(items) - len(chosen)
-    return [item for i, item in enumerate(items) if i in chosen]
+def _assign_splits(intake: Intake, fractions: tuple[float, float, float], seed: int) -> None:
+    items = intake.items
+    drives, domains, given = [i.drive for i in items], [i.domain for i in items], [i.given for i in items]
+    splits, moved = assign(drives, domains, given, fractions, seed)
+    for item, name in zip(items, splits, strict=True):
+        item.split = name
+    for i in moved:
+        kind = "moved to the split its drive is tested in"
+        intake.problems.add(kind, items[i].frame.name, f"drive {items[i].drive}, was {items[i].given}")
 
 
 def _look(items: list[Item], out: Path | None, brightness: bool, step: Progress) -> None:
@@ -349,44 +244,46 @@ def _look(items: list[Item], out: Path | None, brightness: bool, step: Progress)
         item.look = found
 
 
-def _readable(items: list[Item], excluded: Counter[str], problems: Problems) -> list[Item]:
+def _keep_readable(intake: Intake) -> None:
     kept: list[Item] = []
-    for item in items:
+    for item in intake.items:
         frame, found = item.frame, item.look
         if found.error:
-            excluded["unreadable image"] += 1
-            problems.add("unreadable image", frame.name, found.error)
+            intake.excluded["unreadable image"] += 1
+            intake.problems.add("unreadable image", frame.name, found.error)
             continue
         if frame.width is not None and (frame.width, frame.height) != (found.width, found.height):
             detail = f"labels say {frame.width}x{frame.height}, the image has {found.width}x{found.height}"
-            problems.add("size in the labels is wrong", frame.name, detail)
+            intake.problems.add("size in the labels is wrong", frame.name, detail)
         frame.width, frame.height = found.width, found.height
         kept.append(item)
-    return kept
+    intake.items = kept
 
 
-def _check_tags(items: list[Item], problems: Problems) -> Limits:
+def _check_tags(intake: Intake, drop: bool) -> Limits:
     """Mark and list the items whose upper third is too bright for a night or too dark for a day."""
     groups: dict[str, list[float]] = {"A": [], "B": []}
-    for item in items:
+    for item in intake.items:
         if item.look.luma_top is not None:
             groups[item.domain].append(item.look.luma_top)
     limits = brightness_limits(groups["A"], groups["B"])
     if limits.basis == "none":
         detail = "the medians of the upper third's brightness are no further apart; were the folders swapped?"
-        problems.add("day and night do not differ in brightness", "all images", detail)
-    for item in items:
+        intake.problems.add("day and night do not differ in brightness", "all images", detail)
+    for item in intake.items:
         luma = item.look.luma_top
         if luma is None:
             continue
-        if item.domain == "B" and luma > limits.night:
-            item.mistagged = True
-            detail = f"upper third {luma:.0f}, limit {limits.night:.0f} ({limits.basis})"
-            problems.add("tagged night, bright as day", item.frame.name, detail)
-        elif item.domain == "A" and luma < limits.day:
-            item.mistagged = True
-            detail = f"upper third {luma:.0f}, limit {limits.day:.0f} ({limits.basis})"
-            problems.add("tagged day, dark as night", item.frame.name, detail)
+        if item.domain == "B":
+            kind, limit, item.mistagged = "tagged night, bright as day", limits.night, luma > limits.night
+        else:
+            kind, limit, item.mistagged = "tagged day, dark as night", limits.day, luma < limits.day
+        if item.mistagged:
+            detail = f"upper third {luma:.0f}, limit {limit:.0f} ({limits.basis})"
+            intake.problems.add(kind, item.frame.name, detail)
+    if drop:
+        intake.excluded["brightness contradicts the tag"] += sum(item.mistagged for item in intake.items)
+        intake.items = [item for item in intake.items if not item.mistagged]
     return limits
 
 
@@ -412,7 +309,7 @@ def _fit_boxes(frame: Frame, problems: Problems) -> None:
 
 def _count(items: list[Item]) -> dict[str, dict[str, dict[str, Any]]]:
     counts: dict[str, dict[str, dict[str, Any]]] = {
-        split: {d: {"images": 0, "labelled": 0, "boxes": 0, "classes": Counter()} for d in ("A", "B")} for split in SPLITS
+        split: {d: {"images": 0, "labelled": 0, "boxes": 0, "classes": Counter()} for d in DOMAINS} for split in SPLITS
     }
     for item in items:
         cell = counts[item.split][item.domain]

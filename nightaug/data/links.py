@@ -67,10 +67,8 @@ class Linker:
             self.used["hard"] += self.mode == "hard"
             return self.mode == "hard"
         same = there.st_size == state.st_size and int(there.st_mtime) == int(state.st_mtime)
-        if same and self.mode == "copy":
-            self.used["copy"] += 1
-            return True
-        return False
+        self.used["copy"] += same and self.mode == "copy"
+        return same and self.mode == "copy"
 
     def _try(self, mode: LinkMode, real: str, state: os.stat_result, target: Path) -> bool:
         temporary = f"{target.parent}/.{target.name[:80]}.{os.getpid()}.tmp"

@@ -35,6 +35,7 @@ from nightaug.data.checks import Look
 from nightaug.data.companions import Companions
 from nightaug.data.formats import coco, yolo
 from nightaug.data.formats.base import Problem
+from nightaug.data.formats.discover import DOMAINS, SPLITS
 from nightaug.data.frames import Frame
 from nightaug.data.links import Linker, LinkMode
 from nightaug.errors import DatasetError
@@ -42,8 +43,9 @@ from nightaug.images import IMAGE_SUFFIXES, atomic_write_bytes, atomic_write_tex
 
 STATE = "prepare.json"
 LOOKS = ".looks.jsonl"
-_LISTS = tuple(f"{split}_{domain}.txt" for split in ("train", "val", "test") for domain in ("A", "B"))
-_OURS = (*_LISTS, "train", "val", "test", "annotations", "dataset.yaml", "manifest.jsonl", "counts.json", "problems.jsonl", STATE)
+_LISTS = tuple(f"{split}_{domain}.txt" for split in SPLITS for domain in DOMAINS)
+_FILES = ("dataset.yaml", "manifest.jsonl", "counts.json", "problems.jsonl")
+_OURS = ("train", "val", "test", "annotations", *_LISTS, *_FILES, STATE, LOOKS)
 
 
 @dataclass
@@ -71,36 +73,39 @@ class Item:
 def claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Make ``out`` ours: new or empty, or made by prepare with the same settings.
 
+    ``overwrite`` takes away what prepare itself would write there, never a stranger's other files.
+
     Raises:
         DatasetError: it holds something else and ``overwrite`` is not given, or cannot be written.
     """
-    state = out / STATE
+    remedy = "choose another --out, or --overwrite"
     try:
         if out.is_dir() and any(out.iterdir()):
-            try:
-                before = json.loads(state.read_bytes())["settings"]
-            except (OSError, ValueError, KeyError, TypeError):
-                before = None
-            if before is None and not overwrite:
-                raise DatasetError(f"{out} is not empty and was not made by prepare; choose another --out, or --overwrite")
-            if before is None:
-                # Overwriting takes only what prepare itself would write, never a stranger's other files.
-                _remove(out)
-            elif before != settings:
+            before = _settings_before(out)
+            if before != settings:
+                if not overwrite and before is None:
+                    raise DatasetError(f"{out} is not empty and was not made by prepare; {remedy}")
                 if not overwrite:
-                    changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-                    raise DatasetError(
-                        f"{out} was prepared with other settings ({', '.join(changed)}); choose another --out, or --overwrite"
-                    )
+                    was = before or {}
+                    changed = sorted(key for key in {*was, *settings} if was.get(key) != settings.get(key))
+                    raise DatasetError(f"{out} was prepared with other settings ({', '.join(changed)}); {remedy}")
                 _remove(out)
         out.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(state, json.dumps({"complete": False, "settings": settings}, indent=1))
+        atomic_write_text(out / STATE, json.dumps({"complete": False, "settings": settings}, indent=1))
     except OSError as error:
         raise DatasetError(f"{out}: cannot be written ({error.strerror})") from error
 
 
+def _settings_before(out: Path) -> dict[str, Any] | None:
+    try:
+        settings = json.loads((out / STATE).read_bytes())["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return settings if isinstance(settings, dict) else None
+
+
 def _remove(out: Path) -> None:
-    for name in (*_OURS, LOOKS):
+    for name in _OURS:
         path = out / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -218,6 +223,7 @@ def write_folder(
     items: Sequence[Item],
     classes: tuple[str, ...],
     link: LinkMode,
+    *,
     companions: Companions,
     summary: dict[str, Any],
     problems: Sequence[Problem],
@@ -235,11 +241,11 @@ def write_folder(
     if renamed:
         summary["problems"] = {**summary["problems"], "renamed, the name was taken": renamed}
     linker = Linker(link)
-    groups: dict[tuple[str, str], list[Item]] = {(s, d): [] for s in ("train", "val", "test") for d in ("A", "B")}
+    groups: dict[tuple[str, str], list[Item]] = {(s, d): [] for s in SPLITS for d in DOMAINS}
     for item in items:
         groups[item.split, item.domain].append(item)
     try:
-        stale = _write_images(out, groups, linker, classes, companions, step, len(items))
+        stale = _write_images(out, groups, linker, classes, companions=companions, step=step, total=len(items))
         lists: dict[tuple[str, str], str] = {}
         for (split, domain), group in groups.items():
             step("write annotations", len(lists), len(groups))
@@ -265,6 +271,7 @@ def _write_images(
     groups: dict[tuple[str, str], list[Item]],
     linker: Linker,
     classes: tuple[str, ...],
+    *,
     companions: Companions,
     step: Callable[[str, int, int], None],
     total: int,
@@ -369,7 +376,7 @@ def _yolo_list(out: Path, split: str, domain: str, group: Sequence[Item]) -> str
 
 def _yolo_yaml(lists: dict[tuple[str, str], str], classes: tuple[str, ...]) -> str:
     value: dict[str, Any] = {
-        split: [lists[split, domain] for domain in ("A", "B") if lists[split, domain]] for split in ("train", "val", "test")
+        split: [lists[split, domain] for domain in DOMAINS if lists[split, domain]] for split in SPLITS
     }
     value["names"] = dict(enumerate(classes))
     note = "# Made by nightaug prepare. A is day, B is night; train on one by naming only that folder.\n"

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from nightaug.data.frames import Frame
 from nightaug.errors import ConfigError
 
-SPLITS = ("train", "val", "test")
-
 # BDD100K: ride-clip, eight hexadecimal digits each; tracking sets add a frame number.
 _BDD = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(?:[-_.].*)?", re.IGNORECASE)
 _NUMBERED = re.compile(r"(.*?)[_\-]?\d+")

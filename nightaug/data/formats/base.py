@@ -98,19 +98,20 @@ def safe_name(name: str) -> tuple[str, str]:
         return name, ""
     if _URL.match(name):
         name = name.split("?", 1)[0].split("#", 1)[0].rstrip("/").rsplit("/", 1)[-1]
+    reason = ""
     if any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in name):
         return "", "control characters in the name"
     name = name.replace("\\", "/")
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
-        return "", "absolute path"
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        return "", "the name leaves the data root ('..')"
-    if not parts:
-        return "", "empty name"
-    if any(len(part.encode("utf-8")) > 255 for part in parts) or len(name) > 2000:
-        return "", "name too long for a file"
-    return "/".join(parts), ""
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        reason = "absolute path"
+    elif ".." in parts:
+        reason = "the name leaves the data root ('..')"
+    elif not parts:
+        reason = "empty name"
+    elif len(name) > 2000 or any(len(part.encode("utf-8")) > 255 for part in parts):
+        reason = "name too long for a file"
+    return ("", reason) if reason else ("/".join(parts), "")
 
 
 def shown(name: object, limit: int = 120) -> str:
@@ -129,7 +130,7 @@ def plausible(x1: float, y1: float, x2: float, y2: float) -> bool:
 def why_implausible(x1: float, y1: float, x2: float, y2: float) -> str:
     """The kind of problem that :func:`plausible` refused a box for."""
     values = (x1, y1, x2, y2)
-    if any(v != v or abs(v) >= MAX_COORDINATE for v in values):
+    if not all(abs(v) < MAX_COORDINATE for v in values):
         return "box with NaN, infinite or absurd coordinates"
     return "box without area or inverted"
 
@@ -151,11 +152,21 @@ def class_map(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     return tuple(own), own
 
 
+def refused_link(path: str, real_root: str) -> str:
+    """Why a linked folder is not followed; empty where its target is read anyway, being inside the root itself.
+
+    Not following any linked folder is what keeps loops and ways out of the data root harmless.
+    """
+    target = os.path.realpath(path)
+    if os.path.commonpath([target, real_root]) != real_root:
+        return "leads out of the data root; name the folder itself if you trust it"
+    return "a loop" if os.path.commonpath([os.path.abspath(path), target]) == target else ""
+
+
 class ImageIndex:
     """All image files under a folder, found once; lookups never touch the file system.
 
-    Symbolic links to image files are followed (a prepared dataset may consist of them). Linked folders are
-    followed only inside the root and never twice; others are refused and counted.
+    Symbolic links to image files are followed (a prepared dataset may consist of them), linked folders are not.
 
     Args:
         root: folder of images.
@@ -173,14 +184,14 @@ class ImageIndex:
         self._by_stem: dict[str, list[str]] | None = None
         if not root.is_dir():
             raise DatasetError(f"{root}: no such folder of images")
-        self._real_root = os.path.realpath(root)
         try:
-            self._walk(str(root), "", {self._real_root})
+            self._walk()
         except OSError as error:
             raise DatasetError(f"{root}: cannot be listed ({error.strerror})") from error
 
-    def _walk(self, folder: str, prefix: str, seen: set[str]) -> None:
-        pending = [(folder, prefix)]
+    def _walk(self) -> None:
+        real_root = os.path.realpath(self.root)
+        pending = [(str(self.root), "")]
         while pending:
             folder, prefix = pending.pop()
             with os.scandir(folder) as entries:
@@ -189,27 +200,15 @@ class ImageIndex:
                 name = prefix + entry.name
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
-                if entry.is_symlink():
-                    target = os.path.realpath(entry.path)
-                    if os.path.isdir(target):
-                        if target in seen:
-                            self.problems.add("linked folder skipped", name, "already seen (a loop)")
-                        elif os.path.commonpath([target, self._real_root]) != self._real_root:
-                            self.problems.add("linked folder skipped", name, "leads out of the data root")
-                        else:
-                            seen.add(target)
-                            pending.append((entry.path, name + "/"))
+                if entry.is_dir():
+                    if not entry.is_symlink():
+                        pending.append((entry.path, name + "/"))
+                    elif reason := refused_link(entry.path, real_root):
+                        self.problems.add("linked folder skipped", name, reason)
+                elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                    if entry.is_symlink() and not _leads_to_image(entry.path):
+                        self.problems.add("broken link skipped", name, "does not lead to an image file")
                         continue
-                    if os.path.splitext(target)[1].lower() not in IMAGE_SUFFIXES or not os.path.isfile(target):
-                        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                            self.problems.add("broken link skipped", name, "does not lead to an image file")
-                        continue
-                elif entry.is_dir():
-                    # Registered by its real path, so that a link to it elsewhere is not read a second time.
-                    seen.add(os.path.realpath(entry.path))
-                    pending.append((entry.path, name + "/"))
-                    continue
-                if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                     self.names[name] = None
 
     def __len__(self) -> int:
@@ -245,6 +244,11 @@ class ImageIndex:
         if len(found) > 1 and "/" in name:
             found = [known for known in found if known.endswith("/" + name)] or found
         return found[0] if len(found) == 1 else None
+
+
+def _leads_to_image(path: str) -> bool:
+    target = os.path.realpath(path)
+    return os.path.splitext(target)[1].lower() in IMAGE_SUFFIXES and os.path.isfile(target)
 
 
 def resolve(labels: LabelSet, index: ImageIndex) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from nightaug.data.formats.base import ImageIndex, LabelSet, Problems, ordered_classes, read_bytes, shown
+from nightaug.data.formats.detect import json_layout
 from nightaug.data.formats.frame_json import FrameStream, loads, no_gc
 from nightaug.data.formats.raw_frames import FrameConverter, RawFrame, RawLabel
 from nightaug.data.formats.scalabel import frame_attributes, frame_item, label_item, note_unknown, write_json
@@ -101,10 +102,7 @@ def iterate(path: Path, problems: Problems | None = None) -> Iterator[Frame]:
 
 def is_list(path: Path) -> bool:
     """True for one list of all images, which can be read as a stream."""
-    from nightaug.data.formats.detect import outline
-
-    shape = outline(path)
-    return "[].labels" in shape or "[].name" in shape or not shape & {"[].category", "frames", "name", "[].box2d"}
+    return json_layout(path) in ("list", "frames", "")
 
 
 def _read_one(path: Path, stem: str, converter: FrameConverter) -> tuple[str, list[Frame]]:
@@ -113,7 +111,8 @@ def _read_one(path: Path, stem: str, converter: FrameConverter) -> tuple[str, li
         if data.lstrip()[:1] == b"{":
             item = _PER_IMAGE.decode(data)
             if len(item.frames) > 1:
-                converter.problems.add("further frames of one image skipped", shown(path.name), str(len(item.frames) - 1))
+                kind = "further frames of one image skipped"
+                converter.problems.add(kind, shown(path.name), str(len(item.frames) - 1))
             first = item.frames[0] if item.frames else _ObjectFrame()
             raw = RawFrame(image_name(item.name or stem), first.objects, item.attributes, timestamp=first.timestamp)
             return "per-image", converter.typed([raw])

@@ -160,7 +160,7 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
 def _loose(value: Any, path: Path, problems: Problems) -> _Document:
     """What of a plain JSON value is sound, entry by entry."""
     if not isinstance(value, dict) or not isinstance(value.get("images"), list):
-        raise DatasetError(f"{path}: expected a COCO object with a list \"images\"; name the right file or pass --format")
+        raise DatasetError(f'{path}: expected a COCO object with a list "images"; name the right file or pass --format')
     document = _Document([])
     kinds: tuple[tuple[str, type[Any], list[Any]], ...] = (
         ("images", _Image, document.images),

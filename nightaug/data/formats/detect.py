@@ -9,14 +9,15 @@ from pathlib import Path
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
-#: How much of a JSON file is looked at. The outline needs the first frame only, polygons included.
-PEEK_BYTES = 1 << 20
+#: How much of a JSON file is looked at, the larger amounts only where the smaller tell nothing: a first frame with
+#: its polygons fits into the first, a COCO file may have long lists before the telling keys.
+PEEKS = (1 << 16, 1 << 21, 1 << 40)
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:]')
 _MAX_DEPTH = 12
 YOLO_FILES = ("dataset.yaml", "data.yaml", "dataset.yml", "data.yml", "classes.txt", "obj.names", "_darknet.labels")
 
 
-def outline(path: Path, limit: int = PEEK_BYTES) -> set[str]:
+def outline(path: Path, limit: int = PEEKS[0]) -> set[str]:
     """Key paths in the beginning of a JSON file: ``{"frames", "frames[].name", "[].labels[].category", ...}``.
 
     Works on a file that is cut off anywhere, for only its first ``limit`` bytes are read. The text itself adds
@@ -41,11 +42,13 @@ def outline(path: Path, limit: int = PEEK_BYTES) -> set[str]:
     prefix, is_object, expect_key, last = "", False, False, ""
     for token in _TOKENS.finditer(head):
         first = token[0][:1]
-        if first == b"{" or first == b"[":
+        if first in b"{[":
             stack.append((prefix, is_object))
             if len(stack) > _MAX_DEPTH:
                 break
-            inside = prefix if len(stack) == 1 else (f"{prefix}.{last}" if prefix and is_object else last if is_object else prefix)
+            inside = prefix
+            if is_object:  # the value of the key before it
+                inside = f"{prefix}.{last}" if prefix else last
             is_object = first == b"{"
             prefix = inside if is_object else inside + "[]"
             expect_key = is_object
@@ -65,34 +68,57 @@ def outline(path: Path, limit: int = PEEK_BYTES) -> set[str]:
     return found
 
 
+def _json_kind(path: Path) -> tuple[str, str] | None:
+    """Format and layout of a JSON file; None where nothing tells."""
+    for limit in PEEKS:
+        keys = outline(path, limit)
+        found = _object_kind(keys) if "{}" in keys else _list_kind(keys)
+        if found is not None:
+            return found
+        if limit >= path.stat().st_size:
+            break
+    # An empty list holds no frames in any of the list formats.
+    return ("scalabel", "list") if keys == {"[]"} else None
+
+
+def _object_kind(keys: set[str]) -> tuple[str, str] | None:
+    if "frames[].objects" in keys or ("name" in keys and "frames" in keys and "frames[].name" not in keys):
+        return "bdd100k", "per-image"
+    if "frames" in keys:
+        return "scalabel", "frames"
+    if keys & {"annotations", "images", "categories"}:
+        return "coco", ""
+    return None
+
+
+def _list_kind(keys: set[str]) -> tuple[str, str] | None:
+    if "[].category" in keys or "[].box2d" in keys:
+        return "bdd100k", "labels"
+    if "[].name" in keys or "[].labels" in keys:
+        # det_20 was made from the old files; these have the marks of the old annotation tool, without the
+        # fields of Scalabel's own exports.
+        old = "[].labels[].manualShape" in keys or "[].labels[].manualAttributes" in keys
+        return ("bdd100k" if old and "[].videoName" not in keys else "scalabel"), "list"
+    return None
+
+
+def json_layout(path: Path) -> str:
+    """``list``, ``frames``, ``per-image``, ``labels``, or ``""`` where it is something else.
+
+    Raises:
+        DatasetError: the file cannot be read or does not begin like JSON.
+    """
+    found = _json_kind(path)
+    return "" if found is None else found[1]
+
+
 def _json_format(path: Path) -> str:
-    keys = outline(path)
-    if "{}" in keys:
-        if "frames[].objects" in keys or ("name" in keys and "frames" in keys and "frames[].name" not in keys):
-            return "bdd100k"
-        if "frames" in keys:
-            return "scalabel"
-        if keys & {"annotations", "images", "categories"}:
-            return "coco"
-        # The telling keys may come after a long first value: look at the whole file once.
-        keys = outline(path, limit=path.stat().st_size)
-        if "frames" in keys:
-            return "scalabel"
-        if keys & {"annotations", "images", "categories"}:
-            return "coco"
-    else:
-        if "[].category" in keys or "[].box2d" in keys:
-            return "bdd100k"
-        if "[].name" in keys or "[].labels" in keys:
-            # det_20 was made from the old files; these have the marks of the old annotation tool, without the
-            # fields of Scalabel's own exports.
-            old = "[].labels[].manualShape" in keys or "[].labels[].manualAttributes" in keys
-            return "bdd100k" if old and "[].videoName" not in keys else "scalabel"
-        if not keys - {"[]"}:
-            return "scalabel"  # an empty list: no frames in any of the list formats
-    raise DatasetError(
-        f"{path}: not a label file nightaug knows (bdd100k, scalabel, coco); name the right file or pass --format"
-    )
+    found = _json_kind(path)
+    if found is None:
+        raise DatasetError(
+            f"{path}: not a label file nightaug knows (bdd100k, scalabel, coco); name the right file or pass --format"
+        )
+    return found[0]
 
 
 def detect_format(path: Path) -> str:

@@ -28,7 +28,7 @@ from nightaug.data.frames import Frame
 from nightaug.errors import DatasetError
 
 #: Bytes per piece: long enough that the cut costs nothing, short enough to stay in the processor's cache.
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 
 
 class _Document(msgspec.Struct, gc=False):

@@ -121,21 +121,24 @@ class FrameConverter:
                     self.problems.add(why_implausible(x1, y1, x2, y2), shown(raw.name), f"{x1:g},{y1:g},{x2:g},{y2:g}")
                     continue
                 a = label.attributes
-                identity = label.id
-                id_ = str(identity) if isinstance(identity, int) else identity
                 if a is None:
-                    boxes.append(Box(x1, y1, x2, y2, categories[label.category], None, None, None, False, 1.0, id_))
-                    continue
-                word = a.light
-                light = None if word is None else lights[word] if isinstance(word, str) else canonical_light(word)
-                occluded, truncated = a.occluded, a.truncated
-                if occluded is None:
-                    occluded = a.occluded_capital
-                if truncated is None:
-                    truncated = a.truncated_capital
-                boxes.append(
-                    Box(x1, y1, x2, y2, categories[label.category], light, occluded, truncated, a.crowd is True, 1.0, id_)
-                )
+                    box = Box(x1, y1, x2, y2, categories[label.category])
+                else:
+                    word = a.light
+                    light = None if word is None else lights[word] if type(word) is str else canonical_light(word)
+                    occluded, truncated = a.occluded, a.truncated
+                    if occluded is None:
+                        occluded = a.occluded_capital
+                    if truncated is None:
+                        truncated = a.truncated_capital
+                    # Setting the rare fields afterwards is quicker than passing all eleven.
+                    box = Box(x1, y1, x2, y2, categories[label.category], light, occluded, truncated)
+                    if a.crowd:
+                        box.crowd = True
+                identity = label.id
+                if identity is not None:
+                    box.id = identity if type(identity) is str else f"{identity}"
+                boxes.append(box)
             frames.append(frame)
         self._count_unknown(frames)
         return frames

@@ -1,0 +1,224 @@
+"""What lies where in a dataset's folder, and which of it are label files; see discover.py for what is made of it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from nightaug.data.formats.base import Problems, refused_link
+from nightaug.data.formats.detect import detect_format, json_layout
+from nightaug.errors import DatasetError
+from nightaug.images import IMAGE_SUFFIXES
+
+IMAGE_FOLDERS = ("images", "JPEGImages", "jpegimages", "image", "img", "imgs")
+_SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+#: Folders of labels that are no boxes; prepare passes them along, nobody reads them.
+# fmt: off
+_NOT_BOXES = frozenset({
+    "lane", "drivable", "sem_seg", "ins_seg", "pan_seg", "seg_track_20", "pose_21", "masks", "colormaps", "bitmasks",
+    "polygons", "rles", "SegmentationClass", "SegmentationObject", "ImageSets", "__MACOSX",
+})
+# fmt: on
+_MAX_FOLDERS = 100_000
+
+
+@dataclass
+class Folder:
+    """One folder of the tree."""
+
+    images: int = 0  # in this folder itself
+    below: int = 0  # in this folder and all below it
+    json: list[str] = field(default_factory=list)
+    xml: int = 0
+    text: list[str] = field(default_factory=list)
+
+    def add_file(self, name: str) -> None:
+        """Count or note a file by its ending."""
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in IMAGE_SUFFIXES:
+            self.images += 1
+        elif suffix == ".json":
+            self.json.append(name)
+        elif suffix == ".xml":
+            self.xml += 1
+        elif suffix == ".txt" and len(self.text) < 50:
+            self.text.append(name)
+
+
+@dataclass
+class Source:
+    """A label file or a folder of label files, read as one."""
+
+    path: Path
+    format: str
+    split: str
+    priority: int
+
+
+def walk(root: Path, problems: Problems) -> dict[str, Folder]:
+    """Every folder under ``root`` (by relative name, ``""`` is the root) and what lies in it."""
+    found: dict[str, Folder] = {}
+    real_root = os.path.realpath(root)
+    pending = [""]
+    while pending:
+        name = pending.pop()
+        folder = found[name] = Folder()
+        if len(found) > _MAX_FOLDERS:
+            raise DatasetError(f"{root}: more than {_MAX_FOLDERS:,} folders; name the dataset's own folder")
+        try:
+            entries = sorted(os.scandir(root / name if name else root), key=lambda e: e.name)
+        except OSError as error:
+            problems.add("folder that cannot be listed", name or str(root), str(error.strerror))
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            inner = f"{name}/{entry.name}" if name else entry.name
+            if not entry.is_dir():
+                folder.add_file(entry.name)
+            elif not entry.is_symlink():
+                pending.append(inner)
+            elif reason := refused_link(entry.path, real_root):
+                problems.add("linked folder skipped", inner, reason)
+    for name, folder in found.items():
+        for parent in (name, *parents(name)):
+            found[parent].below += folder.images
+    return found
+
+
+def parents(name: str) -> list[str]:
+    return [] if name == "" else ["" if str(p) == "." else str(p) for p in PurePosixPath(name).parents]
+
+
+def split_word(name: str) -> str | None:
+    """``train``, ``val`` or ``test`` if one of these words is in the name (``det_train.json``, ``val2017``)."""
+    words = re.findall(r"[a-z]+", name.lower())
+    found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None
+
+
+def _path_split(relative: str) -> str | None:
+    """The split in the last part of a path that names one."""
+    return next((s for part in reversed(relative.split("/")) if (s := split_word(part))), None)
+
+
+def _priority(path: str) -> int:
+    """Of several label files for the same images the lowest number is read."""
+    for number, mark in enumerate(("det_20", "instances", "bdd100k_labels_images", "det_")):
+        if mark in path:
+            return number
+    if "box_track" in path or "keypoints" in path or "captions" in path or "seg" in path.rsplit("/", 1)[-1]:
+        return 9
+    return 8 if "100k/" in path else 5
+
+
+def find_sources(root: Path, tree: dict[str, Folder], format: str | None, problems: Problems) -> Iterator[Source]:
+    given: set[Path] = set()
+    for name, folder in sorted(tree.items()):
+        parts = name.split("/")
+        if not _NOT_BOXES.isdisjoint(parts):
+            continue
+        place = root / name if name else root
+        kinds: list[tuple[Path, str]] = []
+        if folder.json and format in (None, "bdd100k", "scalabel", "coco"):
+            kinds += _json_sources(place, folder.json, format, problems)
+        if folder.xml and format in (None, "voc"):
+            kinds.append((_top(root, name, tree), "voc"))
+        if folder.text and format in (None, "yolo") and any(_is_yolo(place / text) for text in folder.text):
+            kinds.append((_top(root, name, tree), "yolo"))
+        for path, kind in kinds:
+            if path not in given:
+                given.add(path)
+                relative = path.relative_to(root).as_posix()
+                split = _path_split("" if relative == "." else relative) or _path_split(name) or "all"
+                yield Source(path, kind, split, _priority(relative + "/"))
+
+
+def _json_sources(place: Path, names: list[str], format: str | None, problems: Problems) -> list[tuple[Path, str]]:
+    if len(names) > 20:
+        # Thousands of files are one label file an image; looking at the first of them is enough.
+        kind = format or _quiet_format(place / names[0], problems)
+        if kind == "bdd100k":
+            return [(place, kind)]
+    found: list[tuple[Path, str]] = []
+    for name in names[:200]:
+        kind = format or _quiet_format(place / name, problems)
+        if kind == "bdd100k" and json_layout(place / name) in ("per-image", "labels"):
+            return [(place, kind)]
+        if kind is not None:
+            found.append((place / name, kind))
+    return found
+
+
+def _quiet_format(path: Path, problems: Problems) -> str | None:
+    try:
+        return detect_format(path)
+    except DatasetError as error:
+        problems.add("file that is no label file", path.name, str(error))
+        return None
+
+
+def _top(root: Path, name: str, tree: dict[str, Folder]) -> Path:
+    """The highest folder above ``name`` that holds only labels of the same split: they are read together."""
+    while name:
+        parent = parents(name)[0]
+        if parent == "" or tree[parent].below or _path_split(parent) != _path_split(name):
+            break
+        name = parent
+    return root / name if name else root
+
+
+def _is_yolo(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            line = next((text for text in file if text.strip()), "")
+        values = [float(word) for word in line.split()]
+    except (OSError, ValueError):
+        return False
+    return len(values) >= 5
+
+
+def images_for(source: Source, base: Path, tree: dict[str, Folder]) -> str:
+    """The image folder (relative to ``base``) of one label source."""
+    place = source.path if source.path.is_dir() else source.path.parent
+    try:
+        beside = place.relative_to(base).as_posix()
+        beside = "" if beside == "." else beside
+    except ValueError:
+        beside = ""
+    if source.split != "all":
+        named = [n for n, f in tree.items() if f.below and n and split_word(n.rsplit("/", 1)[-1]) == source.split]
+        top = [n for n in named if not any(parent in named for parent in parents(n))]
+        if top:
+            near = [n for n in top if beside == n or beside.startswith(n + "/")]
+            # The deepest folder around the labels, else the split's folder with the most images.
+            best = max(near, key=len) if near else max(top, key=lambda n: (tree[n].below, n))
+            if near and tree[beside].below:
+                best = beside
+            return descend(best, tree)
+    if beside and tree[beside].below and beside in tree:
+        return descend(beside, tree)
+    for parent in parents(beside):
+        if tree[parent].below:
+            return descend(parent, tree)
+    return descend("", tree)
+
+
+def descend(name: str, tree: dict[str, Folder]) -> str:
+    """Down into ``images`` where all images of the folder are in there."""
+    for child in IMAGE_FOLDERS:
+        inner = f"{name}/{child}" if name else child
+        if inner in tree and tree[inner].below and not tree[name].images and tree[inner].below == tree[name].below:
+            return inner
+    return name
