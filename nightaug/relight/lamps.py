@@ -63,7 +63,7 @@ class _Spot(NamedTuple):
 
 
 class _Rear(NamedTuple):
-    """What the pixels say about a rear view: how sure in [0, 1], and its tail lamps (three at most, one is the high brake lamp)."""
+    """What the pixels say about a rear view: how sure in [0, 1], and its lamps (at most three)."""
 
     score: float
     spots: tuple[_Spot, ...]

@@ -22,8 +22,10 @@ _SAME_COLOR = 30.0  # grey levels: how far sky seen through trees may be from th
 _CORNER_COLOR = 20.0  # grey levels: the same inside a labelled box
 _GLARE = 225.0  # grey levels: over this, high in the frame, it is sky wherever it is
 _DEEP_BLUE = 40.0  # grey levels of blue over red, likewise
+_CROWD = 0.12  # share of the pixels around that must be sky
 _HOLE_AREA = 0.004  # share of the frame: a larger smooth piece apart from the sky is a wall or a road
 _LOW = 0.38  # share of the height below which sky has to look like the sky above
+_WHITE = 205.0  # grey levels: so bright, sky may be as warm as a sunset
 _HOLES = 0.42  # share of the height below which brightness alone makes no sky
 _UNDER_SKY = 0.35  # share of the pixels above that must be sky, below that height
 _RATIO = (0.32, 0.60)  # blue over the near sky's: none of it is sky below, nearly all of the light is above
@@ -49,7 +51,9 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     mean = cv2.blur(gray, (3, 3))
     deviation = np.sqrt(np.maximum(cv2.blur(gray * gray, (3, 3)) - mean * mean, 0))
     top_luma = float(np.percentile(gray[: max(h // 3, 1)], 95))
-    bright = (gray > max(_MIN_LUMA, 0.68 * top_luma)) & ((blue > red - 14) | (gray > 205))
+    bright = (gray > max(_MIN_LUMA, 0.68 * top_luma)) & (
+        (blue > red - 14) | ((gray > _WHITE) & (blue > 0.8 * red))
+    )
     blueish = (blue - red > 14) & (blue >= small[..., 1].astype(np.float32) - 6) & (gray > _MIN_BLUE_LUMA)
     looks = (bright | blueish) & (solid == 0)
     rows = np.arange(h, dtype=np.float32)[:, None] / h
@@ -90,6 +94,9 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     if higher.any():
         sky &= (rows < _LOW) | (gray > float(np.median(gray[higher])) - _SAME_COLOR)
     mask = sky.astype(np.float32) * prior
+    # Holes between leaves come in crowds; a lone speck is a puddle or a window.
+    crowd = cv2.blur(mask, (max(w // 20, 1), max(w // 20, 1)))
+    mask[(crowd < _CROWD) & (rows > _TOP)] = 0
     # Far down only what hangs under open sky is sky: a pale road in haze has trees above it.
     above_it = np.cumsum(mask, axis=0, dtype=np.float32) / np.arange(1, h + 1, dtype=np.float32)[:, None]
     mask[(cv2.blur(above_it, (max(w // 20, 1), 1)) < _UNDER_SKY) & (rows > _HOLES)] = 0
