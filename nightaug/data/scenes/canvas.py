@@ -151,11 +151,9 @@ class Canvas:
     # --- strokes ------------------------------------------------------------------------------------
 
     def _fixed(self, polygons: Sequence[Array] | Array) -> list[NDArray[np.int32]]:
-        far = 6.0 * self.w
         if isinstance(polygons, np.ndarray):
-            whole = np.rint(np.minimum(np.maximum(polygons, -far), far) * _FIXED).astype(np.int32)
-            return list(whole)
-        return [np.rint(np.minimum(np.maximum(p, -far), far) * _FIXED).astype(np.int32) for p in polygons]
+            return list((polygons * _FIXED + 0.5).astype(np.int32))
+        return [(p * _FIXED + 0.5).astype(np.int32) for p in polygons]
 
     def solid(self, polygon: Array, rgb: RGB, z: float, owner: int) -> None:
         """A surface: hides what is behind it, lamps included, and belongs to ``owner``."""

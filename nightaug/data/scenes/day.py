@@ -72,7 +72,9 @@ def light_by_day(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     out -= grey
     out *= np.float32(vivid)
     out += grey
-    out *= np.float32(exposure)
+    tint = np.array([0.97, 1.02, 0.985]) * np.exp(of_drive.normal(0, 0.025, 3))
+    for k in range(3):
+        out[k] *= np.float32(exposure * tint[k])
     # a soft shoulder: bright skies keep a little colour
     out *= (1.0 + out * np.float32(0.2)) / (1.0 + out * np.float32(0.3))
     picture = develop(out, film(float(of_drive.uniform(0.045, 0.1)), 0.0))

@@ -44,7 +44,7 @@ def draw_tree(canvas: Canvas, thing: Thing, rng: Rng) -> None:
         return
     dark: RGB = (thing.color[0] * 0.5, thing.color[1] * 0.5, thing.color[2] * 0.5)
     for k in range(9):
-        away = 0.0 if k == 0 else 0.62
+        away = 0.0 if k == 0 else float(rng.uniform(0.45, 0.78))
         spot = heart + np.array([math.cos(k * 0.785) * away, -math.sin(k * 0.785) * away * 0.85]) * radius
         canvas.solid(
             canvas.disc(spot, radius * float(rng.uniform(0.3, 0.42) if k else 0.6), 11), dark, thing.z, LEAVES

@@ -98,7 +98,7 @@ def _surfaces(
 def _lamp_map(scene: Scene, lights: list[Light], of_drive: Rng) -> F32:
     """Light that street lamps, windows and other cars throw on each place of the ground, (rows, columns, 3)."""
     x, z = map_grid()
-    strength = float(np.exp(of_drive.normal(math.log(0.07), 0.65)))
+    strength = float(np.exp(of_drive.normal(math.log(0.08), 0.65)))
     street = np.zeros((MAP_ROWS, MAP_COLUMNS), np.float32)
     out = np.zeros((MAP_ROWS, MAP_COLUMNS, 3), np.float32)
     for lamp in lights:
@@ -129,7 +129,7 @@ def _lamp_map(scene: Scene, lights: list[Light], of_drive: Rng) -> F32:
 def _own_beam(canvas: Canvas, px: Pixels, of_drive: Rng) -> F32:
     """The own headlights: wide and low, cut off just under the horizon, (H, W)."""
     cam, h, w = canvas.camera, canvas.height, canvas.width
-    power = float(np.exp(of_drive.normal(math.log(0.15), 0.55)))
+    power = float(np.exp(of_drive.normal(math.log(0.2), 0.55)))
     aside = ((np.arange(w) + 0.5) / w - 0.5) / cam.focal
     down = ((np.arange(h) + 0.5) - cam.horizon * h) / (cam.focal * w)
     across = np.exp(-(np.abs(aside / 0.33) ** 2.2))
@@ -173,6 +173,8 @@ def _camera(linear: F32, of_drive: Rng, rng: Rng, width: int) -> NDArray[np.uint
     gain = float(np.exp(of_drive.normal(0.0, 0.3))) * float(np.exp(rng.normal(0, 0.12)))
     if rng.random() < 0.12:
         gain *= float(rng.uniform(0.4, 0.65))
+    # however dark the frame, a person who looks hard still finds what is labelled
+    gain = min(max(gain, 0.42), 2.2)
     tint = np.array([1.0, 0.96, 0.93]) * np.exp(of_drive.normal(0, 0.04, 3)) * gain
     for k in range(3):
         linear[k] *= np.float32(tint[k])
@@ -193,7 +195,7 @@ def _camera(linear: F32, of_drive: Rng, rng: Rng, width: int) -> NDArray[np.uint
     picture += cv2.merge([fine, fine, fine])
     coarse = rng.standard_normal((h // 2 + 1, w // 2 + 1, 3), dtype=np.float32) * np.float32(level * 0.5)
     picture += cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR)
-    blur = float(rng.uniform(0.5, 0.85)) * width / 512
+    blur = float(rng.uniform(0.4, 0.75)) * width / 512
     picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), max(blur, 0.3)), np.float32)
     picture += np.float32(rng.uniform(-2, 2.5) + 0.5)
     return np.asarray(np.clip(picture, 0, 255), np.uint8)

@@ -22,7 +22,7 @@ from nightaug.data.scenes.layout import (
 )
 
 #: Metres; what is farther is the horizon.
-VIEW = 170.0
+VIEW = 190.0
 
 #: Share of one class among the vehicles in moving lanes at ``rare`` 1, after BDD100K's counts.
 TRUCKS, BUSES, MOTORCYCLES = 0.036, 0.013, 0.008
@@ -66,6 +66,7 @@ def make_scene(seed: int, rare: float) -> Scene:
     _traffic(scene, rng, rare)
     _parked(scene, rng, rare)
     _crossing_traffic(scene, rng, rare)
+    _side_streets(scene, rng, rare)
     _cyclists(scene, rng, rare)
     _people(scene, rng)
     _tram(scene, rng, rare)
@@ -180,6 +181,25 @@ def _crossing_traffic(scene: Scene, rng: Rng, rare: float) -> None:
                     thing.key = thing.z
                     scene.things.append(thing)
                 x += thing.size[2] + float(rng.uniform(3, 18))
+
+
+def _side_streets(scene: Scene, rng: Rng, rare: float) -> None:
+    """Cars that wait or stand in the streets to the left and right, seen past the corner houses."""
+    s = scene.street
+    for c in scene.crossings:
+        if c < 14:
+            continue
+        for side in (-1, 1):
+            edge = (s.right if side > 0 else -s.left) + s.sidewalk
+            x = edge + float(rng.uniform(1, 8))
+            for _ in range(int(rng.integers(0, 4))):
+                lane, heading = (2.6, -math.pi / 2) if rng.random() < 0.5 else (-2.6, math.pi / 2)
+                on = bool(rng.random() < 0.4)
+                thing = vehicle(
+                    rng, side * x - scene.shift, c + lane, heading, rare, on, on and rng.random() < 0.4
+                )
+                scene.things.append(thing)
+                x += thing.size[2] + float(rng.uniform(1, 9))
 
 
 def _cyclists(scene: Scene, rng: Rng, rare: float) -> None:

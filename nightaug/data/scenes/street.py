@@ -174,13 +174,15 @@ def draw_skyline(canvas: Canvas, scene: Scene, rng: Rng) -> None:
                 night_lights.append(np.array([(u, v), (u + 2.4, v), (u + 2.4, v - 2), (u, v - 2)]))
         x += w * 0.8
     # the far end of a street at night is a heap of small lights nobody can name
+    dots: list[list[Array]] = [[] for _ in FAR_LIGHTS]
     for _ in range(int(rng.integers(4, 30))):
         u = canvas.w * float(np.clip(rng.normal(0.5 + scene.camera.yaw, 0.13), 0, 1))
         v = base - canvas.w * float(abs(rng.normal(0.004, 0.014)))
         dot = canvas.disc((u, v), canvas.w * float(rng.uniform(0.0008, 0.0022)), 6)
-        tone = FAR_LIGHTS[int(rng.integers(len(FAR_LIGHTS)))]
-        if canvas.night:
-            canvas.shine([dot], tone)
+        dots[int(rng.integers(len(FAR_LIGHTS)))].append(dot)
+    for tone, same in zip(FAR_LIGHTS, dots, strict=True):
+        if canvas.night and same:
+            canvas.shine(same, tone)
     if canvas.night and night_lights:
         for k, light in enumerate(WINDOW_LIGHT[:3]):
             if night_lights[k::4]:

@@ -1,4 +1,4 @@
-"""Cars, trucks, buses and trams as a few boxes in perspective, with glass, wheels, plates and lamps."""
+"""Trucks, buses and trams (and what cars share with them) as a few boxes in perspective, with glass, wheels, plates and lamps."""
 
 from __future__ import annotations
 
@@ -33,14 +33,6 @@ TAIL_GLOW: RGB = (1.0, 0.07, 0.03)
 XENON: RGB = (0.92, 0.96, 1.0)
 HALOGEN: RGB = (1.0, 0.86, 0.62)
 
-#: Shapes of tail lamps on the rear of a body, in face coordinates.
-TAIL_SHAPES = (
-    (0.02, 0.2, 0.62, 0.84),
-    (0.02, 0.26, 0.7, 0.86),
-    (0.02, 0.12, 0.55, 0.96),
-    (0.03, 0.15, 0.58, 0.82),
-)
-
 CIRCLE = np.stack([np.cos(np.arange(10) * 0.62832), np.sin(np.arange(10) * 0.62832)], axis=1)
 
 
@@ -48,9 +40,6 @@ CIRCLE = np.stack([np.cos(np.arange(10) * 0.62832), np.sin(np.arange(10) * 0.628
 def rect(s0: float, s1: float, t0: float, t1: float) -> Array:
     """A rectangle in face coordinates: s from left to right, t from bottom to top, both 0..1."""
     return np.array([(s0, t0), (s1, t0), (s1, t1), (s0, t1)], dtype=float)
-
-
-TAILS = tuple([rect(a, b, c, d), rect(1 - b, 1 - a, c, d)] for a, b, c, d in TAIL_SHAPES)
 
 
 class Block:
@@ -186,70 +175,6 @@ def lamps(
         canvas.light(block.spot(side, stern.mean(axis=0)), TAIL_GLOW, 0.7, owner, "tail")
 
 
-def draw_car(canvas: Canvas, thing: Thing) -> None:
-    owner = canvas.open("car")
-    shadow(canvas, thing)
-    w, h, length = thing.size
-    half = length / 2
-    waist = h * 0.6
-    rear_low, rear_high, front_low, front_high = (
-        (-0.36, -0.2, 0.26, 0.08), (-0.49, -0.43, 0.27, 0.12), (-0.49, -0.46, 0.36, 0.2), (-0.49, -0.38, 0.27, 0.1),
-    )[thing.style]  # fmt: skip
-    chassis = Block(
-        canvas, thing, (0.0, w * 0.84, -half * 0.8, half * 0.8), (0.3, w * 0.84, -half * 0.86, half * 0.86)
-    )
-    chassis.paint(TYRE, owner)
-    body = Block(canvas, thing, (0.2, w * 0.97, -half, half), (waist, w, -half * 0.99, half * 0.96))
-    cabin = Block(
-        canvas, thing, (waist, w * 0.96, rear_low * length, front_low * length),
-        (h, w * 0.76, rear_high * length, front_high * length),
-    )  # fmt: skip
-    body.paint(thing.color, owner)
-    cabin.paint(thing.color, owner)
-    tiny = body.span() < 22
-    glass = (GLASS[0] + 26 * thing.phase, GLASS[1] + 30 * thing.phase, GLASS[2] + 34 * thing.phase)
-    cabin.decal("rear", [rect(0.09, 0.91, 0.1, 0.86)], glass)
-    cabin.decal("front", [rect(0.06, 0.94, 0.04, 0.92)], glass)
-    panes = [rect(0.05, 0.46, 0.1, 0.88), rect(0.52, 0.95, 0.1, 0.88)]
-    cabin.decal("left", panes, glass)
-    cabin.decal("right", panes, glass)
-    tail = TAILS[2 if thing.style in (1, 2) and thing.phase < 0.7 else int(thing.phase * 7) % 4]
-    head = [rect(0.03, 0.25, 0.55, 0.8), rect(0.75, 0.97, 0.55, 0.8)]
-    if not tiny:
-        wheels(body, length, waist - 0.2, 0.32, (0.2, 0.8))
-        body.decal(
-            "rear",
-            [rect(0.0, 1.0, 0.0, 0.2)],
-            (thing.color[0] * 0.45, thing.color[1] * 0.45, thing.color[2] * 0.45),
-        )
-        body.decal("front", [rect(0.2, 0.8, 0.2, 0.62), rect(0.05, 0.95, 0.0, 0.14)], (24, 25, 28))
-        for face in ("left", "right"):
-            line = (thing.color[0] * 0.6, thing.color[1] * 0.6, thing.color[2] * 0.6)
-            body.decal(face, [rect(0.495, 0.505, 0.15, 1.0), rect(0.1, 0.9, 0.06, 0.16)], line)
-    body.decal("rear", tail, (138, 24, 24))
-    body.decal("front", head, (196, 200, 204))
-    plate = rect(0.38, 0.62, 0.36, 0.56)
-    body.decal("rear", [plate], (206, 204, 190) if thing.phase < 0.6 else (220, 186, 70))
-    body.shine("rear", [plate], (58, 55, 48) if thing.on and canvas.night else (0, 0, 0), 190)
-    lamps(canvas, thing, body, owner, tail, head)
-    if thing.state == "brake" and thing.on and cabin.seen["rear"]:
-        cabin.shine("rear", [rect(0.42, 0.58, 0.84, 0.93)], RED if canvas.night else (140, 10, 8))
-    if canvas.night and not tiny:
-        _gleam(body, cabin, thing)
-    canvas.close(owner)
-
-
-def _gleam(body: Block, cabin: Block, thing: Thing) -> None:
-    """Street lamps mirrored in paint and glass: what gives a dark parked car away."""
-    level = 26 + 44 * thing.phase
-    tone = (level, level * 0.92, level * 0.8)
-    cabin.shine("rear", [rect(0.1, 0.9, 0.93, 1.0)], tone)
-    cabin.shine("front", [rect(0.1, 0.9, 0.93, 1.0), rect(0.2, 0.3, 0.3, 0.4)], tone)
-    for face in ("left", "right"):
-        cabin.shine(face, [rect(0.06, 0.94, 0.93, 1.0)], tone)
-        body.shine(face, [rect(0.1, 0.9, 0.9, 0.96)], (tone[0] * 0.8, tone[1] * 0.8, tone[2] * 0.8))
-
-
 def draw_truck(canvas: Canvas, thing: Thing) -> None:
     owner = canvas.open("truck")
     shadow(canvas, thing)
@@ -292,6 +217,10 @@ def draw_truck(canvas: Canvas, thing: Thing) -> None:
         box.shine(face, [rect(i / 9 + 0.02, i / 9 + 0.07, 0.02, 0.05) for i in range(9)], (0, 0, 0), 230)
     lamps(canvas, thing, box, owner, tail, [])
     lamps(canvas, thing, cab, owner, [], head)
+    if canvas.night and not thing.on:
+        edge = 34 + 30 * thing.phase
+        for face in ("rear", "left", "right"):
+            box.shine(face, [rect(0.02, 0.98, 0.97, 1.0)], (edge, edge * 0.93, edge * 0.82))
     if canvas.night and thing.on:
         marks = [rect(s, s + 0.035, 0.955, 0.985) for s in (0.03, 0.44, 0.49, 0.54, 0.93)]
         box.shine("rear", marks, (170, 14, 10))
@@ -371,7 +300,7 @@ def draw_train(canvas: Canvas, thing: Thing) -> None:
             body.decal(face, [rect(0.02, 0.98, 0.4, 0.82)], (30, 34, 38))
             body.decal(face, [rect(0.36, 0.46, 0.05, 0.82)], (70, 74, 80))
             if canvas.night:
-                body.shine(face, panes, (124, 122, 108))
+                body.shine(face, panes, (96, 94, 82))
         for face, end, red in (("front", last, False), ("rear", first, True)):
             if not end or not body.seen[face]:
                 continue

@@ -15,7 +15,7 @@ import cv2
 from nightaug.data.classes import DAY, NIGHT
 from nightaug.data.frames import Frame
 from nightaug.data.scenes.layout import FRAMES_PER_DRIVE
-from nightaug.data.scenes.render import WORLD_VERSION, check_size, render
+from nightaug.data.scenes.assemble import WORLD_VERSION, check_size, render
 
 #: Split and time of day -> a block of drive numbers that no other pair of them touches.
 _BLOCKS: dict[tuple[str, str], int] = {

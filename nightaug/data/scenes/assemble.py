@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from nightaug.data.classes import DAY, NIGHT
 from nightaug.data.frames import Box, Frame
-from nightaug.data.scenes import furniture, people, street, vehicles
+from nightaug.data.scenes import cars, furniture, people, street, vehicles
 from nightaug.data.scenes.canvas import SUPERSAMPLE, Canvas
 from nightaug.data.scenes.day import light_by_day
 from nightaug.data.scenes.layout import (
@@ -117,7 +117,7 @@ def paint(scene: Scene, width: int, height: int, night: bool) -> Canvas:
 
 def _draw(canvas: Canvas, scene: Scene, thing: Thing, trees: Rng) -> None:
     plain = {
-        "car": vehicles.draw_car, "truck": vehicles.draw_truck, "bus": vehicles.draw_bus, "train": vehicles.draw_train,
+        "car": cars.draw_car, "truck": vehicles.draw_truck, "bus": vehicles.draw_bus, "train": vehicles.draw_train,
         "pedestrian": people.draw_pedestrian, "bicycle": people.draw_bicycle, "motorcycle": people.draw_motorcycle,
         "mast": furniture.draw_mast, "signal": furniture.draw_signal, "sign": furniture.draw_sign,
         "gantry": furniture.draw_gantry, "barrier": furniture.draw_barrier, "rail": furniture.draw_barrier,
