@@ -39,7 +39,7 @@ class RelightSettings:
     even_contrast: float = 0.75  #: natural log: broad light that varies more than this is evened out further
     shadow_scale: float = 0.05  #: share of the longer side: how large a patch of shade is
     desaturation: Range = (0.05, 0.35)  #: exponent in [0, 1]: how far broad colours move to the lamps' colour
-    softness: Range = (0.3, 1.5)  #: reference pixels: blur of long exposure and in-camera noise reduction
+    softness: Range = (0.5, 2.0)  #: reference pixels: blur of long exposure and in-camera noise reduction
 
     # -- light: street lamps (ambient) and the own headlights (pool) ------------------------------------
     ambient_colors: tuple[RGB, ...] = (  #: linear RGB: sodium, warm LED, neutral LED, mercury, mixed city
@@ -63,10 +63,10 @@ class RelightSettings:
     sky_colors: tuple[RGB, ...] = ((1.2, 0.96, 0.8), (1.0, 1.0, 1.0), (0.9, 0.98, 1.2))  #: linear RGB
 
     # -- objects: light on them, times the light around ---------------------------------------------------
-    vehicle_light: Range = (1.0, 4.0)
-    person_light: Range = (1.0, 3.2)  #: pedestrians, riders, bicycles, motorcycles
-    sign_light: Range = (2.5, 10.0)  #: retro-reflective
-    signal_light: Range = (0.35, 0.7)  #: the housing of a traffic light
+    vehicle_light: Range = (1.1, 4.5)
+    person_light: Range = (1.1, 4.0)  #: pedestrians, riders, bicycles, motorcycles
+    sign_light: Range = (3.0, 12.0)  #: retro-reflective
+    signal_light: Range = (0.5, 1.1)  #: the housing of a traffic light
     bus_interior: Range = (1.5, 5.0)  #: windows of a bus or train
 
     # -- lamps: brightness in linear light (over 1 clips), drawn for each vehicle ---------------------------
@@ -81,7 +81,7 @@ class RelightSettings:
     signal_red: RGB = (1.0, 0.08, 0.04)
     signal_yellow: RGB = (1.0, 0.40, 0.03)
     signal_green: RGB = (0.06, 1.0, 0.40)
-    core_limit: float = 2.0  #: linear: a coloured lamp wider than 6 pixels is no brighter, or it turns white
+    core_limit: float = 2.5  #: linear: a coloured lamp wider than 6 pixels is no brighter, or it turns white
     lit_on_road: float = 0.9  #: chance in [0, 1] that a vehicle in the middle of the frame has its lamps on
     lit_at_side: float = 0.5  #: the same near the left and right edge, where vehicles are parked
     left_hand_traffic: bool = False  #: oncoming vehicles come on the right
@@ -89,7 +89,7 @@ class RelightSettings:
 
     # -- lens and air ---------------------------------------------------------------------------------------
     glow_sigmas: tuple[float, float, float] = (5.0, 16.0, 60.0)  #: reference pixels
-    glow_weights: tuple[float, float, float] = (0.4, 0.2, 0.07)  #: share of a lamp's light, times `glow`
+    glow_weights: tuple[float, float, float] = (0.5, 0.22, 0.07)  #: share of a lamp's light, times `glow`
     glow: Range = (0.6, 2.0)
     spill: Range = (0.3, 1.1)  #: how strongly lamps light the surfaces around them
     wet_chance: float = 0.2  #: chance in [0, 1] of a wet road
