@@ -173,7 +173,12 @@ def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[
 
     def index_of(name: str) -> ImageIndex:
         if name not in indexes:
-            indexes[name] = ImageIndex(base / name if name else base, dataset.problems)
+            seen = Problems()
+            indexes[name] = ImageIndex(base / name if name else base, seen)
+            # The tree has named the linked folders already.
+            for problem in seen.listed:
+                if problem.kind != "linked folder skipped":
+                    dataset.problems.add(*problem)
         return indexes[name]
 
     groups: dict[tuple[str, str], list[Source]] = {}
