@@ -117,12 +117,21 @@ def paint(scene: Scene, width: int, height: int, night: bool) -> Canvas:
 
 def _draw(canvas: Canvas, scene: Scene, thing: Thing, trees: Rng) -> None:
     plain = {
-        "car": cars.draw_car, "truck": vehicles.draw_truck, "bus": vehicles.draw_bus, "train": vehicles.draw_train,
-        "pedestrian": people.draw_pedestrian, "bicycle": people.draw_bicycle, "motorcycle": people.draw_motorcycle,
-        "mast": furniture.draw_mast, "signal": furniture.draw_signal, "sign": furniture.draw_sign,
-        "gantry": furniture.draw_gantry, "barrier": furniture.draw_barrier, "rail": furniture.draw_barrier,
+        "car": cars.draw_car,
+        "truck": vehicles.draw_truck,
+        "bus": vehicles.draw_bus,
+        "train": vehicles.draw_train,
+        "pedestrian": people.draw_pedestrian,
+        "bicycle": people.draw_bicycle,
+        "motorcycle": people.draw_motorcycle,
+        "mast": furniture.draw_mast,
+        "signal": furniture.draw_signal,
+        "sign": furniture.draw_sign,
+        "gantry": furniture.draw_gantry,
+        "barrier": furniture.draw_barrier,
+        "rail": furniture.draw_barrier,
         "bridge": furniture.draw_bridge,
-    }  # fmt: skip
+    }
     if thing.kind in plain:
         plain[thing.kind](canvas, thing)
     elif thing.kind == "building":
@@ -171,6 +180,12 @@ def read_frame(canvas: Canvas, scene: Scene, timeofday: str) -> Frame:
         )
     drive = drive_name(scene.street.number)
     return Frame(
-        name=frame_name(scene.seed), boxes=boxes, width=canvas.width, height=canvas.height, timeofday=timeofday,
-        weather=scene.street.weather, scene=scene.street.scene, video=drive,
-    )  # fmt: skip
+        name=frame_name(scene.seed),
+        boxes=boxes,
+        width=canvas.width,
+        height=canvas.height,
+        timeofday=timeofday,
+        weather=scene.street.weather,
+        scene=scene.street.scene,
+        video=drive,
+    )

@@ -152,8 +152,8 @@ class Canvas:
 
     def _fixed(self, polygons: Sequence[Array] | Array) -> list[NDArray[np.int32]]:
         if isinstance(polygons, np.ndarray):
-            return list((polygons * _FIXED + 0.5).astype(np.int32))
-        return [(p * _FIXED + 0.5).astype(np.int32) for p in polygons]
+            return list(np.add(polygons * _FIXED, 0.5).astype(np.int32))
+        return [np.add(p * _FIXED, 0.5).astype(np.int32) for p in polygons]
 
     def solid(self, polygon: Array, rgb: RGB, z: float, owner: int) -> None:
         """A surface: hides what is behind it, lamps included, and belongs to ``owner``."""
@@ -180,7 +180,7 @@ class Canvas:
         cv2.fillPoly(self.emit, self._fixed(polygons), (*rgb, retro), shift=_SHIFT)
 
     def line(
-        self, a: ArrayLike, b: ArrayLike, rgb: RGB, z: float, thick: float, owner: int = CLUTTER
+        self, a: ArrayLike, b: ArrayLike, rgb: RGB, z: float, thick: float, *, owner: int = CLUTTER
     ) -> None:
         """A bar from a to b, ``thick`` fine pixels wide."""
         (ax, ay), (bx, by) = np.asarray(a).tolist(), np.asarray(b).tolist()
@@ -191,7 +191,7 @@ class Canvas:
 
     def disc(self, centre: ArrayLike, radius: float, sides: int = 12) -> Array:
         """A round polygon in fine pixels, (sides, 2)."""
-        return np.asarray(_ring(sides) * radius + centre)
+        return np.asarray(_ring(sides) * radius + np.asarray(centre))
 
     # --- objects ------------------------------------------------------------------------------------
 

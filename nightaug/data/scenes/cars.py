@@ -49,17 +49,22 @@ def draw_car(canvas: Canvas, thing: Thing) -> None:
     half = length / 2
     waist = h * 0.6
     rear_low, rear_high, front_low, front_high = (
-        (-0.36, -0.2, 0.26, 0.08), (-0.49, -0.43, 0.27, 0.12), (-0.49, -0.46, 0.36, 0.2), (-0.49, -0.38, 0.27, 0.1),
-    )[thing.style]  # fmt: skip
+        (-0.36, -0.2, 0.26, 0.08),
+        (-0.49, -0.43, 0.27, 0.12),
+        (-0.49, -0.46, 0.36, 0.2),
+        (-0.49, -0.38, 0.27, 0.1),
+    )[thing.style]
     chassis = Block(
         canvas, thing, (0.0, w * 0.84, -half * 0.8, half * 0.8), (0.3, w * 0.84, -half * 0.86, half * 0.86)
     )
     chassis.paint(TYRE, owner)
     body = Block(canvas, thing, (0.2, w * 0.97, -half, half), (waist, w, -half * 0.99, half * 0.96))
     cabin = Block(
-        canvas, thing, (waist, w * 0.96, rear_low * length, front_low * length),
+        canvas,
+        thing,
+        (waist, w * 0.96, rear_low * length, front_low * length),
         (h, w * 0.76, rear_high * length, front_high * length),
-    )  # fmt: skip
+    )
     body.paint(thing.color, owner)
     cabin.paint(thing.color, owner)
     tiny = body.span() < 22
@@ -87,7 +92,7 @@ def draw_car(canvas: Canvas, thing: Thing) -> None:
     plate = rect(0.38, 0.62, 0.36, 0.56)
     body.decal("rear", [plate], (206, 204, 190) if thing.phase < 0.6 else (220, 186, 70))
     body.shine("rear", [plate], (58, 55, 48) if thing.on and canvas.night else (0, 0, 0), 190)
-    lamps(canvas, thing, body, owner, tail, head)
+    lamps(canvas, thing, body, owner, tail=tail, head=head)
     if thing.state == "brake" and thing.on and cabin.seen["rear"]:
         cabin.shine("rear", [rect(0.42, 0.58, 0.84, 0.93)], RED if canvas.night else (140, 10, 8))
     if canvas.night and not (tiny and thing.on):
@@ -115,14 +120,27 @@ def _far_car(canvas: Canvas, thing: Thing, owner: int) -> None:
     if abs(c) < 0.7:
         z = thing.z - w / 2
         half, turn = length / 2, math.copysign(1.0, math.sin(thing.heading))
-        outline = np.array([(-half, 0.05), (half, 0.05), (half, waist * 0.95), (0.27 * length * turn, waist),
-                            (0.1 * length * turn, h), (-0.2 * length * turn, h), (-0.36 * length * turn, waist),
-                            (-half, waist)])  # fmt: skip
+        outline = np.array(
+            [
+                (-half, 0.05),
+                (half, 0.05),
+                (half, waist * 0.95),
+                (0.27 * length * turn, waist),
+                (0.1 * length * turn, h),
+                (-0.2 * length * turn, h),
+                (-0.36 * length * turn, waist),
+                (-half, waist),
+            ]
+        )
         if turn < 0:
             outline = outline[[0, 1, 7, 6, 5, 4, 3, 2]]
         canvas.solid(canvas.flat(thing.x, 0, z, outline), side, z, owner)
-        pane = [(-0.3 * length * turn, waist), (0.22 * length * turn, waist), (0.08 * length * turn, h * 0.95),
-                (-0.19 * length * turn, h * 0.95)]  # fmt: skip
+        pane = [
+            (-0.3 * length * turn, waist),
+            (0.22 * length * turn, waist),
+            (0.08 * length * turn, h * 0.95),
+            (-0.19 * length * turn, h * 0.95),
+        ]
         canvas.paint([canvas.flat(thing.x, 0, z, pane)], GLASS, z)
         if canvas.night:
             edge = canvas.flat(
@@ -150,10 +168,12 @@ def _far_car(canvas: Canvas, thing: Thing, owner: int) -> None:
     canvas.solid(canvas.flat(thing.x, 0, near, outline), rgb, near, owner)
     pane = [(-w * 0.4, waist), (w * 0.4, waist), (w * 0.34, h * 0.95), (-w * 0.34, h * 0.95)]
     lower = [(-w / 2, 0.05), (w / 2, 0.05), (w / 2, 0.3), (-w / 2, 0.3)]
-    canvas.paint(canvas.flat(thing.x, 0, near, [pane, lower]), GLASS, near)
-    lamp = [[(s * w * 0.5, waist * 0.68), (s * w * 0.3, waist * 0.68), (s * w * 0.3, waist * 0.92), (s * w * 0.5, waist * 0.92)]
-            for s in (-1.0, 1.0)]  # fmt: skip
-    eyes = canvas.flat(thing.x, 0, near, lamp)
+    canvas.paint(canvas.flat(thing.x, 0, near, np.array([pane, lower])), GLASS, near)
+    low, high = waist * 0.68, waist * 0.92
+    corners = np.array(
+        [[(k, low), (j, low), (j, high), (k, high)] for k, j in ((-w / 2, -0.3 * w), (0.3 * w, w / 2))]
+    )
+    eyes = canvas.flat(thing.x, 0, near, corners)
     canvas.paint(eyes, (138, 24, 24) if c > 0 else (196, 200, 204), near)
     brake = thing.state == "brake"
     if canvas.night and not thing.on:

@@ -50,7 +50,9 @@ def light_by_day(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     h, w = canvas.height, canvas.width
 
     sky = _sky(canvas, of_drive, rng, cloud)
-    out = _lit(px, _sun_map(scene, of_drive, rng, sun_side), rng, sun, ambient, warm, cloud)
+    out = _lit(
+        px, _sun_map(scene, of_drive, rng, sun_side), rng, sun=sun, ambient=ambient, warm=warm, cloud=cloud
+    )
     if px.emit.any():
         out += emission(px.emit, 1.25)
     if weather == "rainy":
@@ -89,9 +91,7 @@ def light_by_day(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
 
-def _lit(
-    px: Pixels, ground: F32, rng: Rng, sun: float, ambient: float, warm: float, cloud: float
-) -> F32:  # fmt: skip
+def _lit(px: Pixels, ground: F32, rng: Rng, *, sun: float, ambient: float, warm: float, cloud: float) -> F32:
     h, w = px.code.shape
     rough = np.full(256, 0.35, np.float32)
     for surface, value in ROUGH.items():

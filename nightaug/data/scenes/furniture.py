@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,9 +22,9 @@ OCTAGON = np.stack(
 )
 
 
-def post(canvas: Canvas, x: float, z: float, top: float, thick: float = 0.09, rgb: RGB = STEEL) -> None:
+def post(canvas: Canvas, x: float, z: float, top: float, thick: float = 0.09) -> None:
     p = canvas.project([(x, 0, z), (x, top, z)])
-    canvas.line(p[0], p[1], rgb, z, thick * canvas.scale(z), CLUTTER)
+    canvas.line(p[0], p[1], STEEL, z, thick * canvas.scale(z))
 
 
 def draw_tree(canvas: Canvas, thing: Thing, rng: Rng) -> None:
@@ -33,14 +34,14 @@ def draw_tree(canvas: Canvas, thing: Thing, rng: Rng) -> None:
     if not -w * unit < foot[0] < canvas.w + w * unit:
         return
     trunk: RGB = (66, 54, 44)
-    canvas.line(foot, foot - np.array([0, h * 0.5 * unit]), trunk, thing.z, 0.28 * unit, CLUTTER)
+    canvas.line(foot, foot - np.array([0, h * 0.5 * unit]), trunk, thing.z, 0.28 * unit)
     heart = foot - np.array([0, h * 0.68 * unit])
     radius = w * 0.5 * unit
     if thing.style:  # bare in winter
         for _ in range(14):
             angle, reach = float(rng.uniform(0.15, math.pi - 0.15)), float(rng.uniform(0.4, 1.0))
             tip = heart + np.array([math.cos(angle) * reach, -math.sin(angle) * reach * 0.9]) * radius
-            canvas.line(heart + np.array([0, radius * 0.5]), tip, trunk, thing.z, 0.07 * unit, CLUTTER)
+            canvas.line(heart + np.array([0, radius * 0.5]), tip, trunk, thing.z, 0.07 * unit)
         return
     dark: RGB = (thing.color[0] * 0.5, thing.color[1] * 0.5, thing.color[2] * 0.5)
     for k in range(9):
@@ -119,72 +120,89 @@ def draw_signal(canvas: Canvas, thing: Thing) -> None:
     canvas.close(owner)
 
 
+#: Sign -> outline (board, octagon or diamond), paint, ink, and what is written on it as rectangles in shares
+#: of the board (left, right, bottom, top; the middle is 0).
+Marks = tuple[tuple[float, float, float, float], ...]
+SIGNS: dict[str, tuple[str, RGB, RGB, Marks]] = {
+    "stop": (
+        "octagon",
+        (186, 26, 30),
+        (232, 228, 222),
+        tuple((-0.36 + 0.19 * k, -0.23 + 0.19 * k, -0.13, 0.13) for k in range(4)),
+    ),
+    "warning": (
+        "diamond",
+        (234, 184, 24),
+        (30, 30, 30),
+        ((-0.08, 0.08, -0.02, 0.26), (-0.05, 0.05, -0.25, -0.1)),
+    ),
+    "works": (
+        "diamond",
+        (236, 112, 24),
+        (30, 30, 30),
+        ((-0.2, 0.2, -0.14, -0.04), (-0.16, 0.16, 0.05, 0.14)),
+    ),
+    "speed": (
+        "board",
+        (226, 226, 220),
+        (30, 30, 30),
+        ((-0.28, 0.28, 0.2, 0.32), (-0.3, -0.05, -0.34, 0.1), (0.06, 0.3, -0.34, 0.1)),
+    ),
+    "parking": ("board", (226, 226, 220), (186, 30, 34), ((-0.3, 0.3, 0.0, 0.36), (-0.34, 0.34, -0.3, -0.2))),
+    "oneway": (
+        "board",
+        (24, 24, 26),
+        (226, 226, 222),
+        ((-0.4, 0.18, -0.12, 0.12), (0.18, 0.28, -0.3, 0.3), (0.28, 0.4, -0.14, 0.14)),
+    ),
+    "blue": ("board", (30, 72, 160), (226, 228, 232), ((-0.2, 0.0, -0.3, 0.32), (0.0, 0.2, 0.0, 0.32))),
+    "route": ("octagon", (222, 222, 216), (40, 60, 140), ((-0.26, 0.26, -0.3, 0.14),)),
+    "name": (
+        "board",
+        (18, 104, 62),
+        (224, 230, 224),
+        tuple((-0.4 + 0.14 * k, -0.3 + 0.14 * k, -0.24, 0.24) for k in range(6)),
+    ),
+    "guide": (
+        "board",
+        (16, 104, 66),
+        (226, 232, 226),
+        tuple((-0.42 + 0.13 * k, -0.33 + 0.13 * k, 0.08, 0.3) for k in range(6))
+        + tuple((-0.4 + 0.13 * k, -0.31 + 0.13 * k, -0.32, -0.1) for k in range(4)),
+    ),
+}
+OUTLINES: dict[str, Array] = {
+    "board": np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]),
+    "diamond": np.array([(0, -0.5), (0.5, 0), (0, 0.5), (-0.5, 0)]),
+    "octagon": OCTAGON * 0.53,
+}
+
+
 def draw_sign(canvas: Canvas, thing: Thing) -> None:
     w, h, _ = thing.size
     x, y, z = thing.x, thing.y, thing.z
-    if thing.state not in ("guide",):
+    if thing.state != "guide":
         post(canvas, x, z, y + h * 0.5, 0.08)
     owner = canvas.open("traffic sign")
-
-    def part(points: list[tuple[float, float]] | Array) -> Array:
-        return canvas.flat(x, y + h / 2, z, points)
-
-    def block(s0: float, s1: float, t0: float, t1: float) -> Array:
-        return part([(w * s0, h * t0), (w * s1, h * t0), (w * s1, h * t1), (w * s0, h * t1)])
-
-    plain = np.array([(-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2)])
-    diamond = np.array([(0, -h / 2), (w / 2, 0), (0, h / 2), (-w / 2, 0)])
-    board, rgb, ink = plain, (226.0, 226.0, 220.0), (30.0, 30.0, 30.0)
-    marks: list[Array] = []
-    if thing.state == "stop":
-        board, rgb, ink = OCTAGON * w * 0.54, (186, 26, 30), (232, 228, 222)
-        marks = [block(-0.36 + 0.19 * k, -0.36 + 0.19 * k + 0.13, -0.13, 0.13) for k in range(4)]
-    elif thing.state == "warning":
-        board, rgb = diamond, (234, 184, 24)
-        marks = [
-            part([(-w * 0.06, -h * 0.25), (w * 0.06, -h * 0.25), (w * 0.1, h * 0.2), (-w * 0.1, h * 0.2)])
-        ]
-    elif thing.state == "works":
-        board, rgb = diamond, (236, 112, 24)
-        marks = [block(-0.2, 0.2, -0.14, -0.04), block(-0.16, 0.16, 0.05, 0.14)]
-    elif thing.state == "speed":
-        marks = [block(-0.28, 0.28, 0.2, 0.32), block(-0.3, -0.05, -0.34, 0.1), block(0.06, 0.3, -0.34, 0.1)]
-    elif thing.state == "parking":
-        ink = (186, 30, 34) if thing.phase < 0.65 else (30, 120, 66)
-        marks = [block(-0.3, 0.3, 0.0, 0.36), block(-0.34, 0.34, -0.3, -0.2)]
-    elif thing.state == "oneway":
-        rgb, ink = (24, 24, 26), (226, 226, 222)
-        marks = [
-            block(-0.4, 0.2, -0.12, 0.12),
-            part([(w * 0.16, -h * 0.32), (w * 0.42, 0), (w * 0.16, h * 0.32)]),
-        ]
-    elif thing.state == "blue":
-        rgb, ink = (30, 72, 160), (226, 228, 232)
-        marks = [block(-0.2, 0.0, -0.3, 0.32), block(0.0, 0.2, 0.0, 0.32)]
-    elif thing.state == "route":
-        board, rgb, ink = OCTAGON * w * 0.52, (222, 222, 216), (40, 60, 140)
-        marks = [block(-0.26, 0.26, -0.3, 0.14)]
-    elif thing.state == "name":
-        rgb, ink = (18, 104, 62), (224, 230, 224)
-        marks = [block(-0.4 + 0.14 * k, -0.4 + 0.14 * k + 0.1, -0.24, 0.24) for k in range(6)]
-    elif thing.state == "guide":
-        rgb, ink = (16, 104, 66), (226, 232, 226)
-        marks = [
-            block(-0.42 + 0.13 * k, -0.42 + 0.13 * k + 0.09, 0.08, 0.3)
-            for k in range(int(4 + 3 * thing.phase))
-        ]
-        marks += [block(-0.4 + 0.13 * k, -0.4 + 0.13 * k + 0.09, -0.32, -0.1) for k in range(4)]
+    outline, rgb, ink, marks = SIGNS[thing.state]
+    if thing.state == "parking" and thing.phase > 0.65:
+        ink = (30, 120, 66)
+    size = np.array([w, h])
+    board = canvas.flat(x, y + h / 2, z, OUTLINES[outline] * size)
     faded = 1.0 - 0.18 * thing.phase
-    canvas.solid(part(board), (rgb[0] * faded, rgb[1] * faded, rgb[2] * faded), z, owner)
-    outline = [part(board * 0.94)] if thing.state in ("guide", "name") else []
-    if outline:
-        canvas.paint([part(board)], ink, z)
-        canvas.paint(outline, rgb, z)
-    if marks and canvas.scale(z) * w > 7:
-        canvas.paint(marks, ink, z)
+    paint: RGB = (rgb[0] * faded, rgb[1] * faded, rgb[2] * faded)
+    canvas.solid(board, paint, z, owner)
+    if thing.state in ("guide", "name"):
+        canvas.paint([board], ink, z)
+        canvas.paint([canvas.flat(x, y + h / 2, z, OUTLINES[outline] * size * 0.93)], paint, z)
+    # a share of the image and not pixels: the same scene at every size
+    if canvas.camera.focal * w / z > 3.5 / 512:
+        m = np.array(marks)
+        corners = np.stack([m[:, [0, 2]], m[:, [1, 2]], m[:, [1, 3]], m[:, [0, 3]]], axis=1)
+        canvas.paint(canvas.flat(x, y + h / 2, z, corners * size), ink, z)
     # sheeting throws headlights back; a lit guide sign also shines a little by itself
     glow: RGB = (6, 34, 22) if thing.state == "guide" and canvas.night and thing.phase < 0.5 else (0, 0, 0)
-    canvas.shine([part(board)], glow, 255.0 if thing.state != "parking" else 170.0)
+    canvas.shine([board], glow, 255.0 if thing.state != "parking" else 170.0)
     canvas.close(owner)
 
 
@@ -262,5 +280,5 @@ def draw_wires(canvas: Canvas, street: Street, left: float, right: float, rng: R
         else:
             z_run = np.array([4, 6, 9, 14, 22, 36, 60, 100], float)
             path = canvas.project(np.stack([np.full(8, x), y - 0.4 * np.sin(np.arange(8)), z_run], axis=1))
-        for a, b in zip(path[:-1], path[1:], strict=True):
-            canvas.line(a, b, (36, 38, 40), 60, 1.0, CLUTTER)
+        for a, b in pairwise(path):
+            canvas.line(a, b, (36, 38, 40), 60, 1.0)

@@ -1,4 +1,7 @@
-"""Lamps in the lens and in the wet: bloom, veil, star-shaped flare, mirror streaks. Coarse (h, w, 3) images."""
+"""Lamps in the lens and in the wet: bloom, veil, star-shaped flare, mirror streaks.
+
+All on coarse (h, w, 3) float32 images, blown up at the end.
+"""
 
 from __future__ import annotations
 
@@ -68,8 +71,8 @@ def mirror(canvas: Canvas, streaks: F32, small: F32, wet: float) -> F32:
 
 
 def glow(
-    canvas: Canvas, points: F32, small: F32, seen: list[Light], dirty: float, weather: str, rng: Rng
-) -> F32:  # fmt: skip
+    canvas: Canvas, points: F32, small: F32, seen: list[Light], *, dirty: float, weather: str, rng: Rng
+) -> F32:
     """Bloom, veil and star-shaped flare around lamps, (H, W, 3)."""
     scale = canvas.width / 512
     area = np.float32(scale * scale)

@@ -11,6 +11,9 @@ from nightaug.data.scenes.canvas import RGB, Camera
 #: Consecutive seeds that belong to one drive.
 FRAMES_PER_DRIVE = 4
 
+#: Metres; what is farther is the horizon.
+VIEW = 190.0
+
 Rng = np.random.Generator
 
 #: Streams of randomness that must not touch each other: layout never depends on the time of day.
@@ -84,6 +87,7 @@ class Street:
     lamp_gap: float
     lamp_height: float
     lamp_color: RGB
+    lamp_sides: tuple[int, ...]
     wires: bool
     asphalt: float
     walls: list[RGB]
@@ -116,9 +120,10 @@ WALLS: tuple[RGB, ...] = (
     (160, 146, 124), (108, 116, 122), (204, 196, 180), (118, 68, 60), (88, 94, 100), (178, 166, 150),
 )  # fmt: skip
 CARS: tuple[RGB, ...] = (
-    (22, 23, 26), (30, 32, 38), (48, 50, 54), (92, 95, 100), (140, 143, 147), (186, 188, 190), (226, 227, 226),
-    (235, 234, 230), (104, 30, 32), (134, 44, 40), (34, 44, 74), (54, 72, 104), (86, 82, 70), (52, 66, 58),
-    (206, 160, 56), (160, 150, 132),
+    (22, 23, 26), (30, 32, 38), (48, 50, 54), (92, 95, 100), (140, 143, 147), (186, 188, 190),
+    (226, 227, 226), (235, 234, 230), (104, 30, 32), (134, 44, 40),
+    (34, 44, 74), (54, 72, 104),
+    (86, 82, 70), (52, 66, 58), (206, 160, 56), (160, 150, 132),
 )  # fmt: skip
 CAR_ODDS = np.array([13, 9, 8, 9, 12, 10, 12, 7, 4, 3, 4, 4, 2, 2, 4, 3], dtype=float)
 CLOTHES: tuple[RGB, ...] = (
@@ -126,6 +131,8 @@ CLOTHES: tuple[RGB, ...] = (
     (230, 226, 220), (120, 96, 60), (52, 84, 62), (206, 120, 40), (190, 70, 120),
 )  # fmt: skip
 LAMPS: tuple[RGB, ...] = ((1.0, 0.62, 0.24), (1.0, 0.70, 0.36), (0.92, 0.96, 1.0), (1.0, 0.94, 0.82))
+#: Where street lamps stand: both sides, one, or none, as along many a motorway.
+LAMP_SIDES: tuple[tuple[int, ...], ...] = ((-1, 1), (-1,), (1,), ())
 
 
 def pick(rng: Rng, items: tuple[RGB, ...], odds: np.ndarray | None = None) -> RGB:
@@ -176,6 +183,9 @@ def make_street(number: int) -> Street:
         lamp_gap=float(rng.uniform(22, 42)),
         lamp_height=float(rng.uniform(6.5, 9.5) + (2 if highway else 0)),
         lamp_color=LAMPS[int(rng.integers(len(LAMPS)))],
+        lamp_sides=LAMP_SIDES[
+            int(rng.choice(4, p=[0.2, 0.2, 0.2, 0.4] if highway else [0.58, 0.17, 0.17, 0.08]))
+        ],
         wires=bool(rng.random() < 0.4),
         asphalt=float(rng.uniform(62, 112)),
         walls=[pick(rng, WALLS) for _ in range(6)],

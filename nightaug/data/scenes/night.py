@@ -43,7 +43,7 @@ def light_by_night(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
 
     city = float(np.exp(of_drive.normal(math.log(0.0075), 0.5)))
     cast = [0.6 * c + 0.4 * w for c, w in zip(scene.street.lamp_color, (1.0, 0.97, 0.94), strict=True)]
-    out = _surfaces(canvas, scene, px, of_drive, rng, city, cast)
+    out = _surfaces(canvas, scene, px, of_drive, rng=rng, city=city, cast=cast)
     lamps = emission(px.emit, LAMP_LEVEL)
     out += lamps
 
@@ -63,15 +63,15 @@ def light_by_night(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
         np.add(out[k], mirrored[..., k], out=out[k], where=ground)
     if hood.any():
         _bonnet(canvas, out, hood, small, points)
-    shine = glow(canvas, points, small, seen, dirty, weather, rng)
+    shine = glow(canvas, points, small, seen, dirty=dirty, weather=weather, rng=rng)
     for k in range(3):
         out[k] += shine[..., k]
     return _camera(out, of_drive, rng, canvas.width)
 
 
 def _surfaces(
-    canvas: Canvas, scene: Scene, px: Pixels, of_drive: Rng, rng: Rng, city: float, cast: list[float]
-) -> F32:  # fmt: skip
+    canvas: Canvas, scene: Scene, px: Pixels, of_drive: Rng, *, rng: Rng, city: float, cast: list[float]
+) -> F32:
     """What lamps, sky glow and the own headlights make of every surface, (3, H, W)."""
     light = look_up(_lamp_map(scene, canvas.lights, of_drive), px)
     cam, h, w = canvas.camera, canvas.height, canvas.width
@@ -96,9 +96,9 @@ def _surfaces(
 
 
 def _lamp_map(scene: Scene, lights: list[Light], of_drive: Rng) -> F32:
-    """Light that street lamps, windows and other cars throw on each place of the ground, (rows, columns, 3)."""
+    """Light that street lamps, windows and other cars throw on each place, (rows, columns, 3)."""
     x, z = map_grid()
-    strength = float(np.exp(of_drive.normal(math.log(0.08), 0.65)))
+    strength = float(np.exp(of_drive.normal(math.log(0.095), 0.65)))
     street = np.zeros((MAP_ROWS, MAP_COLUMNS), np.float32)
     out = np.zeros((MAP_ROWS, MAP_COLUMNS, 3), np.float32)
     for lamp in lights:
@@ -129,7 +129,7 @@ def _lamp_map(scene: Scene, lights: list[Light], of_drive: Rng) -> F32:
 def _own_beam(canvas: Canvas, px: Pixels, of_drive: Rng) -> F32:
     """The own headlights: wide and low, cut off just under the horizon, (H, W)."""
     cam, h, w = canvas.camera, canvas.height, canvas.width
-    power = float(np.exp(of_drive.normal(math.log(0.2), 0.55)))
+    power = float(np.exp(of_drive.normal(math.log(0.25), 0.55)))
     aside = ((np.arange(w) + 0.5) / w - 0.5) / cam.focal
     down = ((np.arange(h) + 0.5) - cam.horizon * h) / (cam.focal * w)
     across = np.exp(-(np.abs(aside / 0.33) ** 2.2))

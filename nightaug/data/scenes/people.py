@@ -37,7 +37,7 @@ class Card:
 
     def bar(self, a: tuple[float, float], b: tuple[float, float], thick: float, rgb: RGB) -> None:
         p = self.at([a, b])
-        self.canvas.line(p[0], p[1], rgb, self.thing.z, thick * self.unit, self.owner)
+        self.canvas.line(p[0], p[1], rgb, self.thing.z, thick * self.unit, owner=self.owner)
 
     def ring(self, x: float, y: float, radius: float, squeeze: float, rgb: RGB) -> None:
         """A wheel with spokes one can look through: the rim only, as a band of quads."""
@@ -56,7 +56,7 @@ class Card:
         self.canvas.shine([self.at(points)], rgb, retro)
 
     def spot(self, x: float, y: float, radius: float) -> Array:
-        return WHEEL[::2] * radius + np.array([x, y])
+        return np.asarray(WHEEL[::2] * radius + np.array([x, y]))
 
 
 def draw_pedestrian(canvas: Canvas, thing: Thing) -> None:
@@ -81,8 +81,17 @@ def draw_pedestrian(canvas: Canvas, thing: Thing) -> None:
         )
     card.bar((-wide, neck - 0.06), (-wide - 0.05 + stride * 0.7, hip), 0.1, shade)
     long = hip - (0.25 if thing.style == 2 else 0.04) * h
-    card.shape([(-wide, long), (wide, long), (wide * 1.02, neck - 0.05), (wide * 0.6, neck), (-wide * 0.6, neck),
-                (-wide * 1.02, neck - 0.05)], coat)  # fmt: skip
+    card.shape(
+        [
+            (-wide, long),
+            (wide, long),
+            (wide * 1.02, neck - 0.05),
+            (wide * 0.6, neck),
+            (-wide * 0.6, neck),
+            (-wide * 1.02, neck - 0.05),
+        ],
+        coat,
+    )
     card.bar((wide, neck - 0.06), (wide + 0.05 - stride * 0.7, hip), 0.1, shade)
     if thing.style == 4:
         card.shape(
@@ -104,7 +113,7 @@ def draw_pedestrian(canvas: Canvas, thing: Thing) -> None:
         [(-gap - stride - 0.08, 0.02), (-gap - stride + 0.08, 0.02), (-gap - stride, 0.09)], (0, 0, 0), 60
     )
     if canvas.night:
-        _rim(card, thing, wide, long, neck, h)
+        _rim(card, thing, wide=wide, low=long, neck=neck, h=h)
     if thing.style in (1, 5):
         card.shine(
             [(-wide, hip + 0.2), (wide, hip + 0.2), (wide, hip + 0.25), (-wide, hip + 0.25)], (0, 0, 0), 90
@@ -112,7 +121,7 @@ def draw_pedestrian(canvas: Canvas, thing: Thing) -> None:
     canvas.close(owner)
 
 
-def _rim(card: Card, thing: Thing, wide: float, low: float, neck: float, h: float) -> None:
+def _rim(card: Card, thing: Thing, *, wide: float, low: float, neck: float, h: float) -> None:
     """Some street light on coat, shoulder and hair: people at night are dim, but one does find them."""
     c, level = thing.color, 6.0 + 5.0 * thing.phase
     coat: RGB = (level + c[0] * 0.045, level + c[1] * 0.045, level + c[2] * 0.045)
@@ -124,7 +133,7 @@ def _rim(card: Card, thing: Thing, wide: float, low: float, neck: float, h: floa
     card.shine(rim, (edge, edge * 0.95, edge * 0.85))
 
 
-def _sitting(card: Card, thing: Thing, seat: float, side: bool, lean: float, helmet: bool) -> None:
+def _sitting(card: Card, thing: Thing, *, seat: float, side: bool, lean: float, helmet: bool) -> None:
     skin = SKIN[thing.style % len(SKIN)]
     trousers = TROUSERS[(thing.style + 1) % len(TROUSERS)]
     top = seat + 0.62
@@ -140,8 +149,17 @@ def _sitting(card: Card, thing: Thing, seat: float, side: bool, lean: float, hel
     else:
         card.bar((-0.12, seat), (-0.19, seat - 0.55), 0.15, trousers)
         card.bar((0.12, seat), (0.19, seat - 0.55), 0.15, trousers)
-        card.shape([(-0.2, seat - 0.05), (0.2, seat - 0.05), (0.24, top - 0.08), (0.1, top), (-0.1, top),
-                    (-0.24, top - 0.08)], thing.color2)  # fmt: skip
+        card.shape(
+            [
+                (-0.2, seat - 0.05),
+                (0.2, seat - 0.05),
+                (0.24, top - 0.08),
+                (0.1, top),
+                (-0.1, top),
+                (-0.24, top - 0.08),
+            ],
+            thing.color2,
+        )
         card.bar((-0.22, top - 0.1), (-0.3, seat + 0.2), 0.1, shade)
         card.bar((0.22, top - 0.1), (0.3, seat + 0.2), 0.1, shade)
         head = (0.0, top + 0.15)
@@ -150,8 +168,15 @@ def _sitting(card: Card, thing: Thing, seat: float, side: bool, lean: float, hel
         card.shape(card.spot(head[0], head[1] + 0.04, 0.145), thing.color)
         card.shine(card.spot(head[0], head[1] + 0.06, 0.06), (0, 0, 0), 80)
     else:
-        card.shape([(head[0] - 0.11, head[1]), (head[0] + 0.11, head[1]), (head[0] + 0.07, head[1] + 0.13),
-                    (head[0] - 0.07, head[1] + 0.13)], (40, 30, 24))  # fmt: skip
+        card.shape(
+            [
+                (head[0] - 0.11, head[1]),
+                (head[0] + 0.11, head[1]),
+                (head[0] + 0.07, head[1] + 0.13),
+                (head[0] - 0.07, head[1] + 0.13),
+            ],
+            (40, 30, 24),
+        )
     card.shine(
         [(-0.2, seat + 0.28), (0.2, seat + 0.28), (0.2, seat + 0.34), (-0.2, seat + 0.34)], (0, 0, 0), 140
     )
@@ -169,8 +194,14 @@ def draw_bicycle(canvas: Canvas, thing: Thing) -> None:
     for x in (-reach, reach):
         card.ring(x, 0.34, 0.34, thin, (22, 22, 24))
     seat, bars = (-reach * 0.35, 0.92), (reach * 0.8, 1.0)
-    for a, b in ((seat, (0.0, 0.34)), (seat, (-reach, 0.34)), ((-reach, 0.34), (0.0, 0.34)),
-                 ((seat[0], 0.8), (bars[0], 0.85)), ((0.0, 0.34), (bars[0], 0.85)), ((reach, 0.34), bars)):  # fmt: skip
+    for a, b in (
+        (seat, (0.0, 0.34)),
+        (seat, (-reach, 0.34)),
+        ((-reach, 0.34), (0.0, 0.34)),
+        ((seat[0], 0.8), (bars[0], 0.85)),
+        ((0.0, 0.34), (bars[0], 0.85)),
+        ((reach, 0.34), bars),
+    ):
         card.bar(a, b, 0.06, frame)
     card.bar((seat[0] - 0.12, 0.93), (seat[0] + 0.12, 0.93), 0.07, (24, 24, 24))
     across = 0.28 * (1 - squeeze) + 0.1
@@ -193,7 +224,14 @@ def draw_bicycle(canvas: Canvas, thing: Thing) -> None:
     canvas.close(owner)
     if thing.rider:
         rider = canvas.open("rider")
-        _sitting(Card(canvas, thing, rider), thing, 0.95, squeeze > 0.5, 0.2, thing.style == 1)
+        _sitting(
+            Card(canvas, thing, rider),
+            thing,
+            seat=0.95,
+            side=squeeze > 0.5,
+            lean=0.2,
+            helmet=thing.style == 1,
+        )
         canvas.close(rider)
 
 
@@ -210,8 +248,19 @@ def draw_motorcycle(canvas: Canvas, thing: Thing) -> None:
         card.shape(
             [(-0.5 * turn, 0.3), (0.45 * turn, 0.3), (0.5 * turn, 0.6), (-0.3 * turn, 0.6)], (58, 58, 62)
         )
-        card.shape([(-0.9 * turn, 0.66), (-0.8 * turn, 0.82), (-0.1 * turn, 0.76), (0.15 * turn, 0.95),
-                    (0.5 * turn, 0.9), (0.62 * turn, 0.66), (0.3 * turn, 0.55), (-0.4 * turn, 0.55)], thing.color)  # fmt: skip
+        card.shape(
+            [
+                (-0.9 * turn, 0.66),
+                (-0.8 * turn, 0.82),
+                (-0.1 * turn, 0.76),
+                (0.15 * turn, 0.95),
+                (0.5 * turn, 0.9),
+                (0.62 * turn, 0.66),
+                (0.3 * turn, 0.55),
+                (-0.4 * turn, 0.55),
+            ],
+            thing.color,
+        )
         card.bar((0.7 * turn, 0.32), (0.45 * turn, 1.05), 0.08, (130, 130, 132))
         card.bar((0.45 * turn, 1.05), (0.28 * turn, 1.1), 0.06, (30, 30, 32))
         card.shine(
@@ -237,8 +286,13 @@ def draw_motorcycle(canvas: Canvas, thing: Thing) -> None:
         if thing.on and canvas.night:
             card.shine(lamp, (225, 16, 12) if away else (255, 246, 228))
             color = TAIL_GLOW if away else (HALOGEN if thing.phase < 0.5 else XENON)
-            canvas.light((thing.x, 0.72 if away else 0.86, thing.z), color, 0.9 if away else 8.0, owner,
-                         "tail" if away else "head1")  # fmt: skip
+            canvas.light(
+                (thing.x, 0.72 if away else 0.86, thing.z),
+                color,
+                0.9 if away else 8.0,
+                owner,
+                "tail" if away else "head1",
+            )
         else:
             card.shine(lamp, (0, 0, 0), 150)
             if canvas.night:
@@ -250,5 +304,5 @@ def draw_motorcycle(canvas: Canvas, thing: Thing) -> None:
     canvas.close(owner)
     if thing.rider:
         rider = canvas.open("rider")
-        _sitting(Card(canvas, thing, rider), thing, 0.82, squeeze > 0.5, 0.12, True)
+        _sitting(Card(canvas, thing, rider), thing, seat=0.82, side=squeeze > 0.5, lean=0.12, helmet=True)
         canvas.close(rider)

@@ -15,7 +15,6 @@ from nightaug.data.scenes.canvas import (
     WALL,
     Array,
     Canvas,
-    depth_code,
 )
 from nightaug.data.scenes.layout import Rng, Scene, Street, Thing
 
@@ -28,19 +27,20 @@ WINDOW_LIGHT: tuple[RGB, ...] = (
     (150, 118, 66), (168, 140, 92), (120, 118, 110), (96, 112, 128), (178, 150, 88), (110, 80, 40),
 )  # fmt: skip
 FAR_LIGHTS: tuple[RGB, ...] = (
-    (220, 200, 160), (230, 150, 70), (220, 30, 20), (230, 40, 24), (40, 210, 150), (230, 230, 235), (250, 190, 110),
+    (220, 200, 160), (230, 150, 70), (220, 30, 20), (230, 40, 24), (40, 210, 150), (230, 230, 235),
+    (250, 190, 110),
 )  # fmt: skip
 NEON: tuple[RGB, ...] = (
-    (235, 30, 24), (30, 225, 120), (40, 110, 240), (245, 190, 50), (240, 240, 240), (225, 40, 150), (20, 210, 190),
-    (250, 120, 20),
+    (235, 30, 24), (30, 225, 120), (40, 110, 240), (245, 190, 50), (240, 240, 240), (225, 40, 150),
+    (20, 210, 190), (250, 120, 20),
 )  # fmt: skip
 
 
-def _strip(canvas: Canvas, x0: float, x1: float, z0: float = 1.2, z1: float = 400.0, y: float = 0.0) -> Array:
+def _strip(canvas: Canvas, x0: float, x1: float, z0: float = 1.2, z1: float = 400.0) -> Array:
     z = STATIONS[(z0 < STATIONS) & (z1 > STATIONS)]
     z = np.concatenate([[z0], z, [z1]])
-    left = np.stack([np.full_like(z, x0), np.full_like(z, y), z], axis=1)
-    right = np.stack([np.full_like(z, x1), np.full_like(z, y), z], axis=1)[::-1]
+    left = np.stack([np.full_like(z, x0), np.zeros_like(z), z], axis=1)
+    right = np.stack([np.full_like(z, x1), np.zeros_like(z), z], axis=1)[::-1]
     return canvas.project(np.concatenate([left, right]))
 
 
@@ -56,7 +56,7 @@ def _bars(canvas: Canvas, boxes: list[tuple[float, float, float, float]]) -> Arr
 def draw_ground(canvas: Canvas, scene: Scene, rng: Rng) -> None:
     """Road, kerbs, verge, lane marks and crossings; depth by row."""
     s = scene.street
-    horizon = int(round(canvas.project((0, s.height, 1e9))[1]))
+    horizon = round(canvas.point(0, s.height, 1e9)[1])
     snow = s.weather == "snowy"
     verge: RGB = (
         (186, 190, 196) if snow else ((104, 106, 70) if s.scene != "city street" else (112, 110, 106))
@@ -125,26 +125,35 @@ def _marks(canvas: Canvas, scene: Scene, rng: Rng, left: float, right: float) ->
     if dashes:
         canvas.paint(_bars(canvas, dashes), white, 400)
     for c in scene.crossings:
-        road = (base, base, base * 1.03)
-        canvas.paint([_strip(canvas, left + 0.2, right - 0.2, max(c - 5, 1.3), c + 5)], road, 400)
-        bars: list[tuple[float, float, float, float]] = []
-        for near in (c - 8.2, c + 5.4):
-            if near < 2:
-                continue
-            if rng.random() < 0.6:
-                x = left + 0.4
-                while x < right - 0.5:
-                    bars.append((x, x + 0.55, near, near + 2.6))
-                    x += 1.15
-            else:
-                bars += [(left, right, near, near + 0.3), (left, right, near + 2.2, near + 2.5)]
-        if bars:
-            canvas.paint(_bars(canvas, bars), white if rng.random() < 0.85 else yellow, 400)
+        # marks stop where streets cross
+        canvas.paint(
+            [_strip(canvas, left + 0.2, right - 0.2, max(c - 5, 1.3), c + 5)], (base, base, base * 1.03), 400
+        )
+        _crosswalks(canvas, c, (left, right), rng, (white, yellow))
     for _ in range(int(rng.integers(0, 5))):
         x, z = float(rng.uniform(left, right)), float(rng.uniform(5, 30))
         k = float(rng.choice([0.72, 0.85, 1.15]))
         patch = _strip(canvas, x, x + float(rng.uniform(0.5, 3)), z, z + float(rng.uniform(1, 8)))
         canvas.paint([patch], (base * k, base * k, base * k), 400)
+
+
+def _crosswalks(
+    canvas: Canvas, crossing: float, kerbs: tuple[float, float], rng: Rng, inks: tuple[RGB, RGB]
+) -> None:
+    """Zebra bars or two lines, before and after a crossing."""
+    left, right = kerbs
+    bars: list[tuple[float, float, float, float]] = []
+    for near in (crossing - 8.2, crossing + 5.4):
+        if near < 2:
+            continue
+        if rng.random() < 0.6:
+            bars += [
+                (x, x + 0.55, near, near + 2.6) for x in np.arange(left + 0.4, right - 0.5, 1.15).tolist()
+            ]
+        else:
+            bars += [(left, right, near, near + 0.3), (left, right, near + 2.2, near + 2.5)]
+    if bars:
+        canvas.paint(_bars(canvas, bars), inks[int(rng.random() > 0.85)], 400)
 
 
 def draw_skyline(canvas: Canvas, scene: Scene, rng: Rng) -> None:
@@ -190,7 +199,7 @@ def draw_skyline(canvas: Canvas, scene: Scene, rng: Rng) -> None:
 
 
 def _wall_points(plane: float, z0: float, length: float, along: Array, up: Array) -> Array:
-    """Corners (M, 4, 3) of cells on a wall beside the road; ``along`` 0..1 pairs (M, 2), ``up`` metres (M, 2)."""
+    """Corners (M, 4, 3) of cells on a wall along the road; ``along`` 0..1 and ``up`` metres, (M, 2)."""
     z = z0 + along * length
     out = np.empty((len(along), 4, 3))
     out[..., 0] = plane
@@ -224,9 +233,9 @@ def draw_building(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng) -> None:
         canvas.solid(canvas.project(roof), (84, 72, 66), (z0 + z1) / 2, WALL)
     if z0 < 60 and not house:
         _bands(canvas, thing, z0, length)
-    _windows(canvas, thing, rng, lamps, z0, length, 0.0 if thing.state != "shop" else 3.8)
+    _windows(canvas, thing, rng, lamps, z0=z0, length=length, start=0.0 if thing.state != "shop" else 3.8)
     if thing.state == "shop":
-        _shop(canvas, thing, rng, lamps, z0, length)
+        _shop(canvas, thing, rng, lamps, z0=z0, length=length)
     _facade_depth(canvas, canvas.project(front), x)
 
 
@@ -282,7 +291,7 @@ def _facade_depth(canvas: Canvas, front: Array, x: float) -> None:
 
 
 def _windows(
-    canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, z0: float, length: float, start: float
+    canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, *, z0: float, length: float, start: float
 ) -> None:
     tall = thing.size[1]
     bay, storey = 1.6 + 1.8 * thing.phase, 3.1 + 0.5 * ((thing.phase * 7) % 1)
@@ -292,8 +301,7 @@ def _windows(
     if z0 > 60:
         columns, rows = max(columns // 2, 1), max(rows // 2, 1)
         bay, storey = length / columns, (tall - start - 0.8) / rows
-    i, j = np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij")
-    i, j = i.ravel(), j.ravel()
+    i, j = (t.ravel() for t in np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"))
     share = 0.42 + 0.2 * ((thing.phase * 13) % 1)
     a = (i + 0.5 - share / 2) / columns
     along = np.stack([a, a + share / columns], axis=1)
@@ -318,7 +326,7 @@ def _windows(
                 canvas.shine(quads[chosen], (tone[0] * dim, tone[1] * dim, tone[2] * dim))
 
 
-def _shop(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, z0: float, length: float) -> None:
+def _shop(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, *, z0: float, length: float) -> None:
     """Ground floor: show windows, a name board, and round or square lights that could pass for signals."""
     z = z0 + length / 2
     count = max(int(length / 4.5), 1)

@@ -1,4 +1,4 @@
-"""Trucks, buses and trams (and what cars share with them) as a few boxes in perspective, with glass, wheels, plates and lamps."""
+"""Trucks, buses and trams as a few boxes in perspective; cars share the parts."""
 
 from __future__ import annotations
 
@@ -46,9 +46,12 @@ class Block:
     """One box or wedge of a vehicle, placed in the world."""
 
     def __init__(
-        self, canvas: Canvas, thing: Thing, low: tuple[float, float, float, float],
+        self,
+        canvas: Canvas,
+        thing: Thing,
+        low: tuple[float, float, float, float],
         high: tuple[float, float, float, float],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``low`` and ``high``: height, width, rear end and front end (metres along the vehicle)."""
         self.canvas = canvas
         (y0, w0, a0, b0), (y1, w1, a1, b1) = low, high
@@ -133,7 +136,7 @@ def shadow(canvas: Canvas, thing: Thing) -> None:
 
 
 def lamps(
-    canvas: Canvas, thing: Thing, block: Block, owner: int, tail: list[Array], head: list[Array]
+    canvas: Canvas, thing: Thing, block: Block, owner: int, *, tail: list[Array], head: list[Array]
 ) -> None:
     """Lit tail lamps, headlights and their glow; parked vehicles keep the reflectors."""
     brake = thing.state == "brake"
@@ -187,8 +190,11 @@ def draw_truck(canvas: Canvas, thing: Thing) -> None:
     nose = half - (2.1 if thing.style < 2 else 2.4)
     box = Block(canvas, thing, (0.8, w, -half, nose - 0.25), (h, w, -half, nose - 0.25))
     cab = Block(canvas, thing, (0.45, w * 0.95, nose, half), (h * 0.78, w * 0.88, nose + 0.1, half - 0.35))
-    for block, rgb in ((box, thing.color), (cab, thing.color2)) if math.cos(thing.heading) < 0 else (
-        (cab, thing.color2), (box, thing.color)):  # fmt: skip
+    for block, rgb in (
+        ((box, thing.color), (cab, thing.color2))
+        if math.cos(thing.heading) < 0
+        else ((cab, thing.color2), (box, thing.color))
+    ):
         block.paint(rgb, owner)
     wheels(chassis, length * 0.94, 0.85, 0.48, (0.1, 0.2, 0.86) if thing.style == 2 else (0.16, 0.84))
     chassis.decal("rear", [rect(0.0, 0.22, 0.0, 0.75), rect(0.78, 1.0, 0.0, 0.75)], TYRE)
@@ -215,8 +221,8 @@ def draw_truck(canvas: Canvas, thing: Thing) -> None:
     box.shine("rear", tape, (0, 0, 0), 200)
     for face in ("left", "right"):
         box.shine(face, [rect(i / 9 + 0.02, i / 9 + 0.07, 0.02, 0.05) for i in range(9)], (0, 0, 0), 230)
-    lamps(canvas, thing, box, owner, tail, [])
-    lamps(canvas, thing, cab, owner, [], head)
+    lamps(canvas, thing, box, owner, tail=tail, head=[])
+    lamps(canvas, thing, cab, owner, tail=[], head=head)
     if canvas.night and not thing.on:
         edge = 34 + 30 * thing.phase
         for face in ("rear", "left", "right"):
@@ -271,7 +277,7 @@ def draw_bus(canvas: Canvas, thing: Thing) -> None:
         body.shine("rear", [rect(0.33, 0.66, 0.89, 0.94)], (200, 110, 18) if canvas.night else (0, 0, 0))
         if canvas.night:
             body.shine("rear", [rect(s, s + 0.04, 0.97, 0.995) for s in (0.04, 0.92)], (170, 14, 10))
-    lamps(canvas, thing, body, owner, tail, head)
+    lamps(canvas, thing, body, owner, tail=tail, head=head)
     canvas.close(owner)
 
 
@@ -312,8 +318,13 @@ def draw_train(canvas: Canvas, thing: Thing) -> None:
                 body.shine(face, [rect(0.12, 0.88, 0.46, 0.8)], (60, 58, 50))
                 body.shine(face, eyes[: 2 if red else 3], (210, 14, 10) if red else (255, 250, 236))
                 for eye in eyes[: 2 if red else 3]:
-                    canvas.light(body.spot(face, eye.mean(axis=0)), TAIL_GLOW if red else XENON,
-                                 1.0 if red else 9.0, owner, "tail" if red else "head")  # fmt: skip
+                    canvas.light(
+                        body.spot(face, eye.mean(axis=0)),
+                        TAIL_GLOW if red else XENON,
+                        1.0 if red else 9.0,
+                        owner,
+                        "tail" if red else "head",
+                    )
             else:
                 body.shine(face, eyes[2:], (150, 148, 140))
             body.shine(face, [rect(0.25, 0.75, 0.87, 0.88)], (0, 0, 0))

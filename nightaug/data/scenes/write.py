@@ -14,13 +14,18 @@ import cv2
 
 from nightaug.data.classes import DAY, NIGHT
 from nightaug.data.frames import Frame
-from nightaug.data.scenes.layout import FRAMES_PER_DRIVE
 from nightaug.data.scenes.assemble import WORLD_VERSION, check_size, render
+from nightaug.data.scenes.layout import FRAMES_PER_DRIVE
 
 #: Split and time of day -> a block of drive numbers that no other pair of them touches.
 _BLOCKS: dict[tuple[str, str], int] = {
-    ("train", DAY): 0, ("train", NIGHT): 1, ("val", DAY): 2, ("val", NIGHT): 3, ("test", DAY): 4, ("test", NIGHT): 5,
-}  # fmt: skip
+    ("train", DAY): 0,
+    ("train", NIGHT): 1,
+    ("val", DAY): 2,
+    ("val", NIGHT): 3,
+    ("test", DAY): 4,
+    ("test", NIGHT): 5,
+}
 _PAIRS_BLOCK = 6
 _BLOCK_DRIVES = 1 << 20
 SPLITS = ("train", "val", "test")
@@ -46,7 +51,8 @@ def scene_seeds(seed: int, split: str, timeofday: str, count: int) -> list[int]:
     """
     if (split, timeofday) not in _BLOCKS:
         raise ValueError(
-            f"expected a split of {', '.join(SPLITS)} and a time of {DAY!r} or {NIGHT!r}, got {split!r}, {timeofday!r}"
+            f"expected a split of {', '.join(SPLITS)} and a time of {DAY!r} or {NIGHT!r}, "
+            f"got {split!r}, {timeofday!r}"
         )
     return _seeds(seed, _BLOCKS[split, timeofday], count)
 
@@ -223,8 +229,14 @@ def _check(width: int, height: int, rare: float, quality: int, workers: int) -> 
 
 
 def _summary(width: int, height: int, seed: int, rare: float, quality: int) -> dict[str, Any]:
-    return {"world_version": WORLD_VERSION, "seed": seed, "width": width, "height": height, "rare": rare,
-            "quality": quality}  # fmt: skip
+    return {
+        "world_version": WORLD_VERSION,
+        "seed": seed,
+        "width": width,
+        "height": height,
+        "rare": rare,
+        "quality": quality,
+    }
 
 
 def _write_json(path: Path, data: Any) -> None:
