@@ -17,6 +17,7 @@ from nightaug.data.classes import BDD100K_CLASSES, DAY, NIGHT
 from nightaug.data.frames import Box, Frame
 from nightaug.data.scenes import assemble
 from nightaug.data.scenes.canvas import SUPERSAMPLE
+from nightaug.data.scenes.night import light_by_night
 from nightaug.data.scenes.populate import make_scene
 
 Image = NDArray[np.uint8]
@@ -83,6 +84,15 @@ def test_pairs_share_boxes(pairs: list[tuple[Image, Frame, Image, Frame]]) -> No
     for _, day, _, night in pairs:
         assert [key(b) for b in day.boxes] == [key(b) for b in night.boxes]
         assert (day.name, day.video, day.weather) == (night.name, night.video, night.weather)
+
+
+def test_night_paints_nothing_new() -> None:
+    """Day and night differ in light only: every fine pixel belongs to the same thing."""
+    for seed in range(700, 740, 3):
+        scene = make_scene(seed, 4.0)
+        day, night = (assemble.paint(scene, *SMALL, night=n) for n in (False, True))
+        np.testing.assert_array_equal(day.ids, night.ids)
+        np.testing.assert_array_equal(day.color, night.color)
 
 
 def test_boxes_lie_inside_the_image(many: list[Frame]) -> None:
@@ -220,7 +230,7 @@ def test_labelled_objects_can_be_found_by_night() -> None:
         scene = make_scene(seed, 2.0)
         canvas = assemble.paint(scene, 384, 216, night=True)
         frame = assemble.read_frame(canvas, scene, NIGHT)
-        image = assemble.light_by_night(canvas, scene).astype(int)
+        image = light_by_night(canvas, scene).astype(int)
         for thing in [t for t in scene.things if t.kind in ("car", "pedestrian", "sign", "signal")][:14]:
             rest = make_scene(seed, 2.0)
             rest.things = [t for t in rest.things if (t.kind, t.x, t.z) != (thing.kind, thing.x, thing.z)]
@@ -230,7 +240,7 @@ def test_labelled_objects_can_be_found_by_night() -> None:
             if len(gone) != 1:
                 continue
             b = gone[0]
-            change = np.abs(image - assemble.light_by_night(without, rest).astype(int)).max(axis=2)
+            change = np.abs(image - light_by_night(without, rest).astype(int)).max(axis=2)
             part = change[int(b.y1) : int(np.ceil(b.y2)), int(b.x1) : int(np.ceil(b.x2))]
             total += 1
             weak += int(np.percentile(part, 90) < 5)
@@ -241,8 +251,10 @@ def test_labelled_objects_can_be_found_by_night() -> None:
 def test_same_scene_at_another_size() -> None:
     small, large = scenes.render(52, 512, 288)[1], scenes.render(52, 1024, 576)[1]
     big = {b.id: b for b in large.boxes}
+    # the smallest and the nearly hidden may pass the limits for a label at one size and not at the other
+    small.boxes = [b for b in small.boxes if not b.occluded and min(b.x2 - b.x1, b.y2 - b.y1) > 6]
     shared = [(b, big[b.id]) for b in small.boxes if b.id in big]
-    assert len(shared) >= 0.9 * len(small.boxes) > 0
+    assert len(shared) == len(small.boxes) > 0
     for a, b in shared:
         assert a.category == b.category
         np.testing.assert_allclose(np.array(b.xyxy) / 2, a.xyxy, atol=1.5)

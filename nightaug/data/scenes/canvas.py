@@ -32,6 +32,8 @@ LAST_OBJECT = 255
 
 _SHIFT = 3
 _FIXED = 1 << _SHIFT
+# our pixel i reaches from i to i + 1, cv2's is centred on i; what is left of the half rounds
+_TO_CENTRE = _FIXED / 2 - 0.5
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ class Canvas:
 
     def _fixed(self, polygons: Sequence[Array] | Array) -> list[NDArray[np.int32]]:
         if isinstance(polygons, np.ndarray):
-            return list(np.add(polygons * _FIXED, 0.5).astype(np.int32))
-        return [np.add(p * _FIXED, 0.5).astype(np.int32) for p in polygons]
+            return list(np.subtract(polygons * _FIXED, _TO_CENTRE).astype(np.int32))
+        return [np.subtract(p * _FIXED, _TO_CENTRE).astype(np.int32) for p in polygons]
 
     def solid(self, polygon: Array, rgb: RGB, z: float, owner: int) -> None:
         """A surface: hides what is behind it, lamps included, and belongs to ``owner``."""

@@ -212,10 +212,12 @@ def draw_bicycle(canvas: Canvas, thing: Thing) -> None:
         for x in (-reach, reach):
             card.shine(card.spot(x, 0.5, 0.05), (0, 0, 0), 255)
             card.shine(card.spot(x, 0.2, 0.05), (0, 0, 0), 255)
+    front = not away or squeeze > 0.6
+    if thing.on and front:
+        card.shape(card.spot(reach, 0.86, 0.05), (200, 200, 190))
     if canvas.night and thing.on:
         spot = (-reach, 0.62) if away else (reach, 0.86)
-        if not away or squeeze > 0.6:
-            card.shape(card.spot(reach, 0.86, 0.05), (200, 200, 190))
+        if front:
             card.shine(card.spot(reach, 0.86, 0.055), (235, 232, 225))
         where = (thing.x + spot[0], spot[1], thing.z)
         canvas.light(
@@ -269,8 +271,8 @@ def draw_motorcycle(canvas: Canvas, thing: Thing) -> None:
             230,
         )
         card.shine(card.spot(0.7, 0.45, 0.05), (0, 0, 0), 240)
+        card.shape(card.spot(0.6 * turn, 0.85, 0.09), (220, 220, 214))
         if canvas.night and thing.on:
-            card.shape(card.spot(0.6 * turn, 0.85, 0.09), (220, 220, 214))
             card.shine(card.spot(0.6 * turn, 0.85, 0.08), (250, 245, 232))
             canvas.light((thing.x + 0.6 * turn, 0.85, thing.z), XENON, 2.0, owner, "beam")
     else:

@@ -296,7 +296,7 @@ def _windows(
     tall = thing.size[1]
     bay, storey = 1.6 + 1.8 * thing.phase, 3.1 + 0.5 * ((thing.phase * 7) % 1)
     columns, rows = int(length / bay), int((tall - start - 0.8) / storey)
-    if columns < 1 or rows < 1 or (z0 > 90 and not canvas.night):
+    if columns < 1 or rows < 1 or z0 > 125:
         return
     if z0 > 60:
         columns, rows = max(columns // 2, 1), max(rows // 2, 1)

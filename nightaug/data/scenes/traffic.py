@@ -10,7 +10,7 @@ from nightaug.data.scenes.layout import CAR_ODDS, CARS, CLOTHES, VIEW, Rng, Scen
 #: Share of one class among the vehicles in moving lanes at ``rare`` 1, after BDD100K's counts.
 TRUCKS, BUSES, MOTORCYCLES = 0.036, 0.013, 0.008
 #: Chance of a tram in a city frame, and people on bicycles or bicycles alone for each frame, at ``rare`` 1.
-TRAMS, CYCLISTS, PARKED_BIKES = 0.035, 0.08, 0.07
+TRAMS, CYCLISTS, PARKED_BIKES = 0.025, 0.08, 0.07
 
 TRUCK_PAINT: tuple[RGB, ...] = (
     (225, 225, 222),
