@@ -102,14 +102,26 @@ def _frame(rng: random.Random) -> dict[str, Any]:
         attributes = {"laneDirection": "parallel", "laneStyle": "solid", "laneType": "road curb"}
         poly = [{"vertices": polygon(rng.choice([2, 2, 4])), "types": "LL", "closed": False}]
         labels.append(
-            {"category": "lane", "attributes": attributes, "manualShape": True, "manualAttributes": True,
-             "poly2d": poly, "id": rng.randrange(1_300_000)}
+            {
+                "category": "lane",
+                "attributes": attributes,
+                "manualShape": True,
+                "manualAttributes": True,
+                "poly2d": poly,
+                "id": rng.randrange(1_300_000),
+            }
         )
     for _ in range(rng.randrange(1, 4)):
         poly = [{"vertices": polygon(rng.randrange(5, 12)), "types": "LLLLLCCC", "closed": True}]
         labels.append(
-            {"category": "drivable area", "attributes": {"areaType": "direct"}, "manualShape": True,
-             "manualAttributes": True, "poly2d": poly, "id": rng.randrange(1_300_000)}
+            {
+                "category": "drivable area",
+                "attributes": {"areaType": "direct"},
+                "manualShape": True,
+                "manualAttributes": True,
+                "poly2d": poly,
+                "id": rng.randrange(1_300_000),
+            }
         )
     return {
         "name": f"{rng.randrange(1 << 32):08x}-{rng.randrange(1 << 32):08x}.jpg",

@@ -162,9 +162,7 @@ def saving_looks(out: Path | None) -> Iterator[Callable[[Sequence[Path], Sequenc
             for path, seen in zip(paths, looks, strict=True):
                 if not seen.error:
                     source = os.path.abspath(path)
-                    row = _LookRow(
-                        source, seen.size, seen.modified, seen.width, seen.height, seen.luma, seen.luma_top
-                    )
+                    row = _LookRow(source, seen.size, seen.modified, seen.width, seen.height, seen.luma, seen.luma_top)
                     file.write(msgspec.json.encode(row) + b"\n")
             file.flush()
 
@@ -334,9 +332,7 @@ def _manifest_files(out: Path) -> set[str]:
 def _written_frame(item: Item) -> Frame:
     f = item.frame
     extra = None if item.labelled else {"labelled": False}
-    return Frame(
-        item.file, f.boxes, f.width, f.height, f.timeofday, f.weather, f.scene, f.video, None, extra
-    )
+    return Frame(item.file, f.boxes, f.width, f.height, f.timeofday, f.weather, f.scene, f.video, None, extra)
 
 
 def _row(item: Item) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def assign(
         if home is not None and fixed[i] != home:
             moved.append(i)
     open_ = [i for i, split in enumerate(result) if not split]
-    if "val" in named.values():
+    if named and "val" in own and "test" in own:
         shares_ = {"train": 1.0}
     elif named:
         shares_ = {"train": train / (train + val), "val": val / (train + val)}

@@ -16,8 +16,16 @@ from nightaug.data.classes import (
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("motor", "motorcycle"), ("Motorbike", "motorcycle"), ("bike", "bicycle"), ("person", "pedestrian"),
-     (" Car ", "car"), ("traffic_light", "traffic light"), ("sign", "traffic sign"), ("Other Vehicle", "other vehicle")],
+    [
+        ("motor", "motorcycle"),
+        ("Motorbike", "motorcycle"),
+        ("bike", "bicycle"),
+        ("person", "pedestrian"),
+        (" Car ", "car"),
+        ("traffic_light", "traffic light"),
+        ("sign", "traffic sign"),
+        ("Other Vehicle", "other vehicle"),
+    ],
 )
 def test_class_names(written: str, meant: str) -> None:
     assert canonical_class(written) == meant
@@ -33,8 +41,17 @@ def test_the_ten_classes_in_the_published_order() -> None:
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("daytime", "daytime"), ("Day", "daytime"), ("night", "night"), ("dawn/dusk", "dawn/dusk"),
-     ("sunset", "dawn/dusk"), ("undefined", None), ("", None), (None, None), ("nightmare", None)],
+    [
+        ("daytime", "daytime"),
+        ("Day", "daytime"),
+        ("night", "night"),
+        ("dawn/dusk", "dawn/dusk"),
+        ("sunset", "dawn/dusk"),
+        ("undefined", None),
+        ("", None),
+        (None, None),
+        ("nightmare", None),
+    ],
 )
 def test_times_of_day(written: str | None, meant: str | None) -> None:
     assert canonical_time(written) == meant
@@ -46,8 +63,19 @@ def test_every_time_word_is_one_of_three() -> None:
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("green", "green"), ("G", "green"), ("Y", "yellow"), ("red", "red"), ("none", None), ("NA", None),
-     ([0, "NA"], None), ([1, "G"], "green"), (None, None), (3, None), ([], None)],
+    [
+        ("green", "green"),
+        ("G", "green"),
+        ("Y", "yellow"),
+        ("red", "red"),
+        ("none", None),
+        ("NA", None),
+        ([0, "NA"], None),
+        ([1, "G"], "green"),
+        (None, None),
+        (3, None),
+        ([], None),
+    ],
 )
 def test_light_colours(written: object, meant: str | None) -> None:
     assert canonical_light(written) == meant

@@ -90,7 +90,12 @@ SHIFT = {
             "name": "00000100_img_front.jpg",
             "videoName": "007b-4e72",
             "intrinsics": {"focal": [640.0, 640.0], "center": [640.0, 400.0], "skew": 0},
-            "attributes": {"weather_coarse": "rainy", "timeofday_coarse": "day", "timeofday_fine": "noon", "town": "04"},
+            "attributes": {
+                "weather_coarse": "rainy",
+                "timeofday_coarse": "day",
+                "timeofday_fine": "noon",
+                "town": "04",
+            },
             "frameIndex": 100,
             "labels": [
                 {
@@ -107,7 +112,14 @@ SHIFT = {
 FLIR = {
     "annotations": [
         {"bbox": [149, 225, 16, 33], "category_id": 1, "id": 173, "ignore": 0, "image_id": "FLIR_7", "iscrowd": 0},
-        {"bbox": [10.5, 20, 30, 40], "category_id": 3, "id": 174, "image_id": "FLIR_7", "iscrowd": 1, "segmentation": []},
+        {
+            "bbox": [10.5, 20, 30, 40],
+            "category_id": 3,
+            "id": 174,
+            "image_id": "FLIR_7",
+            "iscrowd": 1,
+            "segmentation": [],
+        },
         {"bbox": [1, 1, 5, 5], "category_id": 99, "id": 175, "image_id": "FLIR_7", "iscrowd": 0},
         {"bbox": [1, 1, 5, 5], "category_id": 1, "id": 176, "image_id": "nowhere", "iscrowd": 0},
     ],
@@ -201,7 +213,12 @@ def test_shift_document(tmp_path: Path) -> None:
     frame.timeofday = "night"
     written = json.loads(write_labels(labels, tmp_path / "out.json")[0].read_text())
     attributes = written["frames"][0]["attributes"]
-    assert attributes == {"weather_coarse": "rainy", "timeofday_coarse": "night", "timeofday_fine": "night", "town": "04"}
+    assert attributes == {
+        "weather_coarse": "rainy",
+        "timeofday_coarse": "night",
+        "timeofday_fine": "night",
+        "town": "04",
+    }
     assert written["config"] == SHIFT["config"]
     assert written["frames"][0]["intrinsics"]["focal"] == [640.0, 640.0]
 
@@ -291,8 +308,15 @@ def full(name: str, **kwargs: Any) -> Frame:
 
 @pytest.mark.parametrize(
     ("format", "layout"),
-    [("bdd100k", "list"), ("bdd100k", "per-image"), ("scalabel", "list"), ("scalabel", "frames"), ("coco", ""),
-     ("voc", ""), ("yolo", "")],
+    [
+        ("bdd100k", "list"),
+        ("bdd100k", "per-image"),
+        ("scalabel", "list"),
+        ("scalabel", "frames"),
+        ("coco", ""),
+        ("voc", ""),
+        ("yolo", ""),
+    ],
 )
 def test_written_labels_read_back_the_same(tmp_path: Path, format: str, layout: str) -> None:
     frames = [full("a.jpg"), full("b.jpg"), Frame("empty.jpg", [], 64, 48, timeofday="daytime")]

@@ -23,8 +23,21 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 
 @pytest.mark.parametrize(
     "name",
-    ["../a.jpg", "x/../../a.jpg", "/etc/passwd", "C:\\a.jpg", "..\\..\\a.jpg", "a\n.jpg", "a\0.jpg", "", ".", "/",
-     "\ud800.jpg", "https://x.org/..", "n" * 300 + ".jpg"],
+    [
+        "../a.jpg",
+        "x/../../a.jpg",
+        "/etc/passwd",
+        "C:\\a.jpg",
+        "..\\..\\a.jpg",
+        "a\n.jpg",
+        "a\0.jpg",
+        "",
+        ".",
+        "/",
+        "\ud800.jpg",
+        "https://x.org/..",
+        "n" * 300 + ".jpg",
+    ],
 )
 def test_names_that_leave_the_root_are_refused(tmp_path: Path, name: str) -> None:
     assert safe_name(name)[0] == ""
@@ -38,8 +51,13 @@ def test_names_that_leave_the_root_are_refused(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize(
     ("name", "clean"),
-    [("https://h/p/x.jpg?token=1", "x.jpg"), ("a\\b.jpg", "a/b.jpg"), ("./a//b.jpg", "a/b.jpg"),
-     ("train/ä ö.png", "train/ä ö.png"), ("..a.jpg", "..a.jpg")],
+    [
+        ("https://h/p/x.jpg?token=1", "x.jpg"),
+        ("a\\b.jpg", "a/b.jpg"),
+        ("./a//b.jpg", "a/b.jpg"),
+        ("train/ä ö.png", "train/ä ö.png"),
+        ("..a.jpg", "..a.jpg"),
+    ],
 )
 def test_harmless_names_are_mended(name: str, clean: str) -> None:
     assert safe_name(name) == (clean, "")
@@ -80,7 +98,7 @@ def test_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_wrong_file(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="(?i)no such file"):
+    with pytest.raises(DatasetError, match=r"(?i)no such file"):
         read_labels(tmp_path / "nothing.json")
     with pytest.raises(DatasetError, match="no such"):
         open_dataset(tmp_path / "nothing")
@@ -116,7 +134,12 @@ def test_wide_xml_encoding_cannot_hide_a_doctype(tmp_path: Path) -> None:
 
 def test_coco_entries_of_the_wrong_kind_are_skipped(tmp_path: Path) -> None:
     value = {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": "640", "height": 480}, {"id": {}}, None, {"id": 2, "file_name": "../b.jpg"}],
+        "images": [
+            {"id": 1, "file_name": "a.jpg", "width": "640", "height": 480},
+            {"id": {}},
+            None,
+            {"id": 2, "file_name": "../b.jpg"},
+        ],
         "annotations": [
             {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]},
             {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3]},
@@ -172,7 +195,16 @@ def test_image_lookup_prefers_exact_then_unique(tmp_path: Path) -> None:
 
 numbers = st.one_of(st.floats(), st.integers(), st.none(), st.text(max_size=3))
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8))
-junk = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)
+junk = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def check_message(error: NightaugError) -> None:
+    assert "\n" not in str(error)
+    assert len(str(error)) < 1000
 
 
 def mostly(usual: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -195,7 +227,9 @@ frames_ = st.fixed_dictionaries(
     {"name": mostly(st.sampled_from(["a.jpg", "b/c.png", "../x.jpg", "http://h/y.jpg"]))},
     optional={
         "labels": mostly(st.lists(labels_, max_size=4)),
-        "attributes": mostly(st.dictionaries(st.sampled_from(["timeofday", "weather", "scene"]), mostly(st.just("night")))),
+        "attributes": mostly(
+            st.dictionaries(st.sampled_from(["timeofday", "weather", "scene"]), mostly(st.just("night")))
+        ),
         "videoName": mostly(st.just("v")),
         "frames": mostly(st.lists(st.dictionaries(st.just("objects"), st.lists(labels_, max_size=3)), max_size=2)),
         "size": junk,
@@ -204,15 +238,45 @@ frames_ = st.fixed_dictionaries(
 coco_ = st.fixed_dictionaries(
     {},
     optional={
-        "images": mostly(st.lists(mostly(st.fixed_dictionaries({"id": scalars}, optional={"file_name": mostly(st.just("a.jpg")), "width": numbers, "height": numbers})), max_size=3)),
-        "annotations": mostly(st.lists(mostly(st.fixed_dictionaries({"image_id": scalars, "category_id": scalars, "bbox": mostly(st.lists(numbers, max_size=5))})), max_size=4)),
-        "categories": mostly(st.lists(mostly(st.fixed_dictionaries({"id": scalars, "name": mostly(st.just("car"))})), max_size=3)),
+        "images": mostly(
+            st.lists(
+                mostly(
+                    st.fixed_dictionaries(
+                        {"id": scalars},
+                        optional={"file_name": mostly(st.just("a.jpg")), "width": numbers, "height": numbers},
+                    )
+                ),
+                max_size=3,
+            )
+        ),
+        "annotations": mostly(
+            st.lists(
+                mostly(
+                    st.fixed_dictionaries(
+                        {"image_id": scalars, "category_id": scalars, "bbox": mostly(st.lists(numbers, max_size=5))}
+                    )
+                ),
+                max_size=4,
+            )
+        ),
+        "categories": mostly(
+            st.lists(mostly(st.fixed_dictionaries({"id": scalars, "name": mostly(st.just("car"))})), max_size=3)
+        ),
     },
 )
 
 
 @QUICK
-@given(document=st.one_of(st.lists(mostly(frames_), max_size=4), frames_, coco_, st.builds(lambda f: {"frames": f}, st.lists(frames_, max_size=3)), st.lists(labels_, max_size=4), junk))
+@given(
+    document=st.one_of(
+        st.lists(mostly(frames_), max_size=4),
+        frames_,
+        coco_,
+        st.builds(lambda f: {"frames": f}, st.lists(frames_, max_size=3)),
+        st.lists(labels_, max_size=4),
+        junk,
+    )
+)
 def test_any_json_is_read_or_refused(tmp_path: Path, document: Any) -> None:
     path = tmp_path / "l.json"
     path.write_text(json.dumps(document))
@@ -220,7 +284,7 @@ def test_any_json_is_read_or_refused(tmp_path: Path, document: Any) -> None:
         try:
             labels = read_labels(path, format=format)
         except NightaugError as error:
-            assert "\n" not in str(error)
+            check_message(error)
             continue
         for frame in labels.frames:
             assert ".." not in frame.name.split("/")
@@ -241,7 +305,7 @@ def test_cut_and_noisy_files_are_read_or_refused(tmp_path: Path, cut: int, noise
     try:
         read_labels(path)
     except NightaugError as error:
-        assert "\n" not in str(error)
+        check_message(error)
 
 
 @QUICK
@@ -267,4 +331,4 @@ def test_any_bytes_as_xml_or_json(tmp_path: Path, data: bytes) -> None:
         try:
             read_labels(path)
         except NightaugError as error:
-            assert "\n" not in str(error)
+            check_message(error)

@@ -122,9 +122,7 @@ def shown(name: object, limit: int = 120) -> str:
 
 def plausible(x1: float, y1: float, x2: float, y2: float) -> bool:
     """False for NaN, infinite, absurdly far, inverted and empty boxes."""
-    return (
-        -MAX_COORDINATE < x1 < x2 < MAX_COORDINATE and -MAX_COORDINATE < y1 < y2 < MAX_COORDINATE
-    )
+    return -MAX_COORDINATE < x1 < x2 < MAX_COORDINATE and -MAX_COORDINATE < y1 < y2 < MAX_COORDINATE
 
 
 def why_implausible(x1: float, y1: float, x2: float, y2: float) -> str:

@@ -148,9 +148,7 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
             problems.add(why_implausible(x1, y1, x2, y2), shown(owner.name), f"annotation {a.id}: {bbox}")
             continue
         weight = a.weight if 0 <= a.weight <= 1 else 1.0
-        box = Box(
-            x1, y1, x2, y2, category_name, a.light_color, a.occluded, a.truncated, bool(a.iscrowd), weight
-        )
+        box = Box(x1, y1, x2, y2, category_name, a.light_color, a.occluded, a.truncated, bool(a.iscrowd), weight)
         box.id = None if a.id is None else str(a.id)
         owner.boxes.append(box)
     meta = {"category_ids": ids, "names": names}
@@ -173,7 +171,7 @@ def _loose(value: Any, path: Path, problems: Problems) -> _Document:
             try:
                 found.append(msgspec.convert(entry, kind, strict=False))
             except (msgspec.ValidationError, RecursionError) as error:
-                problems.add(f"entry of \"{key}\" not understood, skipped", shown(entry, 60), str(error)[:200])
+                problems.add(f'entry of "{key}" not understood, skipped', shown(entry, 60), str(error)[:200])
     document.annotations, document.categories = kinds[1][2], kinds[2][2]
     return document
 

@@ -193,9 +193,9 @@ def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[
             index = index_of(folder)
             labels = READERS[source.format](source.path, index)
             resolve(labels, index)
-            dataset.problems.extend(labels.problems)
             for name, some in _voc_sets(source, labels):
                 dataset.parts.append(Part(name or split, None, some, index.root, source.path))
+            dataset.problems.extend(labels.problems)
     labelled = {part.split for part in dataset.parts}
     if not sources and tree[""].below:
         named = {n: s for n in tree if n and tree[n].below and (s := split_word(n.rsplit("/", 1)[-1]))}

@@ -53,9 +53,7 @@ def check_format(name: str | None) -> None:
         raise ConfigError(f"--format {name}: unknown; expected one of {', '.join(READERS)}")
 
 
-def read_labels(
-    path: str | Path, images: str | Path | ImageIndex | None = None, format: str | None = None
-) -> LabelSet:
+def read_labels(path: str | Path, images: str | Path | ImageIndex | None = None, format: str | None = None) -> LabelSet:
     """Read a label file or a folder of label files.
 
     Args:

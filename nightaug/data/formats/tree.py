@@ -194,20 +194,25 @@ def images_for(source: Source, base: Path, tree: dict[str, Folder]) -> str:
     place = source.path if source.path.is_dir() else source.path.parent
     try:
         beside = place.relative_to(base).as_posix()
-        beside = "" if beside == "." else beside
     except ValueError:
+        beside = ""
+    if beside not in tree:
         beside = ""
     if source.split != "all":
         named = [n for n, f in tree.items() if f.below and n and split_word(n.rsplit("/", 1)[-1]) == source.split]
         top = [n for n in named if not any(parent in named for parent in parents(n))]
         if top:
             near = [n for n in top if beside == n or beside.startswith(n + "/")]
-            # The deepest folder around the labels, else the split's folder with the most images.
-            best = max(near, key=len) if near else max(top, key=lambda n: (tree[n].below, n))
+            # The deepest folder around the labels, else one that shares a word with their path (labels/100k/train
+            # and images/100k/train), else the split's folder with the most images.
+            words = {*beside.split("/"), "100k"}
+            best = (
+                max(near, key=len) if near else max(top, key=lambda n: (len(words & set(n.split("/"))), tree[n].below))
+            )
             if near and tree[beside].below:
                 best = beside
             return descend(best, tree)
-    if beside and tree[beside].below and beside in tree:
+    if beside and tree[beside].below:
         return descend(beside, tree)
     for parent in parents(beside):
         if tree[parent].below:

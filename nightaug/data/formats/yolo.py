@@ -51,11 +51,11 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     listed: set[str] = set()
     highest = -1
     for file in files:
-        if file.name.lower() in _NOT_LABELS:
-            continue
         stem = file.relative_to(folder).with_suffix("").as_posix()
         found = images.find(stem)
         if found is None:
+            if file.name.lower() in _NOT_LABELS or file.name.lower().startswith("readme"):
+                continue
             problems.add("label file without an image", shown(stem + ".txt"), "its boxes need the image's size")
             continue
         if found in listed:

@@ -1,0 +1,181 @@
+"""open_dataset: the folder layouts people have on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from nightaug.data.formats import Dataset, open_dataset
+from nightaug.errors import DatasetError
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 10)).save(path)
+
+
+def text(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def parts(dataset: Dataset) -> dict[str, tuple[list[str], str]]:
+    """Split -> names of frames whose image was found, and the image folder."""
+    return {
+        part.split: (
+            sorted(f.name for f in part.labels.frames if f.path is not None and f.path.exists()),
+            part.images.relative_to(dataset.root).as_posix(),
+        )
+        for part in dataset.parts
+    }
+
+
+BOX = {"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 9, "y2": 9}}
+COCO_TAIL = {"annotations": [], "categories": [{"id": 1, "name": "car"}]}
+XML = "<annotation><filename>{}.jpg</filename><object><name>car</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+XML += "<xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>"
+
+
+def bdd_images(root: Path) -> None:
+    for split in ("train", "val", "test"):
+        for kind in ("100k", "10k"):
+            image(root / f"images/{kind}/{split}/{kind}{split}.jpg")
+    image(root / "images/100k/train/more.jpg")
+
+
+def test_bdd100k_root_prefers_det_20(tmp_path: Path) -> None:
+    bdd_images(tmp_path)
+    for split in ("train", "val"):
+        item = {"name": f"100k{split}.jpg", "attributes": {"timeofday": "night"}, "labels": [BOX]}
+        text(tmp_path / f"labels/det_20/det_{split}.json", [item])
+        text(tmp_path / f"labels/bdd100k_labels_images_{split}.json", [item])
+        text(tmp_path / f"labels/lane/polygons/lane_{split}.json", [{**item, "labels": []}])
+    dataset = open_dataset(tmp_path)
+    found = parts(dataset)
+    assert found["train"][0] == ["100ktrain.jpg"]
+    assert found["train"][1] == "images/100k/train"
+    assert set(found) == {"train", "val"}
+    assert dataset.problems.counts["label file not used"] == 2
+    assert dataset.problems.counts["image of a split without labels, not used"] == 2
+    assert [len(f.boxes) for f in dataset.frames("train", "B")] == [1]
+
+
+def test_bdd100k_per_image_labels(tmp_path: Path) -> None:
+    bdd_images(tmp_path)
+    for split in ("train", "val"):
+        item = {"name": f"100k{split}", "attributes": {"timeofday": "daytime"}, "frames": [{"objects": [BOX]}]}
+        text(tmp_path / f"labels/100k/{split}/100k{split}.json", item)
+    dataset = open_dataset(tmp_path)
+    assert dataset.format == "bdd100k"
+    assert parts(dataset)["val"][0] == ["100kval.jpg"]
+    assert len(dataset.frames("train", "A")) == 1
+
+
+def test_coco_2017(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        image(tmp_path / f"{split}2017/{split}.jpg")
+        file = {"images": [{"id": 1, "file_name": f"{split}.jpg"}], **COCO_TAIL}
+        text(tmp_path / f"annotations/instances_{split}2017.json", file)
+        text(tmp_path / f"annotations/captions_{split}2017.json", file)
+    dataset = open_dataset(tmp_path)
+    assert parts(dataset) == {"train": (["train.jpg"], "train2017"), "val": (["val.jpg"], "val2017")}
+
+
+def test_roboflow_coco_and_yolo(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        image(tmp_path / f"coco/{split}/x.jpg")
+        text(
+            tmp_path / f"coco/{split}/_annotations.coco.json",
+            {"images": [{"id": 0, "file_name": "x.jpg"}], **COCO_TAIL},
+        )
+        image(tmp_path / f"yolo/{split}/images/x.jpg")
+        text(tmp_path / f"yolo/{split}/labels/x.txt", "1 0.5 0.5 0.2 0.2\n")
+    text(tmp_path / "yolo/data.yaml", "names: [bus, car]\n")
+    text(tmp_path / "yolo/README.dataset.txt", "made by somebody\n")
+    found = parts(open_dataset(tmp_path / "coco"))
+    assert {split: names for split, (names, _) in found.items()} == {s: ["x.jpg"] for s in ("train", "val", "test")}
+    dataset = open_dataset(tmp_path / "yolo")
+    assert set(dataset.splits) == {"train", "val", "test"}
+    assert [box.category for f in dataset.frames() for box in f.boxes] == ["car"] * 3
+    paths = {f.path for f in dataset.frames()}
+    assert len(paths) == 3  # three images of one name, each the one of its own split
+
+
+def test_yolo_with_parallel_folders(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        image(tmp_path / f"images/{split}/{split}.jpg")
+        text(tmp_path / f"labels/{split}/{split}.txt", "0 0.5 0.5 0.2 0.2\n")
+    text(tmp_path / "dataset.yaml", "names: {0: car}\n")
+    assert parts(open_dataset(tmp_path)) == {
+        "train": (["train.jpg"], "images/train"),
+        "val": (["val.jpg"], "images/val"),
+    }
+
+
+def test_voc_splits_come_from_image_sets(tmp_path: Path) -> None:
+    for stem in ("a", "b", "c", "d"):
+        image(tmp_path / f"JPEGImages/{stem}.jpg")
+        text(tmp_path / f"Annotations/{stem}.xml", XML.format(stem))
+    image(tmp_path / "SegmentationClass/a.png")
+    text(tmp_path / "ImageSets/Main/train.txt", "a\nb\n")
+    text(tmp_path / "ImageSets/Main/val.txt", "c\n")
+    dataset = open_dataset(tmp_path)
+    assert dataset.format == "voc"
+    assert {split: names for split, (names, _) in parts(dataset).items()} == {
+        "train": ["a.jpg", "b.jpg"],
+        "val": ["c.jpg"],
+    }
+    assert dataset.problems.counts["frame in no split of ImageSets, not used"] == 1
+
+
+def test_images_alone(tmp_path: Path) -> None:
+    image(tmp_path / "flat/a.jpg")
+    image(tmp_path / "flat/deep/b.png")
+    assert parts(open_dataset(tmp_path / "flat")) == {"all": (["a.jpg", "deep/b.png"], ".")}
+    image(tmp_path / "split/train/a.jpg")
+    image(tmp_path / "split/test/b.jpg")
+    assert parts(open_dataset(tmp_path / "split")) == {"train": (["a.jpg"], "train"), "test": (["b.jpg"], "test")}
+    one = open_dataset(tmp_path / "flat/a.jpg")
+    assert [f.path for f in one.frames()] == [tmp_path / "flat/a.jpg"]
+    assert one.format is None
+
+
+def test_one_label_file_finds_its_images(tmp_path: Path) -> None:
+    image(tmp_path / "images/100k/val/x.jpg")
+    text(tmp_path / "labels/det_20/det_val.json", [{"name": "x.jpg", "labels": [BOX]}])
+    (frame,) = open_dataset(tmp_path / "labels/det_20/det_val.json").frames("val")
+    assert frame.path == tmp_path / "images/100k/val/x.jpg"
+
+
+def test_domains_without_annotations(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for domain in ("A", "B"):
+            image(tmp_path / f"{split}/{domain}/x.jpg")
+    dataset = open_dataset(tmp_path)
+    assert dataset.prepared
+    assert len(dataset.frames("train", "A")) == 1
+    assert len(dataset.frames(domain="B")) == 2
+
+
+def test_other_files_do_not_disturb(tmp_path: Path) -> None:
+    image(tmp_path / "images/a.jpg")
+    text(tmp_path / "labels.json", [{"name": "a.jpg", "labels": [BOX]}])
+    text(tmp_path / "config.json", {"learning_rate": 3})
+    text(tmp_path / "broken.json", "")
+    text(tmp_path / "requirements.txt", "torch\n")
+    dataset = open_dataset(tmp_path)
+    assert parts(dataset) == {"all": (["a.jpg"], "images")}
+    assert dataset.problems.counts["file that is no label file"] == 2
+
+
+def test_labels_that_are_not_there(tmp_path: Path) -> None:
+    image(tmp_path / "a.jpg")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="no label files"):
+        open_dataset(tmp_path, labels=tmp_path / "empty")
+    with pytest.raises(DatasetError, match="no such folder of images"):
+        open_dataset(tmp_path, images=tmp_path / "gone")
