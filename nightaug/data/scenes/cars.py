@@ -23,9 +23,9 @@ from nightaug.data.scenes.vehicles import (
     wheels,
 )
 
-#: Width of a car, as a share of the image, under which it is drawn as an outline (512: 10 px). A share and
+#: Width of a car, as a share of the image, under which it is drawn as an outline (512: 13 px). A share and
 #: not pixels, so that a scene is the same at every size.
-FAR = 10 / 512
+FAR = 13 / 512
 
 #: Shapes of tail lamps on the rear of a body, in face coordinates.
 TAIL_SHAPES = (

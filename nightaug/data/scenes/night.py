@@ -63,9 +63,13 @@ def light_by_night(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
         np.add(out[k], mirrored[..., k], out=out[k], where=ground)
     if hood.any():
         _bonnet(canvas, out, hood, small, points)
+    smear = mottle(rng, canvas.height, canvas.width, max(canvas.width // 9, 2)) + np.float32(1.0)
+    smear *= np.float32(0.0022 * dirty)
     shine = glow(canvas, points, small, seen, dirty=dirty, weather=weather, rng=rng)
     for k in range(3):
         out[k] += shine[..., k]
+        # grease and dust on the windscreen, lit from the street
+        out[k] += smear
     return _camera(out, of_drive, rng, canvas.width)
 
 
@@ -129,10 +133,10 @@ def _lamp_map(scene: Scene, lights: list[Light], of_drive: Rng) -> F32:
 def _own_beam(canvas: Canvas, px: Pixels, of_drive: Rng) -> F32:
     """The own headlights: wide and low, cut off just under the horizon, (H, W)."""
     cam, h, w = canvas.camera, canvas.height, canvas.width
-    power = float(np.exp(of_drive.normal(math.log(0.25), 0.55)))
+    power = float(np.exp(of_drive.normal(math.log(0.34), 0.55)))
     aside = ((np.arange(w) + 0.5) / w - 0.5) / cam.focal
     down = ((np.arange(h) + 0.5) - cam.horizon * h) / (cam.focal * w)
-    across = np.exp(-(np.abs(aside / 0.33) ** 2.2))
+    across = np.exp(-(np.abs(aside / 0.27) ** 2.2))
     below = 0.1 + 0.9 / (1.0 + np.exp(-(down + 0.012) / 0.009))
     near = np.clip((0.62 - down) / 0.3, 0.25, 1)
     beam = table(px.code, (power / (1.0 + (DISTANCE / 17.0) ** 2)).astype(np.float32))
@@ -190,7 +194,7 @@ def _camera(linear: F32, of_drive: Rng, rng: Rng, width: int) -> NDArray[np.uint
         length = max(int(rng.integers(3, 6) * width / 512), 1)
         kernel = np.full((1, length), 1.0 / length, np.float32)
         picture = np.asarray(cv2.filter2D(picture, -1, kernel), np.float32)
-    level = float(rng.uniform(1.8, 5.5))
+    level = float(rng.uniform(1.3, 4.4))
     fine = rng.standard_normal((h, w), dtype=np.float32) * np.float32(level)
     picture += cv2.merge([fine, fine, fine])
     coarse = rng.standard_normal((h // 2 + 1, w // 2 + 1, 3), dtype=np.float32) * np.float32(level * 0.5)

@@ -28,7 +28,7 @@ WINDOW_LIGHT: tuple[RGB, ...] = (
 )  # fmt: skip
 FAR_LIGHTS: tuple[RGB, ...] = (
     (220, 200, 160), (230, 150, 70), (220, 30, 20), (230, 40, 24), (40, 210, 150), (230, 230, 235),
-    (250, 190, 110),
+    (250, 190, 110), (70, 120, 240), (60, 210, 230),
 )  # fmt: skip
 NEON: tuple[RGB, ...] = (
     (235, 30, 24), (30, 225, 120), (40, 110, 240), (245, 190, 50), (240, 240, 240), (225, 40, 150),
@@ -116,25 +116,32 @@ def _marks(canvas: Canvas, scene: Scene, rng: Rng, left: float, right: float) ->
         elif edge:
             if s.scene == "highway" or rng.random() < 0.35:
                 color = yellow if i < 0 and s.scene == "highway" else white
-                canvas.paint([_strip(canvas, x - wide / 2, x + wide / 2)], color, 400)
+                _mark(canvas, [_strip(canvas, x - wide / 2, x + wide / 2)], color)
         else:
             z = 1.5 + offset
             while z < 140:
                 dashes.append((x - wide / 2, x + wide / 2, z - 9, z - 6))
                 z += 9.0
     if dashes:
-        canvas.paint(_bars(canvas, dashes), white, 400)
+        _mark(canvas, _bars(canvas, dashes), white)
     for c in scene.crossings:
         # marks stop where streets cross
-        canvas.paint(
-            [_strip(canvas, left + 0.2, right - 0.2, max(c - 5, 1.3), c + 5)], (base, base, base * 1.03), 400
-        )
+        clear = [_strip(canvas, left + 0.2, right - 0.2, max(c - 5, 1.3), c + 5)]
+        canvas.paint(clear, (base, base, base * 1.03), 400)
+        canvas.shine(clear, (0, 0, 0))
         _crosswalks(canvas, c, (left, right), rng, (white, yellow))
     for _ in range(int(rng.integers(0, 5))):
         x, z = float(rng.uniform(left, right)), float(rng.uniform(5, 30))
         k = float(rng.choice([0.72, 0.85, 1.15]))
         patch = _strip(canvas, x, x + float(rng.uniform(0.5, 3)), z, z + float(rng.uniform(1, 8)))
         canvas.paint([patch], (base * k, base * k, base * k), 400)
+
+
+def _mark(canvas: Canvas, shapes: list[Array] | Array, ink: RGB) -> None:
+    """Paint on the road; it holds glass beads, so that it lights up in the own headlights."""
+    canvas.paint(shapes, ink, 400)
+    if canvas.night:
+        canvas.shine(shapes, (0, 0, 0), 42)
 
 
 def _crosswalks(
@@ -153,7 +160,7 @@ def _crosswalks(
         else:
             bars += [(left, right, near, near + 0.3), (left, right, near + 2.2, near + 2.5)]
     if bars:
-        canvas.paint(_bars(canvas, bars), inks[int(rng.random() > 0.85)], 400)
+        _mark(canvas, _bars(canvas, bars), inks[int(rng.random() > 0.85)])
 
 
 def draw_skyline(canvas: Canvas, scene: Scene, rng: Rng) -> None:
