@@ -31,7 +31,7 @@ WEATHER: dict[str, tuple[float, float, float, float]] = {
     "overcast": (0.72, 0.0, 900.0, 1.0),
     "rainy": (0.5, 0.0, 320.0, 1.0),
     "snowy": (0.7, 0.0, 260.0, 1.0),
-    "foggy": (0.7, 0.0, 80.0, 1.0),
+    "foggy": (0.7, 0.0, 150.0, 1.0),
 }
 #: Surface -> how rough its texture is; what is not here is smooth.
 ROUGH = {LEAVES: 4.5, GROUND: 1.0, WALL: 1.6}

@@ -50,7 +50,7 @@ def light_by_night(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     sky = _sky(canvas, of_drive, city)
     outside, ground, hood = px.ids == SKY, px.ids == GROUND, px.ids == HOOD
     hazy = weather in ("foggy", "snowy", "rainy")
-    clear = table(px.code, np.exp(-DISTANCE / np.float32(90 if weather == "foggy" else 320)))
+    clear = table(px.code, np.exp(-DISTANCE / np.float32(150 if weather == "foggy" else 320)))
     points, streaks = splat(canvas, seen, wet)
     small = np.stack(
         [cv2.resize(p, points.shape[1::-1], interpolation=cv2.INTER_AREA) for p in lamps], axis=2
