@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -38,9 +39,20 @@ class Linker:
             DatasetError: not even copying works (disk full, no permission).
         """
         try:
-            # A link to a link would break when the first is moved.
-            real = os.path.realpath(source) if os.path.islink(source) else os.path.abspath(source)
-            state = os.stat(real)
+            real, state = str(source), os.lstat(source)
+            if stat.S_ISLNK(state.st_mode):
+                # A link to a link would break when the first is moved.
+                real = os.path.realpath(source)
+                state = os.stat(real)
+            if self.mode == "hard" and not self._apart:
+                # The usual case of a fresh folder, in one call.
+                try:
+                    os.link(real, target)
+                    self.used["hard"] += 1
+                    return
+                except OSError:
+                    pass
+            real = os.path.abspath(real)
             if self._is_there(real, state, target):
                 return
             for mode in _ORDER[_ORDER.index(self.mode) :]:

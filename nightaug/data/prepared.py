@@ -311,11 +311,22 @@ def _write_images(
 
 
 def _write_quick(path: Path, text: str) -> None:
-    # atomic_write_text without its safety against parallel writers: 70,000 small files count.
-    temporary = f"{path.parent}/.{path.stem[:80]}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    """Write one of 70,000 small files: a new one in one go, one that is right already not at all.
+
+    A process killed between creating and writing leaves an empty file; the state file then says "incomplete", and
+    the next run compares and mends it. (Renaming over an existing file makes ext4 flush it, a hundred times the cost.)
+    """
+    data = text.encode()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        if path.read_bytes() != data:
+            atomic_write_bytes(path, data)
+        return
+    try:
+        os.write(handle, data)
+    finally:
+        os.close(handle)
 
 
 def _manifest_files(out: Path) -> set[str]:

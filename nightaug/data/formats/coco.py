@@ -66,6 +66,21 @@ class _Document(msgspec.Struct, gc=False):
     categories: list[_Category] = []
 
 
+class _Written(msgspec.Struct, gc=False, omit_defaults=True):
+    """An annotation as it is written: a struct and no dict, as there are over a million in BDD100K."""
+
+    id: int
+    image_id: int | str
+    category_id: int | str
+    bbox: tuple[float, float, float, float]
+    area: float
+    iscrowd: int
+    occluded: bool | None = None
+    truncated: bool | None = None
+    light_color: str | None = None
+    weight: float = 1.0
+
+
 _DECODER = msgspec.json.Decoder(_Document)
 
 
@@ -215,7 +230,7 @@ def write(
             taken.add(following)
     own_names = meta.get("names", {})
     images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    annotations: list[_Written] = []
     used: set[int | str] = set()
     number = 0
     box_ids = _box_ids(frames)
@@ -238,22 +253,20 @@ def write(
         images.append(image)
         for box in frame.boxes:
             w, h = box.x2 - box.x1, box.y2 - box.y1
-            item: dict[str, Any] = {
-                "id": next(box_ids),
-                "image_id": identity,
-                "category_id": ids[box.category],
-                "bbox": [box.x1, box.y1, w, h],
-                "area": w * h,
-                "iscrowd": int(box.crowd),
-            }
-            item.update(
-                (key, value)
-                for key in ("occluded", "truncated", "light_color")
-                if (value := getattr(box, key)) is not None
+            annotations.append(
+                _Written(
+                    next(box_ids),
+                    identity,
+                    ids[box.category],
+                    (box.x1, box.y1, w, h),
+                    w * h,
+                    int(box.crowd),
+                    box.occluded,
+                    box.truncated,
+                    box.light_color,
+                    box.weight,
+                )
             )
-            if box.weight != 1.0:
-                item["weight"] = box.weight
-            annotations.append(item)
     categories = [{"id": ids[name], "name": own_names.get(name, name)} for name in order]
     write_json(out, {"images": images, "annotations": annotations, "categories": categories})
     return [out]
