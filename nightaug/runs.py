@@ -72,7 +72,7 @@ class RunFolder:
         return self.path / f"{which}.safetensors"
 
     def start(self, settings: Settings, resume: bool, may_change: tuple[str, ...] = ()) -> bool:
-        """Claim the folder and write the settings.
+        """Claim the folder and check that it can take this run; :meth:`write_settings` follows once that is sure.
 
         Args:
             settings: the checked settings of this run.
@@ -91,8 +91,11 @@ class RunFolder:
             if not resume:
                 raise ConfigError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
             self._compare(settings, may_change)
-        atomic_write_text(self.config_path, dump_yaml(settings))
         return self.latest_state() is not None
+
+    def write_settings(self, settings: Settings) -> None:
+        """Write ``config.yaml``."""
+        atomic_write_text(self.config_path, dump_yaml(settings))
 
     def _compare(self, settings: Settings, may_change: tuple[str, ...]) -> None:
         before, now = load_yaml(self.config_path), yaml.safe_load(dump_yaml(settings))

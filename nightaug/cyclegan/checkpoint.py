@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from nightaug.runs import load_weights, save_weights
 
 Direction = Literal["day2night", "night2day"]
 
+#: What the metadata of nightaug's translator weights say they are.
+KIND = "cyclegan"
 #: Prefix of each direction's keys in nightaug's own files.
 PREFIX: dict[Direction, str] = {"day2night": "A2B.", "night2day": "B2A."}
 
@@ -30,8 +32,9 @@ def write_translator(path: Path, pair: _Pair, settings: TranslatorSettings, step
     for direction, network in (("day2night", pair.A2B), ("night2day", pair.B2A)):
         prefix = PREFIX[direction]  # type: ignore[index]
         tensors |= {prefix + key: value for key, value in network.state_dict().items()}
-    metadata = {"nightaug": version, "kind": "cyclegan", "step": str(step), "settings": settings.model_dump_json()}
-    save_weights(path, tensors, metadata)
+    facts = {"version": version, "kind": KIND, "step": step, "settings": settings.model_dump(mode="json")}
+    # One entry: safetensors writes several in random order, and equal runs should give equal files.
+    save_weights(path, tensors, {"nightaug": json.dumps(facts)})
 
 
 def find_weights(path: Path) -> Path:
@@ -59,8 +62,9 @@ def read_generator(path: Path, direction: Direction) -> nn.Module:
         CheckpointError: missing, damaged, or other weights.
     """
     tensors, metadata = load_weights(path)
-    if metadata.get("kind", "cyclegan") != "cyclegan":
-        raise CheckpointError(f"{path} holds a {metadata['kind']}, not a translator")
+    kind = _facts(metadata).get("kind", KIND)
+    if kind != KIND:
+        raise CheckpointError(f"{path} holds a {kind}, not a translator")
     prefix = PREFIX[direction]
     own = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
     try:
@@ -69,11 +73,15 @@ def read_generator(path: Path, direction: Direction) -> nn.Module:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def read_settings(path: Path) -> dict[str, object]:
+def read_settings(path: Path) -> dict[str, Any]:
     """The training settings kept in a weight file's metadata; empty for public weights."""
-    _, metadata = load_weights(path)
+    settings = _facts(load_weights(path)[1]).get("settings", {})
+    return settings if isinstance(settings, dict) else {}
+
+
+def _facts(metadata: dict[str, str]) -> dict[str, Any]:
     try:
-        settings = json.loads(metadata.get("settings", "{}"))
+        facts = json.loads(metadata.get("nightaug", "{}"))
     except ValueError:
         return {}
-    return settings if isinstance(settings, dict) else {}
+    return facts if isinstance(facts, dict) else {}

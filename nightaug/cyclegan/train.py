@@ -133,6 +133,10 @@ class Trainer:
             torch.optim.Adam(discriminators.parameters(), **options),
         )
         self.buffers = {key: ReplayBuffer(settings.replay_buffer) for key in ("fake_a", "fake_b")}
+        # Losses since the last line of metrics, and the step of that line: part of the state, so that a
+        # resumed run writes the same lines.
+        self.sums: dict[str, Tensor] = {}
+        self.logged = 0
         self.scorer: Scorer | None = None
         self.best_score: float | None = None
 
@@ -214,7 +218,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         unwrap = self.accelerator.unwrap_model
         state: dict[str, Any] = {"buffers": {key: buffer.state_dict() for key, buffer in self.buffers.items()}}
-        state |= {"best_score": self.best_score, "data": self.fingerprint}
+        state |= {"best_score": self.best_score, "data": self.fingerprint, "sums": self.sums, "logged": self.logged}
         if self.accelerator.is_main_process:
             state |= {
                 "generators": unwrap(self.generators).state_dict(),
@@ -263,6 +267,8 @@ class Trainer:
         for key, buffer in self.buffers.items():
             buffer.load_state_dict(own["buffers"][key], self.accelerator.device)
         self.best_score = main["best_score"]
+        self.sums = {key: value.to(self.accelerator.device) for key, value in own["sums"].items()}
+        self.logged = own["logged"]
 
     # -- the recipe --------------------------------------------------------------------------------------------
 
@@ -297,27 +303,27 @@ class Trainer:
             self.load(start)
         board: Any = None
         if accelerator.is_main_process:
+            folder.write_settings(settings)
             folder.cut_metrics(start)
             folder.log(f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}")
             board = _tensorboard(folder.path, start) if settings.tensorboard else None
             self.scorer = Scorer(DomainFolders(*self.validation), settings)
         done, stopped = start, False
-        sums: dict[str, Tensor] = {}
         with StopRequest().listen() as stop, progress_bar("training", settings.steps, start, "steps") as progress:
             began, since = time.monotonic(), start
             for group in self.batches(start) if start < settings.steps else ():
-                _add(sums, self.step(done, group), 1.0)
+                _add(self.sums, self.step(done, group), 1.0)
                 done += 1
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
-                    means = self._means(sums, done - since, done)
+                    means = self._means(done)
                     rate = (done - since) / max(time.monotonic() - began, 1e-9)
                     if accelerator.is_main_process:
                         folder.append_metrics(done, means)
                         _scalars(board, done, means | {"steps_per_second": rate})
                         total = means["adversarial_a2b"] + means["adversarial_b2a"]
                         progress(done, f"adversarial {total:.3f} cycle {means['cycle_a'] + means['cycle_b']:.3f}")
-                    sums, since, began = {}, done, time.monotonic()
+                    since, began = done, time.monotonic()
                 # In a group of processes all must agree to stop, else the others wait for ever.
                 stopped = self._agree(stop.requested) if done % 10 == 0 or accelerator.num_processes == 1 else stopped
                 if (done % settings.sample_every == 0 or last) and accelerator.is_main_process:
@@ -338,10 +344,12 @@ class Trainer:
         reduced: Tensor = self.accelerator.reduce(flag, "sum")
         return bool(reduced.item() > 0)
 
-    def _means(self, sums: dict[str, Tensor], steps: int, at: int) -> dict[str, float]:
-        names = sorted(sums)
-        stacked: Tensor = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean")
-        means = {name: value / steps for name, value in zip(names, stacked.tolist(), strict=True)}
+    def _means(self, at: int) -> dict[str, float]:
+        """Mean losses of all processes since the last call; checks that they are finite."""
+        names = sorted(self.sums)
+        stacked: Tensor = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]), "mean")
+        means = {name: value / (at - self.logged) for name, value in zip(names, stacked.tolist(), strict=True)}
+        self.sums, self.logged = {}, at
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
             good = self.folder.latest_state()

@@ -375,6 +375,20 @@ def test_stream_gives_the_same_frames_whatever_the_blocks(tmp_path: Path, indent
         assert [len(frame.boxes) for frame in found] == [2 * (i % 3) for i in range(30)]
 
 
+def test_quick_and_slow_way_give_the_same_frames() -> None:
+    import msgspec
+
+    from nightaug.data.formats.raw_frames import FrameConverter, RawFrame
+
+    frames = [OLD_FRAME, DET20_FRAME, AUTO_FRAME, *SHIFT["frames"]]
+    quick, slow = FrameConverter(Problems(), "x"), FrameConverter(Problems(), "x")
+    typed = quick.typed(msgspec.convert(frames, list[RawFrame]))
+    assert typed == slow.loose(frames)
+    assert len(typed) == 4
+    assert quick.problems.counts == slow.problems.counts
+    assert quick.unknown == slow.unknown == {"other vehicle": 1}
+
+
 def test_iter_labels_equals_read_labels(tmp_path: Path) -> None:
     frames = [{**OLD_FRAME, "name": f"{i:08x}-00000000.jpg"} for i in range(500)]
     path = put(tmp_path, "labels.json", frames)

@@ -132,6 +132,16 @@ def test_voc_splits_come_from_image_sets(tmp_path: Path) -> None:
     assert dataset.problems.counts["frame in no split of ImageSets, not used"] == 1
 
 
+def test_two_label_files_for_one_folder(tmp_path: Path) -> None:
+    for name in ("d", "n", "free"):
+        image(tmp_path / f"images/{name}.jpg")
+    for name in ("d", "n"):
+        text(tmp_path / f"flir_{name}.json", {"images": [{"id": name, "file_name": f"{name}.jpg"}], **COCO_TAIL})
+    dataset = open_dataset(tmp_path)
+    assert sorted(f.name for f in dataset.frames()) == ["d.jpg", "n.jpg"]
+    assert [part.labels.unlabelled for part in dataset.parts] == [["free.jpg"], []]
+
+
 def test_images_alone(tmp_path: Path) -> None:
     image(tmp_path / "flat/a.jpg")
     image(tmp_path / "flat/deep/b.png")

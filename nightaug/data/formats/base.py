@@ -178,8 +178,7 @@ class ImageIndex:
         self.root = root
         self.problems = Problems() if problems is None else problems
         self.names: dict[str, None] = {}
-        self._by_base: dict[str, list[str]] | None = None
-        self._by_stem: dict[str, list[str]] | None = None
+        self._tails: dict[str, str] | None = None
         if not root.is_dir():
             raise DatasetError(f"{root}: no such folder of images")
         try:
@@ -215,8 +214,9 @@ class ImageIndex:
     def find(self, name: str, video: str | None = None) -> str | None:
         """Relative name of the image a label means, or None.
 
-        Tried in this order: the name itself, the name in the video's folder, the only file of that base name,
-        the only file of that stem (labels may say .jpg where the file is .png, or give no ending).
+        Tried in this order: the name itself, in the video's folder first; the only file of that base name in the
+        same folder; the only one of that base name anywhere; the only one of that stem (labels may say .jpg where
+        the file is .png, or give no ending).
         """
         if video is not None:
             inside = f"{video}/{name}"
@@ -225,23 +225,30 @@ class ImageIndex:
         if name in self.names:
             return name
         base = name.rsplit("/", 1)[-1]
-        if self._by_base is None:
-            self._by_base = {}
-            for known in self.names:
-                self._by_base.setdefault(known.rsplit("/", 1)[-1], []).append(known)
-        found = self._by_base.get(base, [])
-        if not found:
-            if self._by_stem is None:
-                self._by_stem = {}
-                for known in self.names:
-                    self._by_stem.setdefault(os.path.splitext(known.rsplit("/", 1)[-1])[0], []).append(known)
-            stem, suffix = os.path.splitext(base)
-            found = self._by_stem.get(stem if suffix.lower() in IMAGE_SUFFIXES else base, [])
-        if len(found) > 1 and video is not None:
-            found = [known for known in found if video in known.split("/")]
-        if len(found) > 1 and "/" in name:
-            found = [known for known in found if known.endswith("/" + name)] or found
-        return found[0] if len(found) == 1 else None
+        if self._tails is None:
+            self._tails = self._index_tails()
+        stem, suffix = os.path.splitext(base)
+        tails = [base, stem if suffix.lower() in IMAGE_SUFFIXES else base]
+        if video is not None:
+            tails.insert(0, f"{video}/{base}")
+        elif "/" in name:
+            tails.insert(0, "/".join(name.split("/")[-2:]))
+        for tail in tails:
+            found = self._tails.get(tail)
+            if found is not None:
+                return found or None
+        return None
+
+    def _index_tails(self) -> dict[str, str]:
+        """Base name, base name in its folder, and stem -> the one image of it, or ``""`` where there are several."""
+        tails: dict[str, str] = {}
+        for known in self.names:
+            parts = known.rsplit("/", 2)
+            base = parts[-1]
+            stem = os.path.splitext(base)[0]
+            for tail in {base, stem, "/".join(parts[-2:])}:
+                tails[tail] = "" if tail in tails else known
+        return tails
 
 
 def _leads_to_image(path: str) -> bool:

@@ -196,6 +196,7 @@ def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[
             for name, some in _voc_sets(source, labels):
                 dataset.parts.append(Part(name or split, None, some, index.root, source.path))
             dataset.problems.extend(labels.problems)
+    _settle_unlabelled(dataset.parts)
     labelled = {part.split for part in dataset.parts}
     if not sources and tree[""].below:
         named = {n: s for n in tree if n and tree[n].below and (s := split_word(n.rsplit("/", 1)[-1]))}
@@ -209,6 +210,19 @@ def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[
             if folder_here.images and split_word(name.rsplit("/", 1)[-1]) == "test":
                 # BDD100K keeps its test labels to itself.
                 dataset.problems.count("image of a split without labels, not used", folder_here.images)
+
+
+def _settle_unlabelled(parts: list[Part]) -> None:
+    """An image is unlabelled only if no label file of its folder names it; it then counts once."""
+    by_root: dict[Path, list[Part]] = {}
+    for part in parts:
+        by_root.setdefault(part.images, []).append(part)
+    for members in by_root.values():
+        if len(members) > 1:
+            free = set(members[0].labels.unlabelled).intersection(*(part.labels.unlabelled for part in members[1:]))
+            members[0].labels.unlabelled = [name for name in members[0].labels.unlabelled if name in free]
+            for part in members[1:]:
+                part.labels.unlabelled = []
 
 
 def _voc_sets(source: Source, labels: LabelSet) -> list[tuple[str | None, LabelSet]]:

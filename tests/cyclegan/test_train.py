@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import picture
+
+from nightaug.config import build
+from nightaug.cyclegan.checkpoint import read_generator
+from nightaug.cyclegan.dataset import to_tensor
+from nightaug.cyclegan.recipe import epoch_steps, run_recipe
+from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.cyclegan.train import Trainer, rate_factor
+from nightaug.errors import ConfigError, NightaugError
+from nightaug.runs import RunFolder, load_weights
+
+TINY: dict[str, Any] = {
+    "width": 4, "blocks": 1, "discriminator_width": 4, "crop": 64, "load_size": 64, "steps": 6, "log_every": 2,
+    "sample_every": 4, "save_every": 3, "score_images": 2, "sample_height": 64, "replay_buffer": 3,
+    "mixed_precision": "no", "tensorboard": False,
+}  # fmt: skip
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_weights(run / "last.safetensors")[0]
+
+
+def translated(run: Path) -> torch.Tensor:
+    """What the run's generator makes of a picture. Compared instead of weights where sums may be ordered
+    otherwise: a bias before an InstanceNorm has no gradient but float noise, which Adam blows up to full steps
+    without any effect on the output."""
+    net = read_generator(run / "last.safetensors", "day2night")
+    with torch.no_grad():
+        out: torch.Tensor = net(to_tensor(picture(9, 64, 64))[None])
+    return out
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("extra", [{}, {"accumulate": 2, "augmentation": {"discriminator": ["color", "translation", "cutout"]}}])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(domains: Path, tmp_path: Path, extra: dict[str, Any]) -> None:
+    run_recipe(domains, tmp_path / "whole", [TINY, extra])
+    # Stopped after step 5: the newest state is that of step 3, so steps 4 and 5 are made again.
+    trainer = Trainer(domains, tmp_path / "parts", build(TranslatorSettings, TINY, extra))
+    steps = iter(trainer.batches(0))
+
+    def only_five(start: int) -> Any:
+        for _ in range(5):
+            yield next(steps)
+        raise KeyboardInterrupt
+
+    trainer.batches = only_five  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(False)
+    trainer.folder.close()
+    result = run_recipe(domains, tmp_path / "parts", [TINY, extra], resume=True)
+    assert result is not None
+    assert result.finished
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    for name in ("metrics.jsonl", "config.yaml", "best.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+
+
+def test_kill_minus_nine_loses_only_what_came_after_the_last_state(domains: Path, tmp_path: Path) -> None:
+    settings = TINY | {"steps": 40, "save_every": 2, "sample_every": 100}
+    command = [sys.executable, "-m", "nightaug", "train-translator", str(domains), "--out", str(tmp_path / "killed"), "--cpu"]
+    for key, value in settings.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = tmp_path / "killed" / "state" / "last.json"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run_recipe(domains, tmp_path / "whole", [settings])
+    assert torch.allclose(translated(tmp_path / "whole"), translated(tmp_path / "killed"), atol=1e-3)
+
+
+def test_ctrl_c_saves_and_stops_cleanly(domains: Path, tmp_path: Path) -> None:
+    trainer = Trainer(domains, tmp_path / "run", build(TranslatorSettings, TINY, {"steps": 1000}))
+    original = trainer.step
+
+    def interrupt(step: int, batches: Any) -> Any:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(step, batches)
+
+    trainer.step = interrupt  # type: ignore[method-assign]
+    result = trainer.run(False)
+    assert (result.step, result.finished) == (2, False)
+    assert trainer.folder.latest_state() == 2
+    assert weights(tmp_path / "run")
+
+
+def test_it_learns(domains: Path, tmp_path: Path) -> None:
+    run_recipe(domains, tmp_path / "run", [TINY, {"steps": 60, "width": 8, "learning_rate": 1e-3, "log_every": 10, "ema": 0.8}])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row for row in rows if "cycle_a" in row]
+    assert losses[-1]["cycle_a"] + losses[-1]["cycle_b"] < 0.6 * (losses[0]["cycle_a"] + losses[0]["cycle_b"])
+    assert {"adversarial_a2b", "adversarial_b2a", "identity_a", "identity_b", "discriminator_a", "discriminator_b"} <= set(losses[0])
+    scores = [row["score"] for row in rows if "score" in row]
+    assert scores[-1] < scores[0]
+    assert (tmp_path / "run" / "samples" / "step-0000060.jpg").exists()
+
+
+def first_gradients(run: Path) -> torch.Tensor:
+    """Gradients of the first step, from Adam's state after it. Weights would not do: Adam turns float noise on
+    vanishing gradients (of every bias before an InstanceNorm, say) into full steps."""
+    state = RunFolder(run).load_state(1, 0)
+    moments = [
+        torch.cat([entry["exp_avg"].flatten() for entry in state[name]["state"].values()]) for name in ("opt_g", "opt_d")
+    ]
+    return torch.cat(moments)
+
+
+def apart(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Relative distance. Equal runs are not at 1e-7: in a network this small, one value that float noise pushes
+    over the kink of a ReLU changes the gradient of everything before it by some tenths of a percent."""
+    return float((first - second).norm() / first.norm())
+
+
+# Without the replay buffer, whose coin falls per image in another order.
+ONE_STEP = TINY | {"steps": 1, "replay_buffer": 0, "sample_every": 9, "ema": 0}
+
+
+def test_accumulating_equals_a_larger_batch(domains: Path, tmp_path: Path) -> None:
+    run_recipe(domains, tmp_path / "batch", [ONE_STEP, {"batch": 2}])
+    run_recipe(domains, tmp_path / "accumulate", [ONE_STEP, {"accumulate": 2}])
+    run_recipe(domains, tmp_path / "single", [ONE_STEP])
+    assert apart(first_gradients(tmp_path / "batch"), first_gradients(tmp_path / "accumulate")) < 0.02
+    assert apart(first_gradients(tmp_path / "batch"), first_gradients(tmp_path / "single")) > 0.2
+
+
+def test_two_processes_equal_one_with_the_same_global_batch(domains: Path, tmp_path: Path) -> None:
+    run_recipe(domains, tmp_path / "one", [ONE_STEP, {"batch": 2}])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m",
+        "nightaug", "train-translator", str(domains), "--out", str(tmp_path / "two"), "--cpu",
+    ]  # fmt: skip
+    for key, value in ONE_STEP.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
+    # gloo's workers sometimes abort after they have finished: the written results are the judge.
+    subprocess.run(command, check=False, capture_output=True, timeout=300)
+    assert (tmp_path / "two" / "last.safetensors").exists()
+    assert apart(first_gradients(tmp_path / "one"), first_gradients(tmp_path / "two")) < 0.02
+    assert sorted(path.name for path in (tmp_path / "two" / "state" / "step-000000001").iterdir()) == ["rank-0.pt", "rank-1.pt"]
+
+
+def test_a_loss_that_goes_nan_stops_with_its_name_and_the_last_state(domains: Path, tmp_path: Path) -> None:
+    trainer = Trainer(domains, tmp_path / "run", build(TranslatorSettings, TINY, {"log_every": 1}))
+    original = trainer.step
+
+    def poisoned(step: int, batches: Any) -> Any:
+        parts = original(step, batches)
+        return parts | ({"cycle_a": parts["cycle_a"] * float("nan")} if step == 4 else {})
+
+    trainer.step = poisoned  # type: ignore[method-assign]
+    with pytest.raises(NightaugError, match=r"cycle_a became non-finite at or before step 5; the last good state is step 3"):
+        trainer.run(False)
+
+
+def test_used_folders_and_changed_runs_are_refused(domains: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_recipe(domains, out, [TINY])
+    before = (out / "last.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match="--resume"):
+        run_recipe(domains, out, [TINY])
+    with pytest.raises(ConfigError, match="width was 4, is 8"):
+        run_recipe(domains, out, [TINY, {"width": 8}], resume=True)
+    (domains / "train" / "A" / "trainA0.png").unlink()
+    with pytest.raises(ConfigError, match="other images"):
+        run_recipe(domains, out, [TINY, {"steps": 8}], resume=True)
+    held = Trainer(domains, out, build(TranslatorSettings, TINY))
+    held.folder.start(held.settings, True)
+    with pytest.raises(ConfigError, match="in use by another process"):
+        run_recipe(domains, out, [TINY], resume=True)
+    held.folder.close()
+    assert (out / "last.safetensors").read_bytes() == before
+
+
+def test_a_finished_run_can_be_made_longer(domains: Path, tmp_path: Path) -> None:
+    run_recipe(domains, tmp_path / "run", [TINY])
+    result = run_recipe(domains, tmp_path / "run", [TINY, {"steps": 8}], resume=True)
+    assert result is not None
+    assert (result.step, result.finished) == (8, True)
+
+
+def test_dry_run_writes_nothing(domains: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    assert run_recipe(domains, tmp_path / "run", [TINY], epochs=3, dry_run=True, say=lines.append) is None
+    assert not (tmp_path / "run").exists()
+    assert "6 day and 5 night images" in lines[0]
+    assert "18 steps" in lines[0]
+    assert "estimate:" in lines[1]
+
+
+def test_learning_rate_is_constant_then_linear_to_zero() -> None:
+    assert [rate_factor(step, 100, 0.5) for step in (0, 49, 50, 75, 100)] == [1, 1, 1, 0.5, 0]
+    assert rate_factor(99, 100, 1.0) == 1
+    assert epoch_steps(2, 10, 4) == 6
+
+
+def test_bf16_starts_where_fp32_does(domains: Path, tmp_path: Path) -> None:
+    totals = []
+    for precision in ("no", "bf16"):
+        trainer = Trainer(domains, tmp_path / precision, build(TranslatorSettings, TINY, {"mixed_precision": precision, "width": 16}))
+        parts = trainer.step(0, next(iter(trainer.batches(0))))
+        totals.append(sum(float(v) * (10 if "cycle" in k else 5 if "identity" in k else 1) for k, v in parts.items()))
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(True)
+    assert totals[0] == pytest.approx(totals[1], rel=1e-3)
