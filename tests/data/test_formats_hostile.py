@@ -189,7 +189,14 @@ def test_image_lookup_prefers_exact_then_unique(tmp_path: Path) -> None:
     assert index.find("x.jpg") is None  # two of them: guessing would mix up boxes
     assert index.find("y.jpg") == "y.png"
     assert index.find("y") == "y.png"
-    assert index.find("deep/v1/x.jpg") is None
+    assert index.find("deep/v1/x.jpg") == "v1/x.jpg"
+    Image.new("RGB", (8, 8)).save(tmp_path / "v1/only.jpg")
+    Image.new("RGB", (8, 8)).save(tmp_path / "flat.jpg")
+    index = ImageIndex(tmp_path)
+    assert index.find("only.jpg") == "v1/only.jpg"
+    assert index.find("only.jpg", "v3") is None  # video v3's own image is missing; v1's is another street
+    assert index.find("v3/only.jpg") is None
+    assert index.find("train2017/flat.jpg") == "flat.jpg"
     assert index.find("z.jpg") is None
 
 

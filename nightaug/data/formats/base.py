@@ -235,6 +235,11 @@ class ImageIndex:
             tails.insert(0, "/".join(name.split("/")[-2:]))
         for tail in tails:
             found = self._tails.get(tail)
+            # In another folder than the label says lies another drive's image of the same name.
+            if found and "/" in found and "/" not in tail and len(tails) == 3:
+                folder = tails[0].rsplit("/", 1)[0]
+                if folder not in found.split("/")[:-1] and not base.startswith(folder):
+                    return None
             if found is not None:
                 return found or None
         return None
