@@ -314,6 +314,48 @@ def test_foreign_or_differently_prepared_folders_are_refused(tmp_path: Path) -> 
         prepare(source, out=tmp_path)
 
 
+def test_overwriting_takes_the_old_files_away(tmp_path: Path) -> None:
+    first = bdd(tmp_path / "one", {"train": drives("daytime", 4) + drives("night", 4, start=50)})
+    second = bdd(tmp_path / "two", {"train": drives("daytime", 2, start=900) + drives("night", 2, start=950)})
+    prepare(first, out=tmp_path / "out")
+    prepare(second, out=tmp_path / "out", overwrite=True)
+    prepare(second, out=tmp_path / "fresh")
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
+def test_a_changed_image_is_looked_at_again(tmp_path: Path) -> None:
+    source = bdd(tmp_path / "bdd", {"train": drives("daytime", 20) + drives("night", 20, start=50)})
+    assert prepare(source, out=tmp_path / "out").problems == []
+    night = next((tmp_path / "out").glob("*/B/*.jpg")).name
+    (source / "images/100k/train" / night).unlink()  # not written through: other folders link to the old one
+    save(source / "images/100k/train" / night, 150)
+    report = prepare(source, out=tmp_path / "out")
+    assert [(p.kind, p.where) for p in report.problems] == [("tagged night, bright as day", night)]
+    linked = next((tmp_path / "out").glob(f"*/B/{night}"))
+    assert linked.samefile(source / "images/100k/train" / night)
+
+
+def test_the_folder_decides_not_the_tag(tmp_path: Path) -> None:
+    for where, time in (("day", "night"), ("night", "undefined")):
+        bdd(tmp_path / where, {"train": drives(time, 4, start=len(where))})
+    prepare(a=tmp_path / "day", b=tmp_path / "night", out=tmp_path / "out")
+    dataset = open_dataset(tmp_path / "out")
+    assert {f.timeofday for f in dataset.frames(domain="A")} == {"daytime"}
+    assert {f.timeofday for f in dataset.frames(domain="B")} == {"night"}
+
+
+def test_images_of_one_name_all_survive(tmp_path: Path) -> None:
+    for name in ("a/x.jpg", "b/x.jpg", "a_x.jpg", "a/x.png", "X.JPG"):
+        save(tmp_path / "day" / name, 150)
+        save(tmp_path / "night" / name, 20)
+    report = prepare(a=tmp_path / "day", b=tmp_path / "night", out=tmp_path / "out", split="1:0:0")
+    assert report.images == 10
+    found = [p.name.lower() for p in (tmp_path / "out/train/A").iterdir()]
+    assert len(found) == len({Path(name).stem for name in found}) == 5  # no two share a label file
+    sources = {json.loads(line)["source"] for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()}
+    assert len(sources) == 10
+
+
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     source = bdd(tmp_path / "bdd", {"train": drives("daytime", 4) + drives("night", 4, start=50)})
     report = prepare(source, out=tmp_path / "out", dry_run=True)

@@ -375,6 +375,17 @@ def test_stream_gives_the_same_frames_whatever_the_blocks(tmp_path: Path, indent
         assert [len(frame.boxes) for frame in found] == [2 * (i % 3) for i in range(30)]
 
 
+@pytest.mark.parametrize("indent", [None, 4])
+def test_a_long_list_is_read_in_pieces(tmp_path: Path, indent: Any) -> None:
+    from nightaug.data.formats.frame_json import FrameStream
+
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps([OLD_FRAME] * 400, indent=indent))
+    lengths = [len(piece) for piece in FrameStream(path, block=1 << 14).pieces()]
+    assert sum(lengths) == 400
+    assert max(lengths) < 60  # the memory of one block, not of the file
+
+
 def test_quick_and_slow_way_give_the_same_frames() -> None:
     import msgspec
 
