@@ -265,7 +265,7 @@ def _finish(plan: Plan, translator: Translator, out: Path, rows: dict[str, Manif
                 "translator": translator.name,
                 "checkpoint_sha": translator.sha,
                 "direction": translator.direction,
-                "images": len(rows),
+                "translated": len(rows),
                 "unreadable": result.failed,
                 "left_out": dict(Counter(plan.skipped)),
                 "finished": not result.stopped,

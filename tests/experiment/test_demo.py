@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from nightaug.data.formats import open_dataset
+from nightaug.experiment.demo import run_demo
+
+
+def test_demo_runs_from_end_to_end_and_again(tmp_path: Path) -> None:
+    lines: list[str] = []
+    page = run_demo(tmp_path, 0.1, 8, lines.append)
+    text = page.read_text("utf-8")
+    assert text.count('type="range"') >= 4
+    assert "Demonstration on" in text
+    for name in ("relight", "cyclegan"):
+        frames = open_dataset(tmp_path / name).frames()
+        assert frames
+        assert all(frame.timeofday == "night" and frame.path for frame in frames)
+    weights = (tmp_path / "translator" / "last.safetensors").read_bytes()
+    run_demo(tmp_path, 0.1, 8, lines.append)
+    assert (tmp_path / "translator" / "last.safetensors").read_bytes() == weights
