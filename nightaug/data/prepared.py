@@ -73,7 +73,8 @@ class Item:
 def claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Make ``out`` ours: new or empty, or made by prepare with the same settings.
 
-    ``overwrite`` takes away what prepare itself would write there, never a stranger's other files.
+    ``overwrite`` takes away what an earlier prepare has written, and adds to a folder of other files; it never
+    deletes what something else has made.
 
     Raises:
         DatasetError: it holds something else and ``overwrite`` is not given, or cannot be written.
@@ -82,12 +83,16 @@ def claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
     try:
         if out.is_dir() and any(out.iterdir()):
             before = _settings_before(out)
-            if before != settings:
-                if not overwrite and before is None:
-                    raise DatasetError(f"{out} is not empty and was not made by prepare; {remedy}")
+            if before is None:
+                ours = [name for name in _OURS if (out / name).exists()]
                 if not overwrite:
-                    was = before or {}
-                    changed = sorted(key for key in {*was, *settings} if was.get(key) != settings.get(key))
+                    raise DatasetError(f"{out} is not empty and was not made by prepare; {remedy}")
+                if ours:
+                    # Not even on demand: this may be somebody's only copy of their own dataset.
+                    raise DatasetError(f"{out} holds {ours[0]}, which prepare did not make; choose another --out")
+            elif before != settings:
+                if not overwrite:
+                    changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
                     raise DatasetError(f"{out} was prepared with other settings ({', '.join(changed)}); {remedy}")
                 _remove(out)
         out.mkdir(parents=True, exist_ok=True)

@@ -308,6 +308,11 @@ def test_foreign_or_differently_prepared_folders_are_refused(tmp_path: Path) -> 
     with pytest.raises(DatasetError, match=r"other settings \(seed"):
         prepare(source, out=foreign, seed=1)
     prepare(source, out=foreign, seed=1, overwrite=True)
+    theirs = tmp_path / "theirs"
+    save(theirs / "train/A/only_copy.jpg", 90)
+    with pytest.raises(DatasetError, match="holds train"):
+        prepare(source, out=theirs, overwrite=True)
+    assert (theirs / "train/A/only_copy.jpg").exists()
     with pytest.raises(DatasetError, match="lie in each other"):
         prepare(source, out=source / "prepared")
     with pytest.raises(DatasetError, match="lie in each other"):
@@ -317,6 +322,7 @@ def test_foreign_or_differently_prepared_folders_are_refused(tmp_path: Path) -> 
 def test_overwriting_takes_the_old_files_away(tmp_path: Path) -> None:
     first = bdd(tmp_path / "one", {"train": drives("daytime", 4) + drives("night", 4, start=50)})
     second = bdd(tmp_path / "two", {"train": drives("daytime", 2, start=900) + drives("night", 2, start=950)})
+    save(first / "labels/lane/masks/train/00000000-00000000.png", 1)
     prepare(first, out=tmp_path / "out")
     prepare(second, out=tmp_path / "out", overwrite=True)
     prepare(second, out=tmp_path / "fresh")
