@@ -48,7 +48,9 @@ def xyxy_to_cxcywh(boxes: ArrayLike) -> FloatArray:
 def area(boxes: ArrayLike) -> FloatArray:
     """Area in square pixels, (P,); inverted boxes count 0."""
     b = _as_boxes(boxes)
-    return np.clip(b[:, 2] - b[:, 0], 0, None) * np.clip(b[:, 3] - b[:, 1], 0, None)
+    sides: FloatArray = np.clip(b[:, 2:] - b[:, :2], 0, None)
+    product: FloatArray = sides[:, 0] * sides[:, 1]
+    return product
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> FloatArray:
@@ -75,4 +77,5 @@ def valid(boxes: ArrayLike, min_side: float = 1.0) -> NDArray[np.bool_]:
     finite = np.isfinite(b).all(axis=1)
     with np.errstate(invalid="ignore"):
         sides = ((b[:, 2] - b[:, 0]) >= min_side) & ((b[:, 3] - b[:, 1]) >= min_side)
-    return finite & sides
+    result: NDArray[np.bool_] = finite & sides
+    return result

@@ -6,7 +6,7 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -51,11 +51,11 @@ class PrecisionName(StrEnum):
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Set = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer reads it at run time)
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. learning_rate=1e-4. Repeatable."),
 ]
-ImagesOption = Annotated[Optional[Path], typer.Option("--images", help="Folder of images, if it is not found by itself.")]  # noqa: UP045
-LabelsOption = Annotated[Optional[Path], typer.Option("--labels", help="Label file or folder, likewise.")]  # noqa: UP045
+ImagesOption = Annotated[Path | None, typer.Option("--images", help="Folder of images, if it is not found by itself.")]
+LabelsOption = Annotated[Path | None, typer.Option("--labels", help="Label file or folder, likewise.")]
 
 
 def say(text: str) -> None:
@@ -75,14 +75,18 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for the demo's world, run, images and page.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the demo's world, run, images and page.")] = Path(
+        "demo"
+    ),
     minutes: Annotated[float, typer.Option(min=0.1, help="Time for training the small CycleGAN.")] = 5.0,
     images: Annotated[int, typer.Option(min=8, help="Day and night scenes for training, each.")] = 200,
 ) -> None:
@@ -107,22 +111,28 @@ def doctor() -> None:
 
 @app.command()
 def prepare(
-    source: Annotated[Optional[Path], typer.Argument(help="Dataset whose labels know the time of day.")] = None,  # noqa: UP045
+    source: Annotated[Path | None, typer.Argument(help="Dataset whose labels know the time of day.")] = None,
     *,
     out: Out,
-    a: Annotated[Optional[Path], typer.Option("--a", help="Folder of day images (with or without labels).")] = None,  # noqa: UP045
-    b: Annotated[Optional[Path], typer.Option("--b", help="Folder of night images.")] = None,  # noqa: UP045
+    a: Annotated[Path | None, typer.Option("--a", help="Folder of day images (with or without labels).")] = None,
+    b: Annotated[Path | None, typer.Option("--b", help="Folder of night images.")] = None,
     images: ImagesOption = None,
     labels: LabelsOption = None,
-    format: Annotated[Optional[str], typer.Option(help="bdd100k, scalabel, coco, voc or yolo; found by looking otherwise.")] = None,  # noqa: UP045
+    format: Annotated[
+        str | None, typer.Option(help="bdd100k, scalabel, coco, voc or yolo; found by looking otherwise.")
+    ] = None,
     split: Annotated[str, typer.Option(help="train:val:test; an existing validation split becomes test.")] = "6:2:2",
-    weather: Annotated[Optional[str], typer.Option(help="Only these, comma separated.")] = None,  # noqa: UP045
-    scene: Annotated[Optional[str], typer.Option(help="Only these, comma separated.")] = None,  # noqa: UP045
-    limit: Annotated[Optional[int], typer.Option(min=1, help="At most this many images a domain.")] = None,  # noqa: UP045
+    weather: Annotated[str | None, typer.Option(help="Only these, comma separated.")] = None,
+    scene: Annotated[str | None, typer.Option(help="Only these, comma separated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images a domain.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     link: Annotated[Link, typer.Option(help="How images get there; falls through to the next.")] = Link.hard,
-    drop_mistagged: Annotated[bool, typer.Option("--drop-mistagged", help="Leave out images whose brightness contradicts their tag.")] = False,
-    check_brightness: Annotated[bool, typer.Option(help="Compare brightness with the tag (decodes every image).")] = True,
+    drop_mistagged: Annotated[
+        bool, typer.Option("--drop-mistagged", help="Leave out images brighter or darker than their tag says.")
+    ] = False,
+    check_brightness: Annotated[
+        bool, typer.Option(help="Compare brightness with the tag (decodes every image).")
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what other settings made there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write.")] = False,
 ) -> None:
@@ -155,14 +165,16 @@ def _steps() -> Any:
 def train_translator(
     dataset: Annotated[Path, typer.Argument(help="Prepared dataset: a folder with train/A and train/B.")],
     out: Annotated[Path, typer.Option("--out", help="Run folder.")],
-    preset: Annotated[Optional[str], typer.Option(help="Settings that ship with nightaug: bdd100k, demo, ...")] = None,  # noqa: UP045
-    config: Annotated[Optional[Path], typer.Option(help="YAML file of settings, over the preset.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Optimiser steps.")] = None,  # noqa: UP045
-    epochs: Annotated[Optional[int], typer.Option(min=1, help="Instead of steps: passes over the larger domain.")] = None,  # noqa: UP045
+    preset: Annotated[str | None, typer.Option(help="Settings that ship with nightaug: bdd100k, demo, ...")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings, over the preset.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of steps: passes over the larger domain.")] = None,
     set_: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the settings and an estimate, train nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings and an estimate, train nothing.")
+    ] = False,
 ) -> None:
     """Train a CycleGAN between the day and the night images of a prepared dataset.
 
@@ -203,20 +215,24 @@ def translate(
     out: Out,
     translator: Annotated[str, typer.Option(help="'relight', a train-translator run, or a weight file.")] = "relight",
     direction: Annotated[DirectionName, typer.Option()] = DirectionName.day2night,
-    format: Annotated[Optional[ImageFormatName], typer.Option(help="Image format of the results; as the source otherwise.")] = None,  # noqa: UP045
+    format: Annotated[
+        ImageFormatName | None, typer.Option(help="Image format of the results; as the source otherwise.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     strength: Annotated[float, typer.Option(min=0, max=1, help="relight: 0 is nearly the day, 1 full night.")] = 1.0,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
     precision: Annotated[PrecisionName, typer.Option(help="Arithmetic of a trained translator.")] = PrecisionName.auto,
-    tile: Annotated[Optional[int], typer.Option(min=0, help="Tile side in pixels; 0 never tiles.")] = None,  # noqa: UP045
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, cuda:1, ...")] = None,  # noqa: UP045
+    tile: Annotated[int | None, typer.Option(min=0, help="Tile side in pixels; 0 never tiles.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     images: ImagesOption = None,
     labels: LabelsOption = None,
-    label_format: Annotated[Optional[str], typer.Option(help="Format of the labels, if looking is wrong.")] = None,  # noqa: UP045
-    all_times: Annotated[bool, typer.Option("--all-times", help="Also frames tagged with another time of day.")] = False,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first images.")] = None,  # noqa: UP045
-    workers: Annotated[Optional[int], typer.Option(min=1, help="Threads; all cores otherwise.")] = None,  # noqa: UP045
+    label_format: Annotated[str | None, typer.Option(help="Format of the labels, if looking is wrong.")] = None,
+    all_times: Annotated[
+        bool, typer.Option("--all-times", help="Also frames tagged with another time of day.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; all cores otherwise.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
 ) -> None:
     """Make night (or day) versions of images, with their labels beside them. Run again, it goes on."""
@@ -241,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(args=arguments, prog_name="nightaug", standalone_mode=False)
     except _UsageError as error:
-        message = _one_line(getattr(error, "format_message", lambda: error)())
+        message = _one_line(error.format_message() if hasattr(error, "format_message") else error)
         context = getattr(error, "ctx", None)
         where = context.command_path if context is not None else "nightaug"
         if message:  # empty when only help was asked for

@@ -16,7 +16,18 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "export": ("openvino", "ONNX and OpenVINO"),
     "logs": ("tensorboard", "TensorBoard"),
 }
-CORE = ("torch", "torchvision", "accelerate", "numpy", "opencv-python-headless", "pillow", "pydantic", "msgspec", "safetensors", "typer")
+CORE = (
+    "torch",
+    "torchvision",
+    "accelerate",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pydantic",
+    "msgspec",
+    "safetensors",
+    "typer",
+)
 
 
 def _installed(package: str) -> str | None:
@@ -28,7 +39,9 @@ def _installed(package: str) -> str | None:
 
 def diagnose() -> tuple[list[str], bool]:
     """Lines to print, and whether everything the core needs is there and works."""
-    lines = [f"nightaug {_installed('nightaug') or 'from source'}, Python {platform.python_version()}, {platform.platform()}"]
+    lines = [
+        f"nightaug {_installed('nightaug') or 'from source'}, Python {platform.python_version()}, {platform.platform()}"
+    ]
     good = True
     for package in CORE:
         version = _installed(package)
@@ -40,11 +53,17 @@ def diagnose() -> tuple[list[str], bool]:
     good &= _device(lines)
     for extra, (module, purpose) in EXTRAS.items():
         there = util.find_spec(module) is not None
-        lines.append(f"  [{extra}] {purpose:<32} {'installed' if there else f'not installed: pip install nightaug[{extra}]'}")
+        lines.append(
+            f"  [{extra}] {purpose:<32} {'installed' if there else f'not installed: pip install nightaug[{extra}]'}"
+        )
     good &= _opencv(lines)
     free = shutil.disk_usage(Path.cwd()).free
     lines.append(f"  disk free here: {free / 1e9:.0f} GB" + ("  LOW" if free < 5e9 else ""))
-    lines.append("everything the core commands need is there" if good else "something the core commands need is missing or broken")
+    lines.append(
+        "everything the core commands need is there"
+        if good
+        else "something the core commands need is missing or broken"
+    )
     return lines, good
 
 
@@ -59,7 +78,9 @@ def _device(lines: list[str]) -> bool:
     try:
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except (RuntimeError, NotImplementedError) as error:
-        lines.append(f"  torchvision does not fit torch: {str(error).splitlines()[0]}; pip install --upgrade torch torchvision")
+        lines.append(
+            f"  torchvision does not fit torch: {str(error).splitlines()[0]}; pip install --upgrade torch torchvision"
+        )
         return False
     from nightaug.cyclegan.train import resolve_precision
 
@@ -78,6 +99,8 @@ def _opencv(lines: list[str]) -> bool:
 
         cv2.GaussianBlur  # noqa: B018 (a torn installation imports and has nothing in it)
     except (ImportError, AttributeError) as error:
-        lines.append(f"  OpenCV does not work ({error}): pip install --force-reinstall --no-deps opencv-python-headless")
+        lines.append(
+            f"  OpenCV does not work ({error}): pip install --force-reinstall --no-deps opencv-python-headless"
+        )
         return False
     return True

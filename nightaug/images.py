@@ -238,9 +238,7 @@ class Letterbox(NamedTuple):
         return np.clip(b, 0, [self.width, self.height] * 2)
 
 
-def letterbox(
-    image: ImageArray, width: int, height: int, fill: int = 114
-) -> tuple[ImageArray, Letterbox]:
+def letterbox(image: ImageArray, width: int, height: int, fill: int = 114) -> tuple[ImageArray, Letterbox]:
     """Scale to fit ``width`` x ``height`` with the aspect ratio kept, the rest filled with grey ``fill``.
 
     Returns:

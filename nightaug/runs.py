@@ -89,7 +89,9 @@ class RunFolder:
         self._lock = lock_folder(self.path)
         if self.config_path.exists():
             if not resume:
-                raise ConfigError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
+                raise ConfigError(
+                    f"{self.path} already holds a run; add --resume to continue it, or choose another --out"
+                )
             self._compare(settings, may_change)
         return self.latest_state() is not None
 
@@ -294,7 +296,9 @@ def progress_bar(title: str, total: int, start: int = 0, unit: str = "images") -
             if done >= total or time.monotonic() - last > 30:
                 last = time.monotonic()
                 left = (last - began) / max(done - start, 1) * (total - done)
-                console.print(f"{title}: {done}/{total}, {rate(done)}, {left:.0f} s left {note}".rstrip(), highlight=False)
+                console.print(
+                    f"{title}: {done}/{total}, {rate(done)}, {left:.0f} s left {note}".rstrip(), highlight=False
+                )
 
         yield plain
         return

@@ -47,7 +47,11 @@ def test_version_and_bare_call(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_two(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, *arguments)
@@ -58,7 +62,9 @@ def test_mistakes_get_one_line_and_exit_code_two(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_whole_way_from_folders_to_night_images(capsys: pytest.CaptureFixture[str], domains: Path, tmp_path: Path) -> None:
+def test_the_whole_way_from_folders_to_night_images(
+    capsys: pytest.CaptureFixture[str], domains: Path, tmp_path: Path
+) -> None:
     a, b, ab = domains / "train" / "A", domains / "train" / "B", tmp_path / "ab"
     code, out, _ = run(capsys, "prepare", "--a", str(a), "--b", str(b), "--out", str(ab), "--split", "4:1:1")
     assert code == 0
@@ -95,7 +101,17 @@ def test_the_whole_way_from_folders_to_night_images(capsys: pytest.CaptureFixtur
 def test_config_file_and_preset(capsys: pytest.CaptureFixture[str], domains: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("translator:\n  width: 8\n  steps: 7\n")
-    base = ["train-translator", str(domains), "--out", str(tmp_path / "run"), "--preset", "demo", "--config", str(config), "--cpu"]
+    base = [
+        "train-translator",
+        str(domains),
+        "--out",
+        str(tmp_path / "run"),
+        "--preset",
+        "demo",
+        "--config",
+        str(config),
+        "--cpu",
+    ]
     code, out, _ = run(capsys, *base, "--set", "weights.cycle=3", "--dry-run")
     assert code == 0
     for line in ("width: 8", "steps: 7", "crop: 128", "cycle: 3.0"):
@@ -119,7 +135,9 @@ def test_doctor_names_what_is_missing(capsys: pytest.CaptureFixture[str], monkey
     assert "MISSING" in out
 
 
-def test_translate_writes_where_it_is_told_only(capsys: pytest.CaptureFixture[str], domains: Path, tmp_path: Path) -> None:
+def test_translate_writes_where_it_is_told_only(
+    capsys: pytest.CaptureFixture[str], domains: Path, tmp_path: Path
+) -> None:
     before = {p: p.stat().st_mtime_ns for p in domains.rglob("*")}
     assert run(capsys, "translate", str(domains), "--out", str(tmp_path / "out"), "--limit", "2")[0] == 0
     assert {p: p.stat().st_mtime_ns for p in domains.rglob("*")} == before

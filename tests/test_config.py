@@ -48,13 +48,18 @@ def test_all_errors_come_at_once_with_the_name_meant() -> None:
 
 
 def test_a_key_given_without_its_section_is_pointed_to_it() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'inner.rate'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'inner\.rate'"):
         build(Outer, {"rate": 2})
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(["a.b=1", "c=x"], {"a": {"b": 1}, "c": "x"}), (["r=2e-4"], {"r": 2e-4}), (["r="], {"r": None}), (["l=[1, 2]"], {"l": [1, 2]})],
+    [
+        (["a.b=1", "c=x"], {"a": {"b": 1}, "c": "x"}),
+        (["r=2e-4"], {"r": 2e-4}),
+        (["r="], {"r": None}),
+        (["l=[1, 2]"], {"l": [1, 2]}),
+    ],
 )
 def test_overrides(given: list[str], expected: dict[str, object]) -> None:
     assert parse_overrides(given) == expected

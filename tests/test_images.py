@@ -99,19 +99,31 @@ def test_encoding_keeps_pixels_and_description(tmp_path: Path, format: str) -> N
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3)), "x"]
+    "bad",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 3)),
+        "x",
+    ],
 )
 def test_wrong_arrays_say_what_was_expected(bad: object) -> None:
     with pytest.raises(ValueError, match=r"expected a uint8 array \(H, W, 3\), got"):
         check_rgb(bad)
 
 
+def half_a_write(path: Path) -> None:
+    with atomic_open(path) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     atomic_write_bytes(path, b"old")
-    with pytest.raises(RuntimeError), atomic_open(path) as stream:
-        stream.write(b"half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        half_a_write(path)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x.txt"]
 

@@ -62,7 +62,9 @@ def test_the_ruler_and_the_renderer_share_no_code() -> None:
 
 
 def test_files_stay_readable() -> None:
-    long = [f"{p.relative_to(ROOT)}: {n}" for p in ROOT.rglob("*.py") if (n := len(p.read_text("utf-8").splitlines())) > 450]
+    long = [
+        f"{p.relative_to(ROOT)}: {n}" for p in ROOT.rglob("*.py") if (n := len(p.read_text("utf-8").splitlines())) > 450
+    ]
     assert not long, long
 
 

@@ -80,9 +80,7 @@ def test_threads_and_global_random_state_change_nothing() -> None:
     expected = [relight(image, [CAR], seed=s) for s in range(4)]
     state = repr(np.random.get_state())
     got: dict[int, U8] = {}
-    workers = [
-        threading.Thread(target=lambda s=s: got.update({s: relight(image, [CAR], seed=s)})) for s in range(4)
-    ]
+    workers = [threading.Thread(target=lambda s=s: got.update({s: relight(image, [CAR], seed=s)})) for s in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -145,17 +143,14 @@ def test_left_hand_traffic_mirrors_the_guess() -> None:
     left = dataclasses.replace(lit, left_hand_traffic=True)
     count = [
         sum(
-            bool(relight(image, [box], seed=s, settings=k)[200:236, 530:580].min(axis=2).max() > 150)
-            for s in range(12)
+            bool(relight(image, [box], seed=s, settings=k)[200:236, 530:580].min(axis=2).max() > 150) for s in range(12)
         )
         for k in (lit, left)
     ]
     assert count[0] < count[1]
 
 
-@pytest.mark.parametrize(
-    ("color", "row", "channel"), [("red", 0.2, 0), ("green", 0.8, 1), ("yellow", 0.5, 0)]
-)
+@pytest.mark.parametrize(("color", "row", "channel"), [("red", 0.2, 0), ("green", 0.8, 1), ("yellow", 0.5, 0)])
 @pytest.mark.parametrize("seed", range(3))
 def test_signals_light_in_their_labelled_colour(color: str, row: float, channel: int, seed: int) -> None:
     image = day()
@@ -172,9 +167,7 @@ def test_signals_light_in_their_labelled_colour(color: str, row: float, channel:
     assert night[other - 2 : other + 3, 309:315].max() < disc.max()
 
 
-@pytest.mark.parametrize(
-    ("color", "rgb", "row"), [("red", (230, 60, 50), 0.2), ("green", (40, 220, 170), 0.8)]
-)
+@pytest.mark.parametrize(("color", "rgb", "row"), [("red", (230, 60, 50), 0.2), ("green", (40, 220, 170), 0.8)])
 def test_unlabelled_signals_follow_their_pixels(color: str, rgb: tuple[int, int, int], row: float) -> None:
     image = day()
     image[90:150, 300:324] = (30, 30, 28)
@@ -190,9 +183,7 @@ def test_unlabelled_signals_follow_their_pixels(color: str, rgb: tuple[int, int,
 def test_signs_stand_out_from_what_is_around_them() -> None:
     image = day()
     image[150:180, 420:450] = (110, 105, 100)
-    signs = [
-        relight(image, [Box(420, 150, 450, 180, "traffic sign")], seed=s, settings=QUIET) for s in range(6)
-    ]
+    signs = [relight(image, [Box(420, 150, 450, 180, "traffic sign")], seed=s, settings=QUIET) for s in range(6)]
     for night in signs:
         values = luma(night)
         assert values[153:177, 423:447].mean() > 1.2 * values[150:180, 380:412].mean()

@@ -21,17 +21,21 @@ KIND = "cyclegan"
 PREFIX: dict[Direction, str] = {"day2night": "A2B.", "night2day": "B2A."}
 
 
-class _Pair(Protocol):
+class Pair(Protocol):
+    """Both generators; a data class of training, seen from here."""
+
     A2B: ResnetGenerator
     B2A: ResnetGenerator
 
 
-def write_translator(path: Path, pair: _Pair, settings: TranslatorSettings, step: int, version: str) -> None:
+def write_translator(path: Path, pair: Pair, settings: TranslatorSettings, step: int, version: str) -> None:
     """Write both generators, with the settings and the step in the metadata."""
-    tensors = {}
-    for direction, network in (("day2night", pair.A2B), ("night2day", pair.B2A)):
-        prefix = PREFIX[direction]  # type: ignore[index]
-        tensors |= {prefix + key: value for key, value in network.state_dict().items()}
+    networks: dict[Direction, ResnetGenerator] = {"day2night": pair.A2B, "night2day": pair.B2A}
+    tensors = {
+        PREFIX[direction] + key: value
+        for direction, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
     facts = {"version": version, "kind": KIND, "step": step, "settings": settings.model_dump(mode="json")}
     # One entry: safetensors writes several in random order, and equal runs should give equal files.
     save_weights(path, tensors, {"nightaug": json.dumps(facts)})

@@ -33,9 +33,7 @@ def translation(images: Tensor, generator: torch.Generator, share: float = 0.125
     padded = F.pad(images, (reach_x, reach_x, reach_y, reach_y))
     tops = torch.randint(0, 2 * reach_y + 1, (n,), generator=generator).tolist()
     lefts = torch.randint(0, 2 * reach_x + 1, (n,), generator=generator).tolist()
-    return torch.stack(
-        [padded[i, :, tops[i] : tops[i] + height, lefts[i] : lefts[i] + width] for i in range(n)]
-    )
+    return torch.stack([padded[i, :, tops[i] : tops[i] + height, lefts[i] : lefts[i] + width] for i in range(n)])
 
 
 def cutout(images: Tensor, generator: torch.Generator, share: float = 0.5) -> Tensor:

@@ -63,7 +63,9 @@ def run_recipe(
             f"accumulate, or a smaller crop or width; the newest state is kept, --resume continues"
         ) from error
     except OSError as error:
-        raise NightaugError(f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues") from error
+        raise NightaugError(
+            f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues"
+        ) from error
     finally:
         trainer.folder.close()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from nightaug.cyclegan.checkpoint import Pair
 from nightaug.cyclegan.dataset import DomainFolders, spread, to_image, to_tensor
 from nightaug.cyclegan.losses import l1
 from nightaug.cyclegan.networks import SIZE_MULTIPLE
@@ -24,17 +24,13 @@ GRID_ROWS = 4
 GRID_COLUMNS = ("real A", "fake B", "rec A", "real B", "fake A", "rec B")
 
 
-class _Pair(Protocol):
-    A2B: nn.Module
-    B2A: nn.Module
-
-
 def scaled(image: ImageArray, height: int) -> ImageArray:
     """The whole image at ``height`` pixels (never enlarged), aspect ratio kept, sides multiples of 4."""
     h, w = image.shape[:2]
     factor = min(1.0, height / h)
     sides = [max(2 * SIZE_MULTIPLE, round(side * factor / SIZE_MULTIPLE) * SIZE_MULTIPLE) for side in (w, h)]
-    return cv2.resize(image, (sides[0], sides[1]), interpolation=cv2.INTER_AREA)
+    small: ImageArray = cv2.resize(image, (sides[0], sides[1]), interpolation=cv2.INTER_AREA)
+    return small
 
 
 class Scorer:
@@ -46,9 +42,7 @@ class Scorer:
     """
 
     def __init__(self, files: DomainFolders, settings: TranslatorSettings) -> None:
-        self._images = [
-            self._read(domain, settings.score_images, settings.sample_height) for domain in files
-        ]
+        self._images = [self._read(domain, settings.score_images, settings.sample_height) for domain in files]
 
     @staticmethod
     def _read(files: list[Path], count: int, height: int) -> list[Tensor]:
@@ -61,7 +55,7 @@ class Scorer:
         return images
 
     @torch.no_grad()
-    def __call__(self, pair: _Pair, device: torch.device, folder: Path, step: int) -> dict[str, float]:
+    def __call__(self, pair: Pair, device: torch.device, folder: Path, step: int) -> dict[str, float]:
         """Write ``folder/step-N.jpg`` and return the scores."""
         rows: list[list[ImageArray]] = [[] for _ in range(GRID_ROWS)]
         scores: dict[str, float] = {}

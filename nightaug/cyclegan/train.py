@@ -305,7 +305,9 @@ class Trainer:
         if accelerator.is_main_process:
             folder.write_settings(settings)
             folder.cut_metrics(start)
-            folder.log(f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}")
+            folder.log(
+                f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}"
+            )
             board = _tensorboard(folder.path, start) if settings.tensorboard else None
             self.scorer = Scorer(DomainFolders(*self.validation), settings)
         done, stopped = start, False

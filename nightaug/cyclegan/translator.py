@@ -89,7 +89,7 @@ class _FixedNorm(nn.Module):
 @contextmanager
 def _fixed_norms(network: ResnetGenerator) -> Iterator[None]:
     """Swap every InstanceNorm for a :class:`_FixedNorm` while the block runs."""
-    swapped: list[tuple[nn.Module, str, nn.Module]] = []
+    swapped: list[tuple[nn.Module, str, nn.InstanceNorm2d]] = []
     for parent in network.modules():
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.InstanceNorm2d):
@@ -191,7 +191,11 @@ class CycleGANTranslator:
         height, width = image.shape[:2]
         with torch.inference_mode():
             x = to_tensor(image)[None].to(self.device, self.dtype)
-            x = _pad(x, -height % SIZE_MULTIPLE + max(0, MIN_SIDE - height), -width % SIZE_MULTIPLE + max(0, MIN_SIDE - width))
+            x = _pad(
+                x,
+                -height % SIZE_MULTIPLE + max(0, MIN_SIDE - height),
+                -width % SIZE_MULTIPLE + max(0, MIN_SIDE - width),
+            )
             return to_image(self._run(x)[0, :, :height, :width])
 
     def _run(self, x: Tensor) -> Tensor:

@@ -74,13 +74,16 @@ def run_demo(out: Path, seconds: float, images: int, say: Callable[[str], None])
         title="nightaug demo: day scenes made night",
         notes=[
             f"Demonstration on {report.images:,} scenes of the built-in sample world (version {WORLD_VERSION}), "
-            f"drawn by code; a CycleGAN of an eighth of the published size, trained for {metrics[-1]['step']:,} steps. "
+            "drawn by code; a CycleGAN a quarter as wide as the published one, trained for "
+            f"{metrics[-1]['step']:,} steps. "
             "It shows that the job runs from end to end, not what a fully trained translator can do.",
-            "Boxes of the day scenes hold for the night versions without change: every translation keeps size and place.",
+            "Boxes of the day scenes hold for the night versions: every translation keeps size and place.",
         ],
         table=prepare_table(report),
         comparisons=comparisons,
-        references=[("real night scenes of the same world, for comparison", [read_image(path) for path in nights[:SHOWN]])],
+        references=[
+            ("real night scenes of the same world, for comparison", [read_image(path) for path in nights[:SHOWN]])
+        ],
         metrics=metrics,
     )
     return page

@@ -13,7 +13,12 @@ from nightaug.images import ImageArray, atomic_write_text, encode_image
 #: Curves on the page: title -> metrics drawn in it.
 CURVES: dict[str, tuple[str, ...]] = {
     "cycle and identity losses": ("cycle_a", "cycle_b", "identity_a", "identity_b"),
-    "adversarial and discriminator losses": ("adversarial_a2b", "adversarial_b2a", "discriminator_a", "discriminator_b"),
+    "adversarial and discriminator losses": (
+        "adversarial_a2b",
+        "adversarial_b2a",
+        "discriminator_a",
+        "discriminator_b",
+    ),
     "score on validation images (lower is closer to real)": ("score",),
 }
 _COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444")
@@ -30,7 +35,8 @@ figure{margin:0}figcaption{font-size:.85rem;opacity:.8}
 .slider .bar{position:absolute;top:0;bottom:0;left:var(--at,50%);width:2px;background:#fff;box-shadow:0 0 4px #000}
 .slider input{position:absolute;inset:0;width:100%;height:100%;opacity:0;cursor:ew-resize;margin:0}
 .slider:focus-within{outline:3px solid #3b82f6}
-.row{display:grid;gap:.3rem;grid-template-columns:repeat(auto-fit,minmax(min(48%,14rem),1fr))}.row img{width:100%;display:block}
+.row{display:grid;gap:.3rem;grid-template-columns:repeat(auto-fit,minmax(min(48%,14rem),1fr))}
+.row img{width:100%;display:block}
 pre{overflow-x:auto;font-size:.8rem;background:#8881;padding:.7rem;border-radius:6px}
 svg{width:100%;height:auto;background:#8881;border-radius:6px}
 @media(prefers-color-scheme:dark){body{background:#111;color:#eee}}
@@ -92,7 +98,9 @@ def curve(title: str, series: Mapping[str, Sequence[tuple[float, float]]], width
         if len(line) == 1:
             x, y = place(*line[0]).split(",")
             parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{color}"/>')
-        parts.append(f'<text x="{left + 8 + at * 150}" y="{top + 12}" font-size="12" fill="{color}">{html.escape(name)}</text>')
+        parts.append(
+            f'<text x="{left + 8 + at * 150}" y="{top + 12}" font-size="12" fill="{color}">{html.escape(name)}</text>'
+        )
     return "".join(parts) + "</svg>"
 
 

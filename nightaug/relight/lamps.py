@@ -94,9 +94,7 @@ def _choose(draw: float, colors: tuple[RGB, ...]) -> RGB:
     return colors[min(int(draw * len(colors)), len(colors) - 1)]
 
 
-def find_lamps(
-    image: U8, good: list[tuple[Box, Corners]], draws: F64, settings: RelightSettings
-) -> list[Lamp]:
+def find_lamps(image: U8, good: list[tuple[Box, Corners]], draws: F64, settings: RelightSettings) -> list[Lamp]:
     """The lamps of all boxes.
 
     Args:
@@ -129,10 +127,7 @@ def find_lamps(
             # Nearer is lower in the frame: a lamp that lies in a nearer vehicle's box is hidden by it.
             nearer = vehicles[vehicles[:, 3] > y2 + 1]
             inside = (
-                (nearer[:, 0] < lamp.x)
-                & (lamp.x < nearer[:, 2])
-                & (nearer[:, 1] < lamp.y)
-                & (lamp.y < nearer[:, 3])
+                (nearer[:, 0] < lamp.x) & (lamp.x < nearer[:, 2]) & (nearer[:, 1] < lamp.y) & (lamp.y < nearer[:, 3])
             )
             if box.category == "traffic light" or not inside.any():
                 lamps.append(_colour_kept(lamp._replace(bounds=bounds), settings.core_limit))
@@ -291,9 +286,7 @@ def _signal(patch: U8, box: Box, corners: Corners, u: F64, settings: RelightSett
     across = 0.5
     radius = 0.36 * min(w, h, max(w, h) / 2.6)
     x, y = (x1 + w * share, y1 + h * across) if lying else (x1 + w * across, y1 + h * share)
-    rgb = {"red": settings.signal_red, "yellow": settings.signal_yellow, "green": settings.signal_green}[
-        color
-    ]
+    rgb = {"red": settings.signal_red, "yellow": settings.signal_yellow, "green": settings.signal_green}[color]
     return _lamp((x, y), (radius, radius), rgb, _pick(u[5], settings.signal_lamp))
 
 

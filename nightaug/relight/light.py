@@ -85,9 +85,7 @@ def night_light(
     spread = 0.22 + 0.75 * np.clip(y - scene.horizon, 0, 1)
     pool = np.exp(-0.5 * ((x - scene.pool_x) / spread) ** 2)
     pool = pool * _ramp(y, scene.horizon - 0.02, 0.74) * (1 - 0.7 * _ramp(y, 0.78, 1.0))
-    light = ambient * top[..., None] + (scene.pool * pool)[..., None] * np.array(
-        settings.headlight_color, np.float32
-    )
+    light = ambient * top[..., None] + (scene.pool * pool)[..., None] * np.array(settings.headlight_color, np.float32)
     light *= (1 - (1 - scene.bonnet) * _ramp(y, 0.88, 1.0))[..., None]
     light *= (1 - scene.vignette * 0.5 * (x**2 + (2 * y - 1) ** 2))[..., None]
     light *= flat * (1 - _mirrored_sky(broad, y))[..., None]
@@ -95,9 +93,7 @@ def night_light(
     result = (lit * light) @ LUMA
     bare = result[ground > 0.5]
     median, high = (float(v) for v in np.percentile(bare if bare.size else result, (50, 97)))
-    light *= min(
-        to_linear(scene.median) / max(median, 1e-5), to_linear(settings.highlight_luma) / max(high, 1e-5)
-    )
+    light *= min(to_linear(scene.median) / max(median, 1e-5), to_linear(settings.highlight_luma) / max(high, 1e-5))
     light *= _object_light(labels, draws, (h, w), frame, settings)[..., None]
     light += spill
     # The cap keeps the promise that nothing outside a lamp gets brighter than it was.
@@ -107,9 +103,7 @@ def night_light(
 
 def _mirrored_sky(broad: F32, y: F32) -> F32:
     """The sky mirrored in the own bonnet and windscreen, as the share of light to take away, (h, w)."""
-    blue = np.clip(broad[..., 2] / np.maximum(broad[..., 0], 1e-4) - 1.1, 0, 1) * np.clip(
-        broad[..., 2] / 0.1, 0, 1
-    )
+    blue = np.clip(broad[..., 2] / np.maximum(broad[..., 0], 1e-4) - 1.1, 0, 1) * np.clip(broad[..., 2] / 0.1, 0, 1)
     return np.asarray(0.9 * np.minimum(2.5 * blue, 1) * _ramp(y, 0.72, 0.85), dtype=np.float32)
 
 

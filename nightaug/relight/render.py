@@ -105,9 +105,7 @@ def relight(
     if alpha is not None:
         _darken_sky(night, alpha, scene, strength)
     if lamps:
-        cv2.scaleAdd(
-            cv2.resize(glow, (width, height), interpolation=cv2.INTER_LINEAR), strength, night, dst=night
-        )
+        cv2.scaleAdd(cv2.resize(glow, (width, height), interpolation=cv2.INTER_LINEAR), strength, night, dst=night)
         for lamp in lamps:
             _draw_core(night, lamp, strength)
     return expose(night, np.random.Generator(np.random.SFC64(noise_seed)), scene, strength)

@@ -51,9 +51,7 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     mean = cv2.blur(gray, (3, 3))
     deviation = np.sqrt(np.maximum(cv2.blur(gray * gray, (3, 3)) - mean * mean, 0))
     top_luma = float(np.percentile(gray[: max(h // 3, 1)], 95))
-    bright = (gray > max(_MIN_LUMA, 0.68 * top_luma)) & (
-        (blue > red - 14) | ((gray > _WHITE) & (blue > 0.8 * red))
-    )
+    bright = (gray > max(_MIN_LUMA, 0.68 * top_luma)) & ((blue > red - 14) | ((gray > _WHITE) & (blue > 0.8 * red)))
     blueish = (blue - red > 14) & (blue >= small[..., 1].astype(np.float32) - 6) & (gray > _MIN_BLUE_LUMA)
     looks = (bright | blueish) & (solid == 0)
     rows = np.arange(h, dtype=np.float32)[:, None] / h
@@ -123,9 +121,7 @@ def sky_alpha(blue: U8, maps: tuple[F32, F32, F32]) -> F32:
     size = (blue.shape[1], blue.shape[0])
     core, edge, luma = maps
     # alpha = max(core, edge * ramp(blue / luma)); slope and offset folded in at the small size.
-    slope = cv2.resize(
-        1.0 / (np.maximum(luma, 1.0) * (_RATIO[1] - _RATIO[0])), size, interpolation=cv2.INTER_LINEAR
-    )
+    slope = cv2.resize(1.0 / (np.maximum(luma, 1.0) * (_RATIO[1] - _RATIO[0])), size, interpolation=cv2.INTER_LINEAR)
     ramp: F32 = cv2.multiply(slope, blue, dtype=cv2.CV_32F)
     cv2.subtract(ramp, _RATIO[0] / (_RATIO[1] - _RATIO[0]), dst=ramp)
     np.clip(ramp, 0.0, 1.0, out=ramp)

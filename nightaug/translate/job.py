@@ -74,7 +74,8 @@ def run_job(
         result = translate(plan, loaded, out, overwrite, quality, workers, progress)
     seconds = time.monotonic() - began
     rate = f" in {seconds:.1f} s ({result.written / max(seconds, 1e-9):.1f} images/s)" if result.written else ""
-    say(f"{result.written:,} translated{rate}, {result.present:,} were there, {len(result.failed):,} unreadable; in {out}")
+    counts = f"{result.present:,} were there, {len(result.failed):,} unreadable"
+    say(f"{result.written:,} translated{rate}, {counts}; in {out}")
     for name, reason in list(result.failed.items())[:10]:
         say(f"  skipped {name}: {reason}")
     if len(result.failed) > 10:

@@ -103,10 +103,14 @@ def translate(
     lock = None
     try:
         lock = lock_folder(target)
-        return _translate(plan, translator, _Options(target, quality), overwrite, workers or os.cpu_count() or 1, progress)
+        return _translate(
+            plan, translator, _Options(target, quality), overwrite, workers or os.cpu_count() or 1, progress
+        )
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise NightaugError(f"cannot write to {target}: {reason}; images done so far are kept, run again to go on") from error
+        raise NightaugError(
+            f"cannot write to {target}: {reason}; images done so far are kept, run again to go on"
+        ) from error
     finally:
         if lock is not None:
             lock.close()
@@ -146,9 +150,7 @@ def _done(plan: Plan, translator: Translator, out: Path) -> dict[str, ManifestRo
         made = (row.translator, row.checkpoint_sha, row.direction)
         if made != (translator.name, translator.sha, translator.direction):
             by = row.translator + (f" (weights {row.checkpoint_sha[:8]})" if row.checkpoint_sha else "")
-            raise ConfigError(
-                f"{out} holds images made by {by}, {row.direction}; choose another --out, or --overwrite to make all anew"
-            )
+            raise ConfigError(f"{out} holds images made by {by}, {row.direction}; choose another --out, or --overwrite")
         item = wanted.get(row.output)
         if item is None or item.source != row.source:
             raise ConfigError(
@@ -243,7 +245,9 @@ def _store(item: Item, image: ImageArray, translator: Translator, options: _Opti
     )
 
 
-def _finish(plan: Plan, translator: Translator, out: Path, rows: dict[str, ManifestRow], result: TranslateResult) -> None:
+def _finish(
+    plan: Plan, translator: Translator, out: Path, rows: dict[str, ManifestRow], result: TranslateResult
+) -> None:
     """Labels of the images that are there, the manifest in the input's order, and the summary."""
     target = TARGET_TIME[translator.direction]
     for planned in plan.parts:
@@ -272,5 +276,3 @@ def _finish(plan: Plan, translator: Translator, out: Path, rows: dict[str, Manif
             }
         ),
     )
-
-

@@ -158,7 +158,7 @@ def _moved(place: str, part: Part, target: str) -> str:
     if part.domain is None:
         return place
     head = f"{part.split}/{part.domain}/"
-    return f"{part.split}/{_DOMAIN[target]}/{place[len(head):]}" if place.startswith(head) else place
+    return f"{part.split}/{_DOMAIN[target]}/{place[len(head) :]}" if place.startswith(head) else place
 
 
 def _free(output: str, place: str, taken: set[str]) -> str:

@@ -29,7 +29,9 @@ def crops(root: Path, seed: int = 0) -> UnpairedCrops:
 def test_tensor_round_trip_is_exact() -> None:
     image = picture()
     assert np.array_equal(to_image(to_tensor(image)), image)
-    assert to_tensor(np.array([[[0, 255, 127]]], np.uint8)).flatten().tolist() == pytest.approx([-1, 1, 127 / 127.5 - 1])
+    assert to_tensor(np.array([[[0, 255, 127]]], np.uint8)).flatten().tolist() == pytest.approx(
+        [-1, 1, 127 / 127.5 - 1]
+    )
 
 
 def test_crops_never_squash() -> None:
@@ -76,7 +78,8 @@ def test_processes_together_see_what_one_would(domains: Path) -> None:
 
 def test_worker_processes_change_nothing(domains: Path) -> None:
     batches = [
-        [batch["a"] for batch in make_loader(crops(domains), StepSampler(0, 3, 2, 0, 1), workers, False)] for workers in (0, 2)
+        [batch["a"] for batch in make_loader(crops(domains), StepSampler(0, 3, 2, 0, 1), workers, False)]
+        for workers in (0, 2)
     ]
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 

@@ -57,12 +57,14 @@ def test_own_weights_come_back_with_their_architecture(upsampling: str, blocks: 
 
 
 def test_foreign_and_broken_weights_are_explained() -> None:
-    with pytest.raises(CheckpointError, match="expected keys like model.1.weight, got conv1"):
+    with pytest.raises(CheckpointError, match=r"expected keys like model\.1\.weight, got conv1"):
         generator_from_state({"conv1.weight": torch.zeros(4, 3, 7, 7)})
     state = ResnetGenerator(4, 2).state_dict()
     del state["model.4.bias"]
     state["model.7.weight"] = torch.zeros(1, 2, 3, 3)
-    with pytest.raises(CheckpointError, match=r"missing model\.4\.bias; wrong shape model\.7\.weight: expected \(16, 8, 3, 3\)"):
+    with pytest.raises(
+        CheckpointError, match=r"missing model\.4\.bias; wrong shape model\.7\.weight: expected \(16, 8, 3, 3\)"
+    ):
         generator_from_state(state)
 
 

@@ -48,8 +48,12 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize("extra", [{}, {"accumulate": 2, "augmentation": {"discriminator": ["color", "translation", "cutout"]}}])
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(domains: Path, tmp_path: Path, extra: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "extra", [{}, {"accumulate": 2, "augmentation": {"discriminator": ["color", "translation", "cutout"]}}]
+)
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    domains: Path, tmp_path: Path, extra: dict[str, Any]
+) -> None:
     run_recipe(domains, tmp_path / "whole", [TINY, extra])
     # Stopped after step 5: the newest state is that of step 3, so steps 4 and 5 are made again.
     trainer = Trainer(domains, tmp_path / "parts", build(TranslatorSettings, TINY, extra))
@@ -74,7 +78,16 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(domains: Path, tm
 
 def test_kill_minus_nine_loses_only_what_came_after_the_last_state(domains: Path, tmp_path: Path) -> None:
     settings = TINY | {"steps": 40, "save_every": 2, "sample_every": 100}
-    command = [sys.executable, "-m", "nightaug", "train-translator", str(domains), "--out", str(tmp_path / "killed"), "--cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "nightaug",
+        "train-translator",
+        str(domains),
+        "--out",
+        str(tmp_path / "killed"),
+        "--cpu",
+    ]
     for key, value in settings.items():
         command += ["--set", f"{key}={json.dumps(value)}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -108,11 +121,20 @@ def test_ctrl_c_saves_and_stops_cleanly(domains: Path, tmp_path: Path) -> None:
 
 
 def test_it_learns(domains: Path, tmp_path: Path) -> None:
-    run_recipe(domains, tmp_path / "run", [TINY, {"steps": 60, "width": 8, "learning_rate": 1e-3, "log_every": 10, "ema": 0.8}])
+    run_recipe(
+        domains, tmp_path / "run", [TINY, {"steps": 60, "width": 8, "learning_rate": 1e-3, "log_every": 10, "ema": 0.8}]
+    )
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [row for row in rows if "cycle_a" in row]
     assert losses[-1]["cycle_a"] + losses[-1]["cycle_b"] < 0.6 * (losses[0]["cycle_a"] + losses[0]["cycle_b"])
-    assert {"adversarial_a2b", "adversarial_b2a", "identity_a", "identity_b", "discriminator_a", "discriminator_b"} <= set(losses[0])
+    assert {
+        "adversarial_a2b",
+        "adversarial_b2a",
+        "identity_a",
+        "identity_b",
+        "discriminator_a",
+        "discriminator_b",
+    } <= set(losses[0])
     scores = [row["score"] for row in rows if "score" in row]
     assert scores[-1] < scores[0]
     assert (tmp_path / "run" / "samples" / "step-0000060.jpg").exists()
@@ -123,7 +145,8 @@ def first_gradients(run: Path) -> torch.Tensor:
     vanishing gradients (of every bias before an InstanceNorm, say) into full steps."""
     state = RunFolder(run).load_state(1, 0)
     moments = [
-        torch.cat([entry["exp_avg"].flatten() for entry in state[name]["state"].values()]) for name in ("opt_g", "opt_d")
+        torch.cat([entry["exp_avg"].flatten() for entry in state[name]["state"].values()])
+        for name in ("opt_g", "opt_d")
     ]
     return torch.cat(moments)
 
@@ -161,7 +184,10 @@ def test_two_processes_equal_one_with_the_same_global_batch(domains: Path, tmp_p
     subprocess.run(command, check=False, capture_output=True, timeout=300)
     assert (tmp_path / "two" / "last.safetensors").exists()
     assert apart(first_gradients(tmp_path / "one"), first_gradients(tmp_path / "two")) < 0.02
-    assert sorted(path.name for path in (tmp_path / "two" / "state" / "step-000000001").iterdir()) == ["rank-0.pt", "rank-1.pt"]
+    assert sorted(path.name for path in (tmp_path / "two" / "state" / "step-000000001").iterdir()) == [
+        "rank-0.pt",
+        "rank-1.pt",
+    ]
 
 
 def test_a_loss_that_goes_nan_stops_with_its_name_and_the_last_state(domains: Path, tmp_path: Path) -> None:
@@ -173,7 +199,9 @@ def test_a_loss_that_goes_nan_stops_with_its_name_and_the_last_state(domains: Pa
         return parts | ({"cycle_a": parts["cycle_a"] * float("nan")} if step == 4 else {})
 
     trainer.step = poisoned  # type: ignore[method-assign]
-    with pytest.raises(NightaugError, match=r"cycle_a became non-finite at or before step 5; the last good state is step 3"):
+    with pytest.raises(
+        NightaugError, match=r"cycle_a became non-finite at or before step 5; the last good state is step 3"
+    ):
         trainer.run(False)
 
 
@@ -221,7 +249,9 @@ def test_learning_rate_is_constant_then_linear_to_zero() -> None:
 def test_bf16_starts_where_fp32_does(domains: Path, tmp_path: Path) -> None:
     totals = []
     for precision in ("no", "bf16"):
-        trainer = Trainer(domains, tmp_path / precision, build(TranslatorSettings, TINY, {"mixed_precision": precision, "width": 16}))
+        trainer = Trainer(
+            domains, tmp_path / precision, build(TranslatorSettings, TINY, {"mixed_precision": precision, "width": 16})
+        )
         parts = trainer.step(0, next(iter(trainer.batches(0))))
         totals.append(sum(float(v) * (10 if "cycle" in k else 5 if "identity" in k else 1) for k, v in parts.items()))
         from accelerate.state import AcceleratorState

@@ -14,8 +14,8 @@ from nightaug.experiment.page import Comparison, curve, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
 
@@ -55,12 +55,19 @@ def test_slider_uncovers_the_night(page: Path, tmp_path: Path, at: int) -> None:
     assert CHROMIUM is not None
     moved = page.with_name("moved.html")
     script = (
-        "<script>const i=document.querySelector('.slider input');i.value=%d;i.dispatchEvent(new Event('input'));"
-        "document.body.prepend(document.querySelector('.slider'))</script></body>" % at
+        f"<script>const i=document.querySelector('.slider input');i.value={at};i.dispatchEvent(new Event('input'));"
+        "document.body.prepend(document.querySelector('.slider'))</script></body>"
     )
     moved.write_text(page.read_text("utf-8").replace("</body>", script), "utf-8")
     shot = tmp_path / "shot.png"
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,700", f"--screenshot={shot}", moved.as_uri()]
+    command = [
+        CHROMIUM,
+        *FLAGS,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=400,700",
+        f"--screenshot={shot}",
+        moved.as_uri(),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=90)
     from nightaug.images import read_image
 

@@ -29,7 +29,9 @@ def darker(sha: str | None = None, concurrent: bool = False, name: str = "darker
 
 def files(folder: Path) -> dict[str, bytes]:
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock"
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != ".lock"
     }
 
 
@@ -124,7 +126,9 @@ def test_what_is_missing_is_made_again(tmp_path: Path) -> None:
     assert files(out) == before
 
 
-def test_ctrl_c_keeps_what_is_done_and_resumes_to_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_what_is_done_and_resumes_to_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, out = scalabel(tmp_path / "in", ["daytime"] * 12), tmp_path / "out"
     plan = make_plan(root, "day2night")
     translate(plan, darker(), tmp_path / "whole")
@@ -161,7 +165,7 @@ def test_kill_minus_nine_tears_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     subprocess.run([*command[:-1], str(tmp_path / "whole")], check=True, capture_output=True)
-    whole = {name: data for name, data in files(tmp_path / "whole").items()}
+    whole = files(tmp_path / "whole")
     assert {name: data for name, data in files(out).items() if not name.endswith(".tmp")} == whole
 
 
@@ -242,7 +246,12 @@ def test_memory_stays_bounded_when_the_model_is_slow(tmp_path: Path) -> None:
     calls = [0]
     pipeline.read_image = counting  # type: ignore[assignment]
     try:
-        translate(make_plan(root, "day2night"), Translator("slow", "day2night", None, False, slow), tmp_path / "out", workers=2)
+        translate(
+            make_plan(root, "day2night"),
+            Translator("slow", "day2night", None, False, slow),
+            tmp_path / "out",
+            workers=2,
+        )
     finally:
         pipeline.read_image = original
     assert decoded[1] <= 2 * 2 + 2

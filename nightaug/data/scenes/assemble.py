@@ -107,9 +107,7 @@ def paint(scene: Scene, width: int, height: int, night: bool) -> Canvas:
     for thing in sorted(scene.things, key=lambda t: -t.key):
         if thing.z < 2.6 and thing.kind not in ("building", "barrier", "rail"):
             continue
-        if thing.kind in MOVABLE and not canvas.in_view(
-            thing.x, thing.z, max(thing.size[0], thing.size[2]) / 2 + 1.0
-        ):
+        if thing.kind in MOVABLE and not canvas.in_view(thing.x, thing.z, max(thing.size[0], thing.size[2]) / 2 + 1.0):
             continue
         _draw(canvas, scene, thing, trees)
     street.draw_hood(canvas, s, stream(s.number + (6 << 40), FRAME_STREAM))
@@ -163,9 +161,7 @@ def read_frame(canvas: Canvas, scene: Scene, timeofday: str) -> Frame:
         inside = (x2 - x1) * (y2 - y1) * SUPERSAMPLE**2 / float(whole[0] * whole[1])
         if inside < 0.12:
             continue
-        out = (
-            mark.low[0] < -1 or mark.low[1] < -1 or mark.high[0] > canvas.w + 1 or mark.high[1] > canvas.h + 1
-        )
+        out = mark.low[0] < -1 or mark.low[1] < -1 or mark.high[0] > canvas.w + 1 or mark.high[1] > canvas.h + 1
         boxes.append(
             Box(
                 x1,

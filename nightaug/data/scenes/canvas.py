@@ -181,9 +181,7 @@ class Canvas:
         """Light sent out by a surface already there (sRGB code, 255 is far over white); retro 0..255."""
         cv2.fillPoly(self.emit, self._fixed(polygons), (*rgb, retro), shift=_SHIFT)
 
-    def line(
-        self, a: ArrayLike, b: ArrayLike, rgb: RGB, z: float, thick: float, *, owner: int = CLUTTER
-    ) -> None:
+    def line(self, a: ArrayLike, b: ArrayLike, rgb: RGB, z: float, thick: float, *, owner: int = CLUTTER) -> None:
         """A bar from a to b, ``thick`` fine pixels wide."""
         (ax, ay), (bx, by) = np.asarray(a).tolist(), np.asarray(b).tolist()
         k = max(thick, 0.6) / 2 / (math.hypot(bx - ax, by - ay) + 1e-9)

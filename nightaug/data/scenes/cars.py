@@ -54,9 +54,7 @@ def draw_car(canvas: Canvas, thing: Thing) -> None:
         (-0.49, -0.46, 0.36, 0.2),
         (-0.49, -0.38, 0.27, 0.1),
     )[thing.style]
-    chassis = Block(
-        canvas, thing, (0.0, w * 0.84, -half * 0.8, half * 0.8), (0.3, w * 0.84, -half * 0.86, half * 0.86)
-    )
+    chassis = Block(canvas, thing, (0.0, w * 0.84, -half * 0.8, half * 0.8), (0.3, w * 0.84, -half * 0.86, half * 0.86))
     chassis.paint(TYRE, owner)
     body = Block(canvas, thing, (0.2, w * 0.97, -half, half), (waist, w, -half * 0.99, half * 0.96))
     cabin = Block(
@@ -154,25 +152,19 @@ def _far_car(canvas: Canvas, thing: Thing, owner: int) -> None:
             ):
                 lamp = [(at - 0.16, 0.55), (at + 0.16, 0.55), (at + 0.16, 0.8), (at - 0.16, 0.8)]
                 canvas.shine([canvas.flat(thing.x, 0, z, lamp)], code)
-                canvas.light(
-                    (thing.x + at * 0.97, 0.67, z), glow, power, owner, "beam" if power > 1 else "tail"
-                )
+                canvas.light((thing.x + at * 0.97, 0.67, z), glow, power, owner, "beam" if power > 1 else "tail")
         return
     near, back = thing.z - length / 2, thing.z + length / 2
     edge_x = thing.x - math.copysign(w / 2, thing.x)
     flank = [(edge_x, 0.1, near), (edge_x, 0.1, back), (edge_x, waist, back), (edge_x, waist, near)]
     canvas.solid(canvas.project(flank), side, thing.z, owner)
-    outline = np.array(
-        [(-w / 2, 0.05), (w / 2, 0.05), (w / 2, waist), (w * 0.4, h), (-w * 0.4, h), (-w / 2, waist)]
-    )
+    outline = np.array([(-w / 2, 0.05), (w / 2, 0.05), (w / 2, waist), (w * 0.4, h), (-w * 0.4, h), (-w / 2, waist)])
     canvas.solid(canvas.flat(thing.x, 0, near, outline), rgb, near, owner)
     pane = [(-w * 0.4, waist), (w * 0.4, waist), (w * 0.34, h * 0.95), (-w * 0.34, h * 0.95)]
     lower = [(-w / 2, 0.05), (w / 2, 0.05), (w / 2, 0.3), (-w / 2, 0.3)]
     canvas.paint(canvas.flat(thing.x, 0, near, np.array([pane, lower])), GLASS, near)
     low, high = waist * 0.68, waist * 0.92
-    corners = np.array(
-        [[(k, low), (j, low), (j, high), (k, high)] for k, j in ((-w / 2, -0.3 * w), (0.3 * w, w / 2))]
-    )
+    corners = np.array([[(k, low), (j, low), (j, high), (k, high)] for k, j in ((-w / 2, -0.3 * w), (0.3 * w, w / 2))])
     eyes = canvas.flat(thing.x, 0, near, corners)
     canvas.paint(eyes, (138, 24, 24) if c > 0 else (196, 200, 204), near)
     brake = thing.state == "brake"
@@ -181,15 +173,9 @@ def _far_car(canvas: Canvas, thing: Thing, owner: int) -> None:
         canvas.shine([canvas.flat(thing.x, 0, near, top)], (44, 41, 36))
         canvas.shine(eyes, (0, 0, 0), 150)
     elif thing.on and (canvas.night or (brake and c > 0)):
-        code = (
-            (WHITE if c < 0 else (RED if brake else (205.0, 14.0, 10.0)))
-            if canvas.night
-            else (150.0, 12.0, 8.0)
-        )
+        code = (WHITE if c < 0 else (RED if brake else (205.0, 14.0, 10.0))) if canvas.night else (150.0, 12.0, 8.0)
         canvas.shine(eyes, code, 60)
         glow = TAIL_GLOW if c > 0 else (XENON if thing.phase < 0.55 else HALOGEN)
         power = (2.4 if brake else 0.9) if c > 0 else 7.0 + 10.0 * thing.phase
         for s in (-0.4, 0.4):
-            canvas.light(
-                (thing.x + s * w, waist * 0.8, near), glow, power, owner, "tail" if c > 0 else "head"
-            )
+            canvas.light((thing.x + s * w, waist * 0.8, near), glow, power, owner, "tail" if c > 0 else "head")

@@ -50,9 +50,7 @@ def light_by_day(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     h, w = canvas.height, canvas.width
 
     sky = _sky(canvas, of_drive, rng, cloud)
-    out = _lit(
-        px, _sun_map(scene, of_drive, rng, sun_side), rng, sun=sun, ambient=ambient, warm=warm, cloud=cloud
-    )
+    out = _lit(px, _sun_map(scene, of_drive, rng, sun_side), rng, sun=sun, ambient=ambient, warm=warm, cloud=cloud)
     if px.emit.any():
         out += emission(px.emit, 1.25)
     if weather == "rainy":
@@ -84,9 +82,7 @@ def light_by_day(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
         _falling(picture, rng, weather, w)
     blur = float(rng.uniform(0.3, 0.5)) * w / 512
     picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), max(blur, 0.3)), np.float32)
-    noise = rng.standard_normal((h, w), dtype=np.float32) * np.float32(rng.uniform(1.5, 3.0)) + np.float32(
-        0.5
-    )
+    noise = rng.standard_normal((h, w), dtype=np.float32) * np.float32(rng.uniform(1.5, 3.0)) + np.float32(0.5)
     picture += cv2.merge([noise, noise, noise])
     return np.asarray(np.clip(picture, 0, 255), np.uint8)
 

@@ -47,9 +47,7 @@ def draw_tree(canvas: Canvas, thing: Thing, rng: Rng) -> None:
     for k in range(9):
         away = 0.0 if k == 0 else float(rng.uniform(0.45, 0.78))
         spot = heart + np.array([math.cos(k * 0.785) * away, -math.sin(k * 0.785) * away * 0.85]) * radius
-        canvas.solid(
-            canvas.disc(spot, radius * float(rng.uniform(0.3, 0.42) if k else 0.6), 11), dark, thing.z, LEAVES
-        )
+        canvas.solid(canvas.disc(spot, radius * float(rng.uniform(0.3, 0.42) if k else 0.6), 11), dark, thing.z, LEAVES)
     count = int(np.clip(radius * 2.2, 10, 110))
     r, a = 0.95 * np.sqrt(rng.random(count)), rng.random(count) * math.tau
     sizes = radius * (0.05 + 0.11 * rng.random(count))

@@ -61,18 +61,12 @@ def mirror(canvas: Canvas, streaks: F32, small: F32, wet: float) -> F32:
     if wet > 0.2:
         axis = int((canvas.camera.horizon + 0.05) * canvas.height / COARSE)
         rows = np.clip(2 * axis - np.arange(small.shape[0]), 0, small.shape[0] - 1)
-        flipped = cv2.GaussianBlur(
-            small[rows], (0, 0), sigmaX=max(0.8 * scale, 0.4), sigmaY=max(5 * scale, 1)
-        )
+        flipped = cv2.GaussianBlur(small[rows], (0, 0), sigmaX=max(0.8 * scale, 0.4), sigmaY=max(5 * scale, 1))
         layer += flipped * np.float32(0.35 * wet)
-    return np.asarray(
-        cv2.resize(layer, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR), np.float32
-    )
+    return np.asarray(cv2.resize(layer, (canvas.width, canvas.height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def glow(
-    canvas: Canvas, points: F32, small: F32, seen: list[Light], *, dirty: float, weather: str, rng: Rng
-) -> F32:
+def glow(canvas: Canvas, points: F32, small: F32, seen: list[Light], *, dirty: float, weather: str, rng: Rng) -> F32:
     """Bloom, veil and star-shaped flare around lamps, (H, W, 3)."""
     scale = canvas.width / 512
     area = np.float32(scale * scale)

@@ -183,9 +183,7 @@ def make_street(number: int) -> Street:
         lamp_gap=float(rng.uniform(22, 42)),
         lamp_height=float(rng.uniform(6.5, 9.5) + (2 if highway else 0)),
         lamp_color=LAMPS[int(rng.integers(len(LAMPS)))],
-        lamp_sides=LAMP_SIDES[
-            int(rng.choice(4, p=[0.2, 0.2, 0.2, 0.4] if highway else [0.58, 0.17, 0.17, 0.08]))
-        ],
+        lamp_sides=LAMP_SIDES[int(rng.choice(4, p=[0.2, 0.2, 0.2, 0.4] if highway else [0.58, 0.17, 0.17, 0.08]))],
         wires=bool(rng.random() < 0.4),
         asphalt=float(rng.uniform(62, 112)),
         walls=[pick(rng, WALLS) for _ in range(6)],

@@ -52,9 +52,7 @@ def light_by_night(canvas: Canvas, scene: Scene) -> NDArray[np.uint8]:
     hazy = weather in ("foggy", "snowy", "rainy")
     clear = table(px.code, np.exp(-DISTANCE / np.float32(150 if weather == "foggy" else 320)))
     points, streaks = splat(canvas, seen, wet)
-    small = np.stack(
-        [cv2.resize(p, points.shape[1::-1], interpolation=cv2.INTER_AREA) for p in lamps], axis=2
-    )
+    small = np.stack([cv2.resize(p, points.shape[1::-1], interpolation=cv2.INTER_AREA) for p in lamps], axis=2)
     mirrored = mirror(canvas, streaks, small, wet)
     for k in range(3):
         np.copyto(out[k], sky[:, k : k + 1], where=outside)

@@ -76,9 +76,7 @@ def draw_pedestrian(canvas: Canvas, thing: Thing) -> None:
     card.bar((-gap * 0.6, hip), (-gap - stride, 0.03), 0.15, dark)
     card.bar((gap * 0.6, hip), (gap + stride, 0.03), 0.15, trousers)
     for foot in (-gap - stride, gap + stride):
-        card.shape(
-            [(foot - 0.09, 0), (foot + 0.11, 0), (foot + 0.08, 0.09), (foot - 0.08, 0.09)], (24, 22, 22)
-        )
+        card.shape([(foot - 0.09, 0), (foot + 0.11, 0), (foot + 0.08, 0.09), (foot - 0.08, 0.09)], (24, 22, 22))
     card.bar((-wide, neck - 0.06), (-wide - 0.05 + stride * 0.7, hip), 0.1, shade)
     long = hip - (0.25 if thing.style == 2 else 0.04) * h
     card.shape(
@@ -109,15 +107,11 @@ def draw_pedestrian(canvas: Canvas, thing: Thing) -> None:
             thing.color2,
         )
         card.bar((0.1, hip + 0.3), (0.05, h + 0.1), 0.03, (60, 60, 60))
-    card.shine(
-        [(-gap - stride - 0.08, 0.02), (-gap - stride + 0.08, 0.02), (-gap - stride, 0.09)], (0, 0, 0), 60
-    )
+    card.shine([(-gap - stride - 0.08, 0.02), (-gap - stride + 0.08, 0.02), (-gap - stride, 0.09)], (0, 0, 0), 60)
     if canvas.night:
         _rim(card, thing, wide=wide, low=long, neck=neck, h=h)
     if thing.style in (1, 5):
-        card.shine(
-            [(-wide, hip + 0.2), (wide, hip + 0.2), (wide, hip + 0.25), (-wide, hip + 0.25)], (0, 0, 0), 90
-        )
+        card.shine([(-wide, hip + 0.2), (wide, hip + 0.2), (wide, hip + 0.25), (-wide, hip + 0.25)], (0, 0, 0), 90)
     canvas.close(owner)
 
 
@@ -177,9 +171,7 @@ def _sitting(card: Card, thing: Thing, *, seat: float, side: bool, lean: float, 
             ],
             (40, 30, 24),
         )
-    card.shine(
-        [(-0.2, seat + 0.28), (0.2, seat + 0.28), (0.2, seat + 0.34), (-0.2, seat + 0.34)], (0, 0, 0), 140
-    )
+    card.shine([(-0.2, seat + 0.28), (0.2, seat + 0.28), (0.2, seat + 0.34), (-0.2, seat + 0.34)], (0, 0, 0), 140)
 
 
 def draw_bicycle(canvas: Canvas, thing: Thing) -> None:
@@ -220,9 +212,7 @@ def draw_bicycle(canvas: Canvas, thing: Thing) -> None:
         if front:
             card.shine(card.spot(reach, 0.86, 0.055), (235, 232, 225))
         where = (thing.x + spot[0], spot[1], thing.z)
-        canvas.light(
-            where, TAIL_GLOW if away else XENON, 0.45 if away else 0.7, owner, "tail" if away else "bike"
-        )
+        canvas.light(where, TAIL_GLOW if away else XENON, 0.45 if away else 0.7, owner, "tail" if away else "bike")
     canvas.close(owner)
     if thing.rider:
         rider = canvas.open("rider")
@@ -247,9 +237,7 @@ def draw_motorcycle(canvas: Canvas, thing: Thing) -> None:
         for x in (-0.7, 0.7):
             card.shape(WHEEL * 0.32 + np.array([x, 0.32]), (20, 20, 22))
             card.shape(WHEEL * 0.17 + np.array([x, 0.32]), (110, 110, 114))
-        card.shape(
-            [(-0.5 * turn, 0.3), (0.45 * turn, 0.3), (0.5 * turn, 0.6), (-0.3 * turn, 0.6)], (58, 58, 62)
-        )
+        card.shape([(-0.5 * turn, 0.3), (0.45 * turn, 0.3), (0.5 * turn, 0.6), (-0.3 * turn, 0.6)], (58, 58, 62))
         card.shape(
             [
                 (-0.9 * turn, 0.66),
@@ -277,9 +265,7 @@ def draw_motorcycle(canvas: Canvas, thing: Thing) -> None:
             canvas.light((thing.x + 0.6 * turn, 0.85, thing.z), XENON, 2.0, owner, "beam")
     else:
         card.shape([(-0.09, 0), (0.09, 0), (0.09, 0.62), (-0.09, 0.62)], (20, 20, 22))
-        card.shape(
-            [(-0.2, 0.45), (0.2, 0.45), (0.22, 0.75), (0.12, 0.98), (-0.12, 0.98), (-0.22, 0.75)], thing.color
-        )
+        card.shape([(-0.2, 0.45), (0.2, 0.45), (0.22, 0.75), (0.12, 0.98), (-0.12, 0.98), (-0.22, 0.75)], thing.color)
         card.bar((-0.38, 1.04), (0.38, 1.04), 0.06, (40, 40, 42))
         for s in (-1.0, 1.0):
             card.shape(card.spot(0.36 * s, 1.15, 0.075), (30, 32, 36))

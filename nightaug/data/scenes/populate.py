@@ -123,9 +123,7 @@ def _buildings(scene: Scene, rng: Rng) -> None:
             )
         if rng.random() < 0.25:
             scene.things.append(
-                Thing(
-                    "bridge", 0, float(rng.uniform(30, 130)), 5.2, size=(80, 1.6, 10), color=(128, 126, 120)
-                )
+                Thing("bridge", 0, float(rng.uniform(30, 130)), 5.2, size=(80, 1.6, 10), color=(128, 126, 120))
             )
         return
     for side in (-1, 1):
@@ -149,9 +147,7 @@ def _buildings(scene: Scene, rng: Rng) -> None:
                         color2=pick(rng, CLOTHES),
                         style=side,
                         on=bool(rng.random() < 0.65),
-                        state="house"
-                        if s.scene == "residential"
-                        else ("shop" if rng.random() < 0.65 else "flat"),
+                        state="house" if s.scene == "residential" else ("shop" if rng.random() < 0.65 else "flat"),
                         phase=float(rng.random()),
                         key=z + length + 0.5,
                     )
@@ -166,11 +162,7 @@ def _greenery(scene: Scene, rng: Rng) -> None:
         while z < 130:
             if rng.random() < s.trees * 0.75 and clear(scene, z, 5.0):
                 off = float(rng.uniform(5, 12)) if s.scene == "highway" else float(rng.uniform(0.7, 1.3))
-                edge = (
-                    (s.left - 8 - off if s.scene == "highway" else s.left - off)
-                    if side < 0
-                    else s.right + off
-                )
+                edge = (s.left - 8 - off if s.scene == "highway" else s.left - off) if side < 0 else s.right + off
                 green = (float(rng.uniform(38, 90)), float(rng.uniform(62, 100)), float(rng.uniform(22, 48)))
                 height = float(rng.uniform(4.5, 10))
                 scene.things.append(
@@ -241,9 +233,7 @@ def _signals(scene: Scene, rng: Rng) -> None:
             spots.append((left, far, 2.9, 0))
         if rng.random() < 0.3:
             spots.append((left + 0.3, c - 6.5, 2.9, 1))
-        scene.things.append(
-            Thing("mast", right, far, 6.15, size=(arm + 0.4, 0.15, 0), style=-1, key=far + 0.3)
-        )
+        scene.things.append(Thing("mast", right, far, 6.15, size=(arm + 0.4, 0.15, 0), style=-1, key=far + 0.3))
         for x, z, y, turned in spots:
             if z < 6:
                 continue

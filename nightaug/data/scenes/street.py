@@ -19,9 +19,7 @@ from nightaug.data.scenes.canvas import (
 from nightaug.data.scenes.layout import Rng, Scene, Street, Thing
 
 #: Distances (metres) at which long straight things are cut into pieces, so that bends stay bends.
-STATIONS = np.array(
-    [1.2, 1.6, 2.2, 3, 4, 5.5, 7.5, 10, 13, 17, 22, 28, 36, 46, 60, 80, 110, 150, 220, 400], float
-)
+STATIONS = np.array([1.2, 1.6, 2.2, 3, 4, 5.5, 7.5, 10, 13, 17, 22, 28, 36, 46, 60, 80, 110, 150, 220, 400], float)
 
 WINDOW_LIGHT: tuple[RGB, ...] = (
     (150, 118, 66), (168, 140, 92), (120, 118, 110), (96, 112, 128), (178, 150, 88), (110, 80, 40),
@@ -58,9 +56,7 @@ def draw_ground(canvas: Canvas, scene: Scene, rng: Rng) -> None:
     s = scene.street
     horizon = round(canvas.point(0, s.height, 1e9)[1])
     snow = s.weather == "snowy"
-    verge: RGB = (
-        (186, 190, 196) if snow else ((104, 106, 70) if s.scene != "city street" else (112, 110, 106))
-    )
+    verge: RGB = (186, 190, 196) if snow else ((104, 106, 70) if s.scene != "city street" else (112, 110, 106))
     corner = (canvas.w, canvas.h)
     cv2.rectangle(canvas.color, (0, horizon), corner, (*verge, 0), -1)
     canvas.ids[horizon:] = GROUND
@@ -110,9 +106,7 @@ def _marks(canvas: Canvas, scene: Scene, rng: Rng, left: float, right: float) ->
         median = s.oncoming and i == -same_left
         edge = i in (-s.lanes_left, s.lanes_right + 1)
         if median:
-            canvas.paint(
-                [_strip(canvas, x - 0.22, x - 0.08), _strip(canvas, x + 0.08, x + 0.22)], yellow, 400
-            )
+            canvas.paint([_strip(canvas, x - 0.22, x - 0.08), _strip(canvas, x + 0.08, x + 0.22)], yellow, 400)
         elif edge:
             if s.scene == "highway" or rng.random() < 0.35:
                 color = yellow if i < 0 and s.scene == "highway" else white
@@ -144,9 +138,7 @@ def _mark(canvas: Canvas, shapes: list[Array] | Array, ink: RGB) -> None:
         canvas.shine(shapes, (0, 0, 0), 42)
 
 
-def _crosswalks(
-    canvas: Canvas, crossing: float, kerbs: tuple[float, float], rng: Rng, inks: tuple[RGB, RGB]
-) -> None:
+def _crosswalks(canvas: Canvas, crossing: float, kerbs: tuple[float, float], rng: Rng, inks: tuple[RGB, RGB]) -> None:
     """Zebra bars or two lines, before and after a crossing."""
     left, right = kerbs
     bars: list[tuple[float, float, float, float]] = []
@@ -154,9 +146,7 @@ def _crosswalks(
         if near < 2:
             continue
         if rng.random() < 0.6:
-            bars += [
-                (x, x + 0.55, near, near + 2.6) for x in np.arange(left + 0.4, right - 0.5, 1.15).tolist()
-            ]
+            bars += [(x, x + 0.55, near, near + 2.6) for x in np.arange(left + 0.4, right - 0.5, 1.15).tolist()]
         else:
             bars += [(left, right, near, near + 0.3), (left, right, near + 2.2, near + 2.5)]
     if bars:
@@ -174,9 +164,7 @@ def draw_skyline(canvas: Canvas, scene: Scene, rng: Rng) -> None:
             w, h = canvas.w * float(rng.uniform(0.02, 0.07)), canvas.w * float(rng.uniform(0.01, 0.1))
             wall = s.walls[int(rng.integers(len(s.walls)))]
             tone: RGB = (wall[0] * 0.5 + 60, wall[1] * 0.5 + 64, wall[2] * 0.5 + 70)
-            canvas.solid(
-                np.array([(x, base), (x + w, base), (x + w, base - h), (x, base - h)]), tone, 300, WALL
-            )
+            canvas.solid(np.array([(x, base), (x + w, base), (x + w, base - h), (x, base - h)]), tone, 300, WALL)
             for _ in range(int(h / 9)):
                 u, v = x + float(rng.uniform(0.1, 0.8)) * w, base - float(rng.uniform(0.1, 0.95)) * h
                 night_lights.append(np.array([(u, v), (u + 2.4, v), (u + 2.4, v + 2), (u, v + 2)]))
@@ -288,18 +276,14 @@ def _facade_depth(canvas: Canvas, front: Array, x: float) -> None:
     top, bottom = (int(np.clip(v, 0, canvas.h)) for v in (front[:, 1].min(), front[:, 1].max() + 1))
     if b - a < 8 or bottom <= top:
         return
-    away = (
-        np.arange(a, b) + 0.5 - canvas.project((0, 0, 1e5))[0] + canvas.camera.curve * 1e5 * canvas.scale(1.0)
-    )
+    away = np.arange(a, b) + 0.5 - canvas.project((0, 0, 1e5))[0] + canvas.camera.curve * 1e5 * canvas.scale(1.0)
     depth = canvas.scale(1.0) * abs(x) / np.maximum(np.abs(away), 1.0)
     codes = np.clip(255.0 * np.sqrt(NEAREST / np.maximum(depth, NEAREST)), 1, 255).astype(np.uint8)
     wall = canvas.ids[top:bottom, a:b] == WALL
     np.copyto(canvas.color[top:bottom, a:b, 3], codes[None, :], where=wall)
 
 
-def _windows(
-    canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, *, z0: float, length: float, start: float
-) -> None:
+def _windows(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, *, z0: float, length: float, start: float) -> None:
     tall = thing.size[1]
     bay, storey = 1.6 + 1.8 * thing.phase, 3.1 + 0.5 * ((thing.phase * 7) % 1)
     columns, rows = int(length / bay), int((tall - start - 0.8) / storey)
@@ -366,9 +350,7 @@ def _shop(canvas: Canvas, thing: Thing, rng: Rng, lamps: Rng, *, z0: float, leng
                 bits = [_inset(board[k], float(t), float(t) + 0.1, 0.25, 0.75) for t in u[:-1]]
                 canvas.shine(bits, (neon[0] * 0.8, neon[1] * 0.8, neon[2] * 0.8))
             spill = (tone[0] / 255, tone[1] / 255, tone[2] / 255)
-            canvas.light(
-                (thing.x - thing.style * 1.2, 1.5, z0 + (k + 0.5) / count * length), spill, 1.0, WALL, "shop"
-            )
+            canvas.light((thing.x - thing.style * 1.2, 1.5, z0 + (k + 0.5) / count * length), spill, 1.0, WALL, "shop")
 
 
 def _inset(quad: Array, s0: float, s1: float, t0: float, t1: float) -> Array:

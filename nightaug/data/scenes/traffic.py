@@ -192,9 +192,7 @@ def crossing_traffic(scene: Scene, rng: Rng, rare: float) -> None:
         for lane, heading in ((-1.8, math.pi / 2), (1.8, -math.pi / 2)):
             x = float(rng.uniform(s.left - 6, s.right))
             while x < s.right + 6:
-                thing = vehicle(
-                    rng, x, c + lane, heading + float(rng.normal(0, 0.04)), rare=rare, on=True, brake=False
-                )
+                thing = vehicle(rng, x, c + lane, heading + float(rng.normal(0, 0.04)), rare=rare, on=True, brake=False)
                 if rng.random() < 0.4 and c > 14:
                     thing.key = thing.z
                     scene.things.append(thing)

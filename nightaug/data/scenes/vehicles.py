@@ -110,9 +110,7 @@ def wheels(block: Block, length: float, height: float, radius: float, ends: tupl
         tyre, rim = [], []
         for along in ends:
             s = along if face == "right" else 1 - along
-            st = np.stack(
-                [s + CIRCLE[:, 0] * radius / length, (radius + CIRCLE[:, 1] * radius) / height], axis=1
-            )
+            st = np.stack([s + CIRCLE[:, 0] * radius / length, (radius + CIRCLE[:, 1] * radius) / height], axis=1)
             tyre.append(st)
             rim.append(np.array([s, radius / height]) + (st - np.array([s, radius / height])) * 0.55)
         block.decal(face, tyre, TYRE)
@@ -135,9 +133,7 @@ def shadow(canvas: Canvas, thing: Thing) -> None:
     canvas.paint([canvas.project(world)], (26, 27, 29), float(world[:, 2].mean()))
 
 
-def lamps(
-    canvas: Canvas, thing: Thing, block: Block, owner: int, *, tail: list[Array], head: list[Array]
-) -> None:
+def lamps(canvas: Canvas, thing: Thing, block: Block, owner: int, *, tail: list[Array], head: list[Array]) -> None:
     """Lit tail lamps, headlights and their glow; parked vehicles keep the reflectors."""
     brake = thing.state == "brake"
     red = RED if brake else (205.0, 14.0, 10.0)
@@ -145,9 +141,7 @@ def lamps(
         if thing.on and (canvas.night or brake):
             block.shine("rear", tail, red if canvas.night else (150, 12, 8), 60)
             for st in tail[:2]:
-                canvas.light(
-                    block.spot("rear", st.mean(axis=0)), TAIL_GLOW, 2.4 if brake else 0.9, owner, "tail"
-                )
+                canvas.light(block.spot("rear", st.mean(axis=0)), TAIL_GLOW, 2.4 if brake else 0.9, owner, "tail")
         else:
             block.shine("rear", tail, (0, 0, 0), 150)
     if block.seen["front"]:
@@ -183,9 +177,7 @@ def draw_truck(canvas: Canvas, thing: Thing) -> None:
     shadow(canvas, thing)
     w, h, length = thing.size
     half = length / 2
-    chassis = Block(
-        canvas, thing, (0.0, w * 0.8, -half * 0.94, half * 0.9), (0.85, w * 0.8, -half * 0.94, half * 0.9)
-    )
+    chassis = Block(canvas, thing, (0.0, w * 0.8, -half * 0.94, half * 0.9), (0.85, w * 0.8, -half * 0.94, half * 0.9))
     chassis.paint((22, 22, 24), owner)
     nose = half - (2.1 if thing.style < 2 else 2.4)
     box = Block(canvas, thing, (0.8, w, -half, nose - 0.25), (h, w, -half, nose - 0.25))
@@ -241,9 +233,7 @@ def draw_bus(canvas: Canvas, thing: Thing) -> None:
     shadow(canvas, thing)
     w, h, length = thing.size
     half = length / 2
-    under = Block(
-        canvas, thing, (0.0, w * 0.9, -half * 0.95, half * 0.95), (0.5, w * 0.9, -half * 0.95, half * 0.95)
-    )
+    under = Block(canvas, thing, (0.0, w * 0.9, -half * 0.95, half * 0.95), (0.5, w * 0.9, -half * 0.95, half * 0.95))
     under.paint(TYRE, owner)
     body = Block(canvas, thing, (0.3, w, -half, half), (h, w * 0.96, -half * 0.995, half * 0.99))
     body.paint(thing.color, owner)

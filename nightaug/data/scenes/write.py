@@ -51,8 +51,7 @@ def scene_seeds(seed: int, split: str, timeofday: str, count: int) -> list[int]:
     """
     if (split, timeofday) not in _BLOCKS:
         raise ValueError(
-            f"expected a split of {', '.join(SPLITS)} and a time of {DAY!r} or {NIGHT!r}, "
-            f"got {split!r}, {timeofday!r}"
+            f"expected a split of {', '.join(SPLITS)} and a time of {DAY!r} or {NIGHT!r}, got {split!r}, {timeofday!r}"
         )
     return _seeds(seed, _BLOCKS[split, timeofday], count)
 
@@ -174,9 +173,7 @@ def scalabel_frame(frame: Frame, index: int = 0) -> dict[str, Any]:
         if box.category == "traffic light":
             attributes["trafficLightColor"] = box.light_color or "NA"
         corners = {"x1": box.x1, "y1": box.y1, "x2": box.x2, "y2": box.y2}
-        labels.append(
-            {"id": box.id or "", "category": box.category, "attributes": attributes, "box2d": corners}
-        )
+        labels.append({"id": box.id or "", "category": box.category, "attributes": attributes, "box2d": corners})
     return {
         "name": frame.name,
         "attributes": {"weather": frame.weather, "timeofday": frame.timeofday, "scene": frame.scene},
@@ -194,9 +191,7 @@ _Job = tuple[Path, int, int, int, str, float, int]
 def _draw(job: _Job) -> Frame:
     folder, scene, width, height, timeofday, rare, quality = job
     image, frame = render(scene, width, height, timeofday, rare=rare)
-    done, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done, "cv2 cannot encode JPEG"
     _replace(folder / frame.name, data.tobytes())
     return frame
