@@ -60,7 +60,8 @@ def iou(a: ArrayLike, b: ArrayLike) -> FloatArray:
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     overlap = np.prod(np.clip(high - low, 0, None), axis=2)
     union = area(first)[:, None] + area(second)[None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    ratio: FloatArray = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return ratio
 
 
 def clip(boxes: ArrayLike, width: float, height: float) -> FloatArray:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nightaug.config import load_preset, load_yaml
 from nightaug.data.domains import prepare
+from nightaug.data.formats import open_dataset
 from nightaug.data.scenes import WORLD_VERSION, write_world
 from nightaug.errors import ConfigError
 from nightaug.experiment.page import Comparison, write_page
@@ -57,13 +58,16 @@ def run_demo(out: Path, seconds: float, images: int, say: Callable[[str], None])
     for name, translator in (("relight", "relight"), ("cyclegan", str(run))):
         run_job(dataset, out / name, translator=translator, overwrite=True, say=lambda text: say(f"  {text}"))
         rows.append({row.source: out / name / row.output for row in read_manifest(out / name)})
-    sources = [source for source in rows[0] if source.startswith("test/")][:SHOWN]
+    labels = {frame.path: frame.boxes for frame in open_dataset(dataset).frames("test", "A")}
+    tests = sorted(path for path in labels if path is not None)
+    sources = [path.relative_to(dataset).as_posix() for path in tests[:: max(1, len(tests) // SHOWN)][:SHOWN]]
     nights = sorted((dataset / "test" / "B").glob("*.jpg"))
     comparisons = [
         Comparison(
             Path(source).name,
             read_image(dataset / source),
             [("relight (no training)", read_image(rows[0][source])), ("CycleGAN", read_image(rows[1][source]))],
+            labels[dataset / source],
         )
         for source in sources
     ]
@@ -81,9 +85,7 @@ def run_demo(out: Path, seconds: float, images: int, say: Callable[[str], None])
         ],
         table=prepare_table(report),
         comparisons=comparisons,
-        references=[
-            ("real night scenes of the same world, for comparison", [read_image(path) for path in nights[:SHOWN]])
-        ],
+        references=[("Night scenes of the same world, for comparison", [read_image(path) for path in nights[:SHOWN]])],
         metrics=metrics,
     )
     return page

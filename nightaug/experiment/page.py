@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nightaug.data.frames import Box
 from nightaug.images import ImageArray, atomic_write_text, encode_image
 
 #: Curves on the page: title -> metrics drawn in it.
@@ -32,6 +33,9 @@ figure{margin:0}figcaption{font-size:.85rem;opacity:.8}
 .slider{position:relative;overflow:hidden;touch-action:pan-y;line-height:0;border-radius:6px}
 .slider img{width:100%;display:block}
 .slider .after{position:absolute;inset:0;clip-path:inset(0 0 0 var(--at,50%))}
+.slider .labels{position:absolute;inset:0;background:none;border-radius:0;display:none}
+.labels rect{fill:none;stroke:#39ff88;stroke-width:1}
+body:has(#show:checked) .labels{display:block}
 .slider .bar{position:absolute;top:0;bottom:0;left:var(--at,50%);width:2px;background:#fff;box-shadow:0 0 4px #000}
 .slider input{position:absolute;inset:0;width:100%;height:100%;opacity:0;cursor:ew-resize;margin:0}
 .slider:focus-within{outline:3px solid #3b82f6}
@@ -48,22 +52,34 @@ for(const i of document.querySelectorAll('.slider input')){
 
 
 class Comparison(NamedTuple):
-    """A source image and its versions, each with its caption; all of one size."""
+    """A source image, its versions, each with its caption, and the labels; all of one size."""
 
     name: str
     before: ImageArray
     after: list[tuple[str, ImageArray]]
+    boxes: Sequence[Box] = ()
 
 
 def _data_uri(image: ImageArray, quality: int = 85) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encode_image(image, "jpg", quality)).decode()
 
 
+def _overlay(comparison: Comparison) -> str:
+    """The labels as an SVG on top of a picture, hidden until the page's box is ticked."""
+    height, width = comparison.before.shape[:2]
+    shapes = [
+        f'<rect x="{b.x1:.1f}" y="{b.y1:.1f}" width="{b.x2 - b.x1:.1f}" height="{b.y2 - b.y1:.1f}">'
+        f"<title>{html.escape(b.category)}</title></rect>"
+        for b in comparison.boxes
+    ]
+    return f'<svg class="labels" viewBox="0 0 {width} {height}">{"".join(shapes)}</svg>' if shapes else ""
+
+
 def _slider(comparison: Comparison, caption: str, after: ImageArray) -> str:
     name = html.escape(f"{comparison.name}: {caption}", quote=True)
     return (
         f'<figure><div class="slider"><img src="{_data_uri(comparison.before)}" alt="{name}, before">'
-        f'<img class="after" src="{_data_uri(after)}" alt="{name}, after"><div class="bar"></div>'
+        f'<img class="after" src="{_data_uri(after)}" alt="{name}, after">{_overlay(comparison)}<div class="bar"></div>'
         f'<input type="range" min="0" max="100" value="50" aria-label="before/after of {name}"></div>'
         f"<figcaption>{name}</figcaption></figure>"
     )
@@ -116,6 +132,8 @@ def write_page(
     """Write the page atomically; every image is inside it."""
     body = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(note)}</p>" for note in notes)]
     captions = list(dict.fromkeys(caption for comparison in comparisons for caption, _ in comparison.after))
+    if any(comparison.boxes for comparison in comparisons):
+        body.append('<p><label><input type="checkbox" id="show"> show the labels (boxes of the day image)</label></p>')
     for wanted in captions:
         body.append(f"<h2>Day and night: {html.escape(wanted)}</h2><p>Drag across a picture.</p><div class=grid>")
         body += [_slider(c, caption, after) for c in comparisons for caption, after in c.after if caption == wanted]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import picture
 
+from nightaug.data.frames import Box
 from nightaug.experiment.page import Comparison, curve, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,7 +23,7 @@ FLAGS = [
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
     day = picture(0, 320, 180)
-    comparisons = [Comparison("a<b>.jpg", day, [("relight", day // 4), ("gan", day // 2)])]
+    comparisons = [Comparison("a<b>.jpg", day, [("relight", day // 4), ("gan", day // 2)], [Box(5, 6, 50, 60, "a&b")])]
     metrics = [{"step": i, "cycle_a": 1 / i, "score": 2 / i} for i in range(1, 9)]
     path = tmp_path / "index.html"
     write_page(path, "A <title>", ["note & more"], ["a  b", "1  2"], comparisons, [("real", [day])], metrics)
@@ -36,6 +37,7 @@ def test_page_needs_nothing_from_elsewhere(page: Path) -> None:
     assert "note &amp; more" in text
     assert text.count('type="range"') == 2
     assert text.count("<polyline") == 2
+    assert text.count('<rect x="5.0" y="6.0" width="45.0" height="54.0"><title>a&amp;b') == 2
 
     class Strict(HTMLParser):
         def error(self, message: str) -> None:
