@@ -138,8 +138,7 @@ def prepare(
         "drop_mistagged": drop_mistagged,
         "check_brightness": check_brightness,
     }
-    if not dry_run:
-        claim(out, settings, overwrite)
+    claim(out, settings, overwrite, look_only=True)
 
     def step(name: str, done: int, total: int) -> None:
         if progress is not None:
@@ -162,6 +161,8 @@ def prepare(
     if limit is not None:
         intake.limit(limit, seed)
     _assign_splits(intake, fractions, seed)
+    if not dry_run:
+        claim(out, settings, overwrite)
     _look(intake.items, None if dry_run else out, check_brightness, step)
     _keep_readable(intake)
     limits = _check_tags(intake, drop_mistagged) if check_brightness else None

@@ -70,8 +70,10 @@ class Item:
     look: Look = field(default=Look(0, 0, None, None))
 
 
-def claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def claim(out: Path, settings: dict[str, Any], overwrite: bool, look_only: bool = False) -> None:
     """Make ``out`` ours: new or empty, or made by prepare with the same settings.
+
+    ``look_only`` only raises, so that a mistake is known before the work and a failed run leaves nothing behind.
 
     ``overwrite`` takes away what an earlier prepare has written, and adds to a folder of other files; it never
     deletes what something else has made.
@@ -94,7 +96,10 @@ def claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
                 if not overwrite:
                     changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
                     raise DatasetError(f"{out} was prepared with other settings ({', '.join(changed)}); {remedy}")
-                _remove(out)
+                if not look_only:
+                    _remove(out)
+        if look_only:
+            return
         out.mkdir(parents=True, exist_ok=True)
         atomic_write_text(out / STATE, json.dumps({"complete": False, "settings": settings}, indent=1))
     except OSError as error:

@@ -493,6 +493,8 @@ def test_what_cannot_be_prepared_says_what_to_do(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(DatasetError, match="--images"):
         prepare(source, out=tmp_path / "out2")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out2").exists()
     with pytest.raises(ConfigError, match="nothing to prepare"):
         prepare(out=tmp_path / "out3")
     with pytest.raises(ConfigError, match="not both"):
