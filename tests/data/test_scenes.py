@@ -153,9 +153,7 @@ def test_all_classes_in_about_bdd100ks_order(many: list[Frame]) -> None:
     assert set(ranked[1:3]) == {"traffic sign", "traffic light"}
     assert counts["pedestrian"] > counts["bus"]
     assert counts["car"] > 5 * len(many)
-    colors = collections.Counter(
-        b.light_color for f in many for b in f.boxes if b.category == "traffic light"
-    )
+    colors = collections.Counter(b.light_color for f in many for b in f.boxes if b.category == "traffic light")
     assert set(colors) == {"red", "yellow", "green", None}
 
 
@@ -166,9 +164,7 @@ def test_rare_factor() -> None:
             scene = make_scene(seed, rare)
             frame = assemble.read_frame(assemble.paint(scene, *SMALL, night=False), scene, DAY)
             count.update(b.category for b in frame.boxes)
-        return (
-            count["truck"] + count["bus"] + count["bicycle"] + count["motorcycle"] + count["train"]
-        ) / count["car"]
+        return (count["truck"] + count["bus"] + count["bicycle"] + count["motorcycle"] + count["train"]) / count["car"]
 
     assert share(0.0) == 0.0
     assert share(1.0) < share(4.0)
@@ -349,9 +345,7 @@ def test_write_world_counts_strangers(tmp_path: Path) -> None:
 
 def test_write_pairs(tmp_path: Path) -> None:
     scenes.write_pairs(tmp_path, 3, width=128, height=72, seed=2)
-    day, night = (
-        json.loads((tmp_path / f"labels/det_20/det_{t}.json").read_text()) for t in ("day", "night")
-    )
+    day, night = (json.loads((tmp_path / f"labels/det_20/det_{t}.json").read_text()) for t in ("day", "night"))
     assert [f["name"] for f in day] == [f["name"] for f in night]
     assert [f["labels"] for f in day] == [f["labels"] for f in night]
     assert {f["attributes"]["timeofday"] for f in day + night} == {DAY, NIGHT}
