@@ -8,18 +8,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks gain nothing from more
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
 import pytest
+from helpers import picture
 
 from nightaug.images import write_image
-
-
-def picture(seed: int = 0, width: int = 96, height: int = 64, level: float = 0.6) -> np.ndarray:
-    """A smooth coloured picture with some texture, uint8 (height, width, 3)."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width] / max(width, height)
-    base = np.stack([np.sin(x * 9 + i + seed) * 0.2 + np.cos(y * 7 - i) * 0.2 + level for i in range(3)], axis=2)
-    return np.clip((base + rng.normal(0, 0.03, base.shape)) * 255, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture

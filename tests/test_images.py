@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture
+from helpers import picture
 from PIL import Image
 
 from nightaug.errors import ImageError

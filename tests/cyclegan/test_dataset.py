@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+from helpers import picture
 
 from nightaug.cyclegan.dataset import (
     DomainFolders,

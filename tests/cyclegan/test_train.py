@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import picture
+from helpers import picture
 
 from nightaug.config import build
 from nightaug.cyclegan.checkpoint import read_generator

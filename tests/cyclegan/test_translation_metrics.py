@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import picture
+from helpers import picture
 
 from nightaug.cyclegan.dataset import to_tensor
 from nightaug.cyclegan.translation_metrics import sliced_wasserstein

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import picture
+from helpers import picture
 from safetensors.torch import save_file
 
 from nightaug.cyclegan.checkpoint import find_weights, read_settings, write_translator

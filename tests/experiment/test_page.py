@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture
+from helpers import picture
 
 from nightaug.data.frames import Box
 from nightaug.experiment.page import Comparison, curve, write_page

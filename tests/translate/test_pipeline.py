@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture
-from test_plan import scalabel
+from helpers import picture, scalabel
 
 from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError, NightaugError

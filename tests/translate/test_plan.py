@@ -1,32 +1,13 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from helpers import picture, scalabel
 
 from nightaug.errors import DatasetError
 from nightaug.images import write_image
 from nightaug.translate.plan import ManifestRow, image_seed, make_plan, manifest_line, read_manifest, summary
-
-
-def scalabel(root: Path, times: list[str | None], suffix: str = "jpg") -> Path:
-    frames = []
-    for i, time in enumerate(times):
-        write_image(root / "images" / "100k" / "train" / f"{i:04d}-a.{suffix}", picture(i))
-        box = {
-            "id": "0",
-            "category": "car",
-            "attributes": {"occluded": True},
-            "box2d": {"x1": 4, "y1": 5, "x2": 30.5, "y2": 40},
-        }
-        attributes = None if time is None else {"timeofday": time, "weather": "clear", "scene": "highway"}
-        frames.append({"name": f"{i:04d}-a.{suffix}", "attributes": attributes, "timestamp": 1, "labels": [box]})
-    labels = root / "labels" / "det_20" / "det_train.json"
-    labels.parent.mkdir(parents=True)
-    labels.write_text(json.dumps(frames))
-    return root
 
 
 def test_only_the_sources_time_of_day_enters(tmp_path: Path) -> None:

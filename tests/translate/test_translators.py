@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import picture
+from helpers import picture
 
 import nightaug
 from nightaug.data.frames import Box
