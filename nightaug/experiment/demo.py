@@ -95,7 +95,7 @@ def draw_world(world: Path, images: int) -> None:
     """The demo's world, unless the same one is there already."""
     tests = max(SHOWN, round(images * TEST_SHARE))
     counts = {"train": {"daytime": images, "night": images}, "val": {"daytime": tests, "night": tests}}
-    wanted: dict[str, Any] = {"version": WORLD_VERSION, "width": WIDTH, "height": HEIGHT, "counts": counts}
+    wanted: dict[str, Any] = {"world_version": WORLD_VERSION, "width": WIDTH, "height": HEIGHT, "counts": counts}
     try:
         there = json.loads((world / "world.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -8,6 +8,6 @@ for signals. It shares no code and no constants with the night renderer it is us
 from __future__ import annotations
 
 from nightaug.data.scenes.assemble import WORLD_VERSION, render
-from nightaug.data.scenes.write import scalabel_frame, scene_seeds, write_pairs, write_world
+from nightaug.data.scenes.write import scene_seeds, write_pairs, write_world
 
-__all__ = ["WORLD_VERSION", "render", "scalabel_frame", "scene_seeds", "write_pairs", "write_world"]
+__all__ = ["WORLD_VERSION", "render", "scene_seeds", "write_pairs", "write_world"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -13,9 +11,11 @@ from typing import Any
 import cv2
 
 from nightaug.data.classes import DAY, NIGHT
+from nightaug.data.formats import scalabel
 from nightaug.data.frames import Frame
 from nightaug.data.scenes.assemble import WORLD_VERSION, check_size, render
 from nightaug.data.scenes.layout import FRAMES_PER_DRIVE
+from nightaug.images import atomic_write_bytes, atomic_write_text
 
 #: Split and time of day -> a block of drive numbers that no other pair of them touches.
 _BLOCKS: dict[tuple[str, str], int] = {
@@ -126,11 +126,11 @@ def write_world(
     for split, by_time in counts.items():
         number = sum(by_time.values())
         mine, frames = frames[:number], frames[number:]
-        _write_json(out / _LABELS / f"det_{split}.json", [scalabel_frame(f, k) for k, f in enumerate(mine)])
+        _write_labels(out / _LABELS / f"det_{split}.json", mine)
         written[split] = dict(by_time)
         strangers += sum(1 for _ in (out / _IMAGES / split).glob("*.jpg")) - len(mine)
     summary = _summary(width, height, seed, rare, quality) | {"counts": written}
-    _write_json(out / "world.json", summary)
+    atomic_write_text(out / "world.json", json.dumps(summary, indent=1) + "\n")
     return summary | {"strangers": strangers}
 
 
@@ -159,29 +159,17 @@ def write_pairs(
         jobs += [(out / _IMAGES / folder, s, width, height, timeofday, rare, quality) for s in seeds]
     frames = _draw_all(jobs, workers, progress)
     for folder, mine in (("day", frames[:count]), ("night", frames[count:])):
-        _write_json(out / _LABELS / f"det_{folder}.json", [scalabel_frame(f, k) for k, f in enumerate(mine)])
+        _write_labels(out / _LABELS / f"det_{folder}.json", mine)
     summary = _summary(width, height, seed, rare, quality) | {"pairs": count}
-    _write_json(out / "world.json", summary)
+    atomic_write_text(out / "world.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def scalabel_frame(frame: Frame, index: int = 0) -> dict[str, Any]:
-    """A frame as BDD100K's det_20 files hold it; ``timestamp`` is 10000 ms there, ``index`` ours."""
-    labels: list[dict[str, Any]] = []
-    for box in frame.boxes:
-        attributes: dict[str, Any] = {"occluded": bool(box.occluded), "truncated": bool(box.truncated)}
-        if box.category == "traffic light":
-            attributes["trafficLightColor"] = box.light_color or "NA"
-        corners = {"x1": box.x1, "y1": box.y1, "x2": box.x2, "y2": box.y2}
-        labels.append({"id": box.id or "", "category": box.category, "attributes": attributes, "box2d": corners})
-    return {
-        "name": frame.name,
-        "attributes": {"weather": frame.weather, "timeofday": frame.timeofday, "scene": frame.scene},
-        "timestamp": 10000,
-        "videoName": frame.video,
-        "frameIndex": index,
-        "labels": labels,
-    }
+def _write_labels(path: Path, frames: list[Frame]) -> None:
+    """BDD100K's det_20 list; ``timestamp`` is 10000 ms there, the place in the list is ours."""
+    for index, frame in enumerate(frames):
+        frame.extra = {"timestamp": 10000, "frameIndex": index}
+    scalabel.write(frames, path)
 
 
 #: Folder, scene seed, width, height, time of day, rare, quality: what a worker process needs.
@@ -193,7 +181,7 @@ def _draw(job: _Job) -> Frame:
     image, frame = render(scene, width, height, timeofday, rare=rare)
     done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done, "cv2 cannot encode JPEG"
-    _replace(folder / frame.name, data.tobytes())
+    atomic_write_bytes(folder / frame.name, data.tobytes())
     return frame
 
 
@@ -232,21 +220,3 @@ def _summary(width: int, height: int, seed: int, rare: float, quality: int) -> d
         "rare": rare,
         "quality": quality,
     }
-
-
-def _write_json(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, (json.dumps(data, indent=1) + "\n").encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside the target, then rename: a killed run leaves no half file under a real name."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
