@@ -1,6 +1,6 @@
 """The pictures of the README and the docs, all made from the sample world (no photographs).
 
-    python docs/make_pictures.py DEMO      # DEMO: the folder `make demo` made
+python docs/make_pictures.py DEMO      # DEMO: the folder `make demo` made
 """
 
 from __future__ import annotations

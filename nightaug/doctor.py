@@ -82,7 +82,7 @@ def _device(lines: list[str]) -> bool:
             f"  torchvision does not fit torch: {str(error).splitlines()[0]}; pip install --upgrade torch torchvision"
         )
         return False
-    from nightaug.cyclegan.train import resolve_precision
+    from nightaug.runs import resolve_precision
 
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))

@@ -87,12 +87,16 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(self.path)
-        if self.config_path.exists():
-            if not resume:
-                raise ConfigError(
-                    f"{self.path} already holds a run; add --resume to continue it, or choose another --out"
-                )
-            self._compare(settings, may_change)
+        try:
+            if self.config_path.exists():
+                if not resume:
+                    raise ConfigError(
+                        f"{self.path} already holds a run; add --resume to go on, or choose another --out"
+                    )
+                self._compare(settings, may_change)
+        except BaseException:
+            self.close()  # a refused caller must not keep the folder
+            raise
         return self.latest_state() is not None
 
     def write_settings(self, settings: Settings) -> None:
@@ -233,6 +237,18 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def resolve_precision(choice: str, cpu: bool) -> str:
+    """``auto`` is bf16 where the device computes it fast: any recent GPU, and CPUs with AVX512-BF16 or AMX."""
+    import torch
+
+    if choice != "auto":
+        return choice
+    if not cpu:
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return "bf16" if fast else "no"
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -48,6 +48,8 @@ def run_recipe(
         batch = settings.batch * settings.accumulate * trainer.accelerator.num_processes
         steps = epoch_steps(epochs, max(map(len, trainer.files)), batch)
         trainer.settings = settings = build(TranslatorSettings, *layers, {"steps": steps})
+    if not dry_run:
+        trainer.claim(resume)
     if main:
         say(describe(trainer))
         say(estimate(trainer))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nightaug import __version__
@@ -38,7 +38,7 @@ from nightaug.cyclegan.samples import Scorer
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.errors import ConfigError, NightaugError
 from nightaug.losses import weighted_total
-from nightaug.runs import RunFolder, StopRequest, progress_bar
+from nightaug.runs import RunFolder, StopRequest, progress_bar, resolve_precision
 
 
 class GeneratorPair(nn.Module):
@@ -84,15 +84,6 @@ def rate_factor(step: int, steps: int, constant: float) -> float:
     return 1.0 if step < hold else max(0.0, (steps - step) / max(steps - hold, 1e-9))
 
 
-def resolve_precision(choice: str, cpu: bool) -> str:
-    """``auto`` is bf16 where the device computes it fast: any recent GPU, and CPUs with AVX512-BF16 or AMX."""
-    if choice != "auto":
-        return choice
-    if not cpu:
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
-
-
 def fingerprint(files: DomainFolders) -> str:
     """Number of images of both domains and a hash of their names: a resumed run must see the same ones."""
     names = "\n".join(path.name for domain in files for path in domain)
@@ -104,11 +95,11 @@ class Trainer:
 
     def __init__(self, data: Path, run: Path, settings: TranslatorSettings, cpu: bool = False) -> None:
         self.settings, self.folder = settings, RunFolder(run)
+        self._claimed = False
         cpu = cpu or not torch.cuda.is_available()
         self.accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=resolve_precision(settings.mixed_precision, cpu),
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
         )
         self.files = training_domains(data)
         # Scores never look at test images; without a val split the training images themselves are scored.
@@ -292,11 +283,16 @@ class Trainer:
                 yield group
                 group = []
 
+    def claim(self, resume: bool) -> None:
+        """Take the run folder, once; a folder that cannot take this run is refused before any work."""
+        if self.accelerator.is_main_process and not self._claimed:
+            self.folder.start(self.settings, resume, may_change=("steps", "workers", "tensorboard"))
+            self._claimed = True
+
     def run(self, resume: bool) -> TrainResult:
         """Train from the start, or from the newest state, to ``settings.steps`` or the first Ctrl-C."""
         settings, accelerator, folder = self.settings, self.accelerator, self.folder
-        if accelerator.is_main_process:
-            folder.start(settings, resume, may_change=("steps", "workers", "tensorboard"))
+        self.claim(resume)
         accelerator.wait_for_everyone()
         start = (folder.latest_state() if resume else None) or 0
         if start:

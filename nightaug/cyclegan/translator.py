@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from nightaug.cyclegan.checkpoint import Direction, find_weights, read_generator
 from nightaug.cyclegan.dataset import to_image, to_tensor
 from nightaug.cyclegan.networks import SIZE_MULTIPLE, ResnetGenerator
-from nightaug.cyclegan.train import resolve_precision
 from nightaug.data.frames import Box
 from nightaug.images import ImageArray, check_rgb
-from nightaug.runs import file_sha256
+from nightaug.runs import file_sha256, resolve_precision
 
 #: Smallest side the generator is given: reflection padding by 3 and two halvings need room.
 MIN_SIDE = 16

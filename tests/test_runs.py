@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nightaug.config import Settings
+from nightaug.errors import CheckpointError, ConfigError
+from nightaug.runs import (
+    RunFolder,
+    StopRequest,
+    load_torch,
+    load_weights,
+    lock_folder,
+    progress_bar,
+    resolve_precision,
+    save_weights,
+    step_progress,
+)
+
+
+class Small(Settings):
+    steps: int = 1
+    width: int = 2
+
+
+def test_a_used_folder_needs_resume_and_equal_settings(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    assert folder.start(Small(), resume=False) is False
+    folder.write_settings(Small())
+    folder.close()
+    with pytest.raises(ConfigError, match="--resume"):
+        folder.start(Small(), resume=False)
+    with pytest.raises(ConfigError, match="width was 2, is 3"):
+        folder.start(Small(width=3), resume=True)
+    # A refused start does not keep the folder, and a setting that may change may.
+    assert folder.start(Small(steps=9), resume=True, may_change=("steps",)) is False
+    folder.close()
+
+
+def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:
+    held = lock_folder(tmp_path)
+    with pytest.raises(ConfigError, match="in use"):
+        lock_folder(tmp_path)
+    held.close()
+    lock_folder(tmp_path).close()
+
+
+def test_state_counts_only_when_committed_and_old_ones_go(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state(3, 0, {"x": torch.ones(2), "n": 5})
+    assert folder.latest_state() is None
+    folder.commit_state(3)
+    folder.save_state(6, 0, {"x": torch.zeros(2)})
+    assert folder.latest_state() == 3
+    assert folder.load_state(3, 0)["n"] == 5
+    folder.commit_state(6)
+    assert folder.latest_state() == 6
+    assert not folder.state_folder(3).exists()
+    with pytest.raises(CheckpointError, match="number of processes"):
+        folder.load_state(6, 1)
+
+
+def test_metrics_survive_a_torn_line_and_are_cut_on_resume(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read_metrics() == []
+    for step in (1, 2, 3):
+        folder.append_metrics(step, {"loss": step / 2})
+    with open(folder.metrics_path, "a") as stream:
+        stream.write('{"step": 4, "lo')
+    assert [row["step"] for row in folder.read_metrics()] == [1, 2, 3]
+    folder.cut_metrics(2)
+    assert folder.metrics_path.read_text() == "".join(json.dumps({"step": s, "loss": s / 2}) + "\n" for s in (1, 2))
+
+
+def test_weights_come_back_with_their_metadata(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", {"a": torch.arange(6.0).reshape(2, 3).T}, {"k": "v"})
+    tensors, metadata = load_weights(tmp_path / "w.safetensors")
+    assert torch.equal(tensors["a"], torch.arange(6.0).reshape(2, 3).T)
+    assert metadata == {"k": "v"}
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"PK\x03\x04 half a zip"])
+def test_damaged_checkpoints_are_named(tmp_path: Path, content: bytes) -> None:
+    for name in ("x.pth", "x.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=name):
+            load_weights(tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="expected a dict"):
+        load_torch(tmp_path / "list.pth")
+
+
+def test_the_first_signal_asks_the_second_interrupts() -> None:
+    with StopRequest().listen() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            _wait_for(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _wait_for(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(1)
+
+
+def test_progress_without_a_terminal_prints_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("drawing", 3) as progress:
+        for i in range(3):
+            progress(i + 1, "fine")
+    assert "drawing: 3/3" in capsys.readouterr().err
+    with step_progress() as steps:
+        steps("reading", 1, 2)
+
+
+def test_precision_by_choice_and_by_device() -> None:
+    assert resolve_precision("fp16", True) == "fp16"
+    assert resolve_precision("auto", True) in ("bf16", "no")
