@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState
 from common import header, write_scenes
 
 from nightaug.cyclegan.settings import TranslatorSettings
@@ -51,7 +50,6 @@ def main() -> None:
             median[precision] = statistics.median(seconds[1:])
             loss = f"first generator loss {first[precision]:.5f}"
             print(f"{precision:>5}: {median[precision]:.3f} s a step (n={len(seconds) - 1}), {loss}")
-            AcceleratorState._reset_state(True)
         off = abs(first["bf16"] - first["no"]) / first["no"]
         print(f"ratio {median['no'] / median['bf16']:.2f}; first loss differs by {off:.1e} (relative)")
 

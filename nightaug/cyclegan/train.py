@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from nightaug import __version__
@@ -97,6 +98,8 @@ class Trainer:
         self.settings, self.folder = settings, RunFolder(run)
         self._claimed = False
         cpu = cpu or not torch.cuda.is_available()
+        # accelerate keeps the first precision for the whole process; a second run may want another one.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=cpu,
             mixed_precision=resolve_precision(settings.mixed_precision, cpu),
