@@ -29,7 +29,7 @@ def main() -> None:
         for domain in "AB":
             write_scenes(root / "train" / domain, 4, 512, 288)
         median, first = {}, {}
-        for precision in ("no", "bf16"):
+        for precision in ("fp32", "bf16"):
             settings = TranslatorSettings(
                 width=arguments.width, blocks=arguments.blocks, crop=arguments.crop, batch=arguments.batch,
                 steps=arguments.steps + 1, mixed_precision=precision, tensorboard=False,
@@ -50,8 +50,8 @@ def main() -> None:
             median[precision] = statistics.median(seconds[1:])
             loss = f"first generator loss {first[precision]:.5f}"
             print(f"{precision:>5}: {median[precision]:.3f} s a step (n={len(seconds) - 1}), {loss}")
-        off = abs(first["bf16"] - first["no"]) / first["no"]
-        print(f"ratio {median['no'] / median['bf16']:.2f}; first loss differs by {off:.1e} (relative)")
+        off = abs(first["bf16"] - first["fp32"]) / first["fp32"]
+        print(f"ratio {median['fp32'] / median['bf16']:.2f}; first loss differs by {off:.1e} (relative)")
 
 
 if __name__ == "__main__":

@@ -88,8 +88,7 @@ def _device(lines: list[str]) -> bool:
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         lines.append(f"  device: cuda ({names}), precision {resolve_precision('auto', False)}")
     else:
-        precision = resolve_precision("auto", True)
-        lines.append(f"  device: cpu ({os.cpu_count()} cores), precision {'bf16' if precision == 'bf16' else 'fp32'}")
+        lines.append(f"  device: cpu ({os.cpu_count()} cores), precision {resolve_precision('auto', True)}")
     return True
 
 

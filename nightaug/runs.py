@@ -240,7 +240,10 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def resolve_precision(choice: str, cpu: bool) -> str:
-    """``auto`` is bf16 where the device computes it fast: any recent GPU, and CPUs with AVX512-BF16 or AMX."""
+    """``bf16``, ``fp16`` or ``fp32``.
+
+    ``auto`` is bf16 where the device computes it fast: any recent GPU, and CPUs with AVX512-BF16 or AMX.
+    """
     import torch
 
     if choice != "auto":
@@ -248,7 +251,7 @@ def resolve_precision(choice: str, cpu: bool) -> str:
     if not cpu:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return "bf16" if fast else "no"
+    return "bf16" if fast else "fp32"
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

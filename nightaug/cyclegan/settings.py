@@ -59,7 +59,7 @@ class TranslatorSettings(Settings):
     replay_buffer: int = Field(50, ge=0)
     #: Decay of the generators' moving average, which is what is saved and used; 0 saves the raw weights.
     ema: float = Field(0.999, ge=0, lt=1)
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    mixed_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = Field(0, ge=0)
     #: Processes that decode images; null: none on a CPU, 4 on a GPU.
     workers: int | None = Field(None, ge=0)

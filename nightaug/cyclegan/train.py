@@ -100,9 +100,10 @@ class Trainer:
         cpu = cpu or not torch.cuda.is_available()
         # accelerate keeps the first precision for the whole process; a second run may want another one.
         AcceleratorState._reset_state()
+        precision = resolve_precision(settings.mixed_precision, cpu)
         self.accelerator = Accelerator(
             cpu=cpu,
-            mixed_precision=resolve_precision(settings.mixed_precision, cpu),
+            mixed_precision={"fp32": "no"}.get(precision, precision),
         )
         self.files = training_domains(data)
         # Scores never look at test images; without a val split the training images themselves are scored.
@@ -357,7 +358,7 @@ class Trainer:
             where = f"the last good state is step {good}" if good else "no state was saved yet"
             raise NightaugError(
                 f"{', '.join(bad)} became non-finite at or before step {at}; {where}: "
-                f"resume it with a lower learning_rate, or mixed_precision=no"
+                f"resume it with a lower learning_rate, or mixed_precision=fp32"
             )
         return means
 

@@ -26,7 +26,7 @@ from nightaug.runs import RunFolder, load_weights
 TINY: dict[str, Any] = {
     "width": 4, "blocks": 1, "discriminator_width": 4, "crop": 64, "load_size": 64, "steps": 6, "log_every": 2,
     "sample_every": 4, "save_every": 3, "score_images": 2, "sample_height": 64, "replay_buffer": 3,
-    "mixed_precision": "no", "tensorboard": False,
+    "mixed_precision": "fp32", "tensorboard": False,
 }  # fmt: skip
 
 
@@ -76,32 +76,46 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
 
 
-def test_kill_minus_nine_loses_only_what_came_after_the_last_state(domains: Path, tmp_path: Path) -> None:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def command(processes: int, data: Path, out: Path, settings: dict[str, Any]) -> list[str]:
+    """``nightaug train-translator`` in one process, or under torchrun in several."""
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(free_port())]
+    start += ["-m", "nightaug", "train-translator", str(data), "--out", str(out), "--cpu"]
+    return start + [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_kill_minus_nine_loses_only_what_came_after_the_last_state(
+    domains: Path, tmp_path: Path, processes: int
+) -> None:
     settings = TINY | {"steps": 40, "save_every": 2, "sample_every": 100}
-    command = [
-        sys.executable,
-        "-m",
-        "nightaug",
-        "train-translator",
-        str(domains),
-        "--out",
-        str(tmp_path / "killed"),
-        "--cpu",
-    ]
-    for key, value in settings.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # A group of its own, so that torchrun's children are killed with it.
+    process = subprocess.Popen(
+        command(processes, domains, tmp_path / "killed", settings), start_new_session=True, **quiet
+    )
     state = tmp_path / "killed" / "state" / "last.json"
     deadline = time.monotonic() + 120
     while not state.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert state.exists()
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    run_recipe(domains, tmp_path / "whole", [settings])
-    assert torch.allclose(translated(tmp_path / "whole"), translated(tmp_path / "killed"), atol=1e-3)
+    for name, more in (("killed", ["--resume"]), ("whole", [])):
+        # gloo's workers sometimes abort after they have finished: the written results are the judge.
+        subprocess.run(
+            [*command(processes, domains, tmp_path / name, settings), *more], check=False, timeout=300, **quiet
+        )
+    for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_ctrl_c_saves_and_stops_cleanly(domains: Path, tmp_path: Path) -> None:
@@ -171,17 +185,8 @@ def test_accumulating_equals_a_larger_batch(domains: Path, tmp_path: Path) -> No
 
 def test_two_processes_equal_one_with_the_same_global_batch(domains: Path, tmp_path: Path) -> None:
     run_recipe(domains, tmp_path / "one", [ONE_STEP, {"batch": 2}])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m",
-        "nightaug", "train-translator", str(domains), "--out", str(tmp_path / "two"), "--cpu",
-    ]  # fmt: skip
-    for key, value in ONE_STEP.items():
-        command += ["--set", f"{key}={json.dumps(value)}"]
     # gloo's workers sometimes abort after they have finished: the written results are the judge.
-    subprocess.run(command, check=False, capture_output=True, timeout=300)
+    subprocess.run(command(2, domains, tmp_path / "two", ONE_STEP), check=False, capture_output=True, timeout=300)
     assert (tmp_path / "two" / "last.safetensors").exists()
     assert apart(first_gradients(tmp_path / "one"), first_gradients(tmp_path / "two")) < 0.02
     assert sorted(path.name for path in (tmp_path / "two" / "state" / "step-000000001").iterdir()) == [
@@ -248,7 +253,7 @@ def test_learning_rate_is_constant_then_linear_to_zero() -> None:
 
 def test_bf16_starts_where_fp32_does(domains: Path, tmp_path: Path) -> None:
     totals = []
-    for precision in ("no", "bf16"):
+    for precision in ("fp32", "bf16"):
         trainer = Trainer(
             domains, tmp_path / precision, build(TranslatorSettings, TINY, {"mixed_precision": precision, "width": 16})
         )

@@ -98,7 +98,7 @@ def test_tiling_starts_when_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def pair_file(path: Path) -> GeneratorPair:
-    settings = TranslatorSettings(width=4, blocks=2, mixed_precision="no")
+    settings = TranslatorSettings(width=4, blocks=2, mixed_precision="fp32")
     pair = GeneratorPair(settings)
     initialize(pair, torch.Generator().manual_seed(0), std=0.2)
     write_translator(path, pair, settings, 7, "0")
