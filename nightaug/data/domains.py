@@ -22,6 +22,7 @@ from nightaug.data.frames import Frame
 from nightaug.data.links import LinkMode
 from nightaug.data.prepared import Item, claim, load_looks, saving_looks, write_folder
 from nightaug.data.splits import assign, find_drives, parse_split
+from nightaug.data.upright import upright
 from nightaug.errors import ConfigError
 
 Progress = Callable[[str, int, int], None]
@@ -107,7 +108,7 @@ def prepare(
         limit: at most this many images a domain, whole drives while they fit, spread over the own splits in proportion.
         link: how images get into ``out``, falling through hard, symbolic, copy.
         drop_mistagged: leave out frames whose brightness contradicts their tag (they are listed in any case).
-        check_brightness: False skips decoding; images are then only opened where the labels give no size.
+        check_brightness: False skips decoding; where the labels give the size, only headers are read.
         dry_run: do everything but write.
         progress: called with (step, done, total).
 
@@ -163,7 +164,7 @@ def prepare(
     _assign_splits(intake, fractions, seed)
     if not dry_run:
         claim(out, settings, overwrite)
-    _look(intake.items, None if dry_run else out, check_brightness, step)
+    _look(intake.items, None if dry_run else out, check_brightness, intake.problems, step)
     _keep_readable(intake)
     limits = _check_tags(intake, drop_mistagged) if check_brightness else None
     intake.require_items(where)
@@ -224,7 +225,7 @@ def _assign_splits(intake: Intake, fractions: tuple[float, float, float], seed: 
         intake.problems.add(kind, items[i].frame.name, f"drive {items[i].drive}, was {items[i].given}")
 
 
-def _look(items: list[Item], out: Path | None, brightness: bool, step: Progress) -> None:
+def _look(items: list[Item], out: Path | None, brightness: bool, problems: Problems, step: Progress) -> None:
     """Set ``look`` of every item: from an earlier, interrupted run where the file is the same, else from the image."""
     known = load_looks(out) if out is not None else {}
     todo: list[Item] = []
@@ -234,6 +235,8 @@ def _look(items: list[Item], out: Path | None, brightness: bool, step: Progress)
         if saved is not None and (saved.luma is not None or not brightness):
             item.look = saved
         elif not brightness and frame.width is not None and frame.height is not None:
+            _turn(item, problems)
+            frame = item.frame
             item.look = Look(frame.width, frame.height, None, None)
         else:
             todo.append(item)
@@ -245,6 +248,14 @@ def _look(items: list[Item], out: Path | None, brightness: bool, step: Progress)
         item.look = found
 
 
+def _turn(item: Item, problems: Problems) -> None:
+    """Turn labels that were drawn on the pixels as stored; see upright.py."""
+    frame = item.frame
+    item.frame = upright(frame)
+    if item.frame is not frame:
+        problems.add("labels turned upright with their image", frame.name, "they ignored its EXIF orientation")
+
+
 def _keep_readable(intake: Intake) -> None:
     kept: list[Item] = []
     for item in intake.items:
@@ -253,6 +264,9 @@ def _keep_readable(intake: Intake) -> None:
             intake.excluded["unreadable image"] += 1
             intake.problems.add("unreadable image", frame.name, found.error)
             continue
+        if (frame.width, frame.height) == (found.height, found.width):
+            _turn(item, intake.problems)
+            frame = item.frame
         if frame.width is not None and (frame.width, frame.height) != (found.width, found.height):
             detail = f"labels say {frame.width}x{frame.height}, the image has {found.width}x{found.height}"
             intake.problems.add("size in the labels is wrong", frame.name, detail)
