@@ -7,9 +7,10 @@ at each image once, cut boxes to the image, write. Nothing that is left out is l
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from nightaug.data.formats import Problem, Problems, open_dataset
 from nightaug.data.formats.discover import DOMAINS, SPLITS
 from nightaug.data.frames import Frame
 from nightaug.data.links import LinkMode
-from nightaug.data.prepared import Item, claim, load_looks, saving_looks, write_folder
+from nightaug.data.ownership import check_claim, claiming, load_looks, saving_looks
+from nightaug.data.prepared import Item, write_folder
 from nightaug.data.splits import assign, find_drives, parse_split
 from nightaug.data.upright import upright
 from nightaug.errors import ConfigError
@@ -139,7 +141,7 @@ def prepare(
         "drop_mistagged": drop_mistagged,
         "check_brightness": check_brightness,
     }
-    claim(out, settings, overwrite, look_only=True)
+    check_claim(out, settings, overwrite)  # a mistake is known before the work
 
     def step(name: str, done: int, total: int) -> None:
         if progress is not None:
@@ -162,19 +164,46 @@ def prepare(
     if limit is not None:
         intake.limit(limit, seed)
     _assign_splits(intake, fractions, seed)
-    if not dry_run:
-        claim(out, settings, overwrite)
-    _look(intake.items, None if dry_run else out, check_brightness, intake.problems, step)
-    _keep_readable(intake)
-    limits = _check_tags(intake, drop_mistagged) if check_brightness else None
-    intake.require_items(where)
+    with contextlib.nullcontext() if dry_run else claiming(out, settings, overwrite) as sure:
+        _look(intake.items, None if dry_run else out, check_brightness, intake.problems, step)
+        _keep_readable(intake)
+        limits = _check_tags(intake, drop_mistagged) if check_brightness else None
+        intake.require_items(where)
+        report = _report(intake, classes, out, limits, dry_run)
+        if sure is not None:
+            sure()
+            summary = {
+                "counts": report.counts,
+                "excluded": report.excluded,
+                "problems": report.problem_counts,
+                "frames_read": intake.read,
+                "drives": report.drives,
+                "brightness_limits": None if limits is None or limits.basis == "none" else limits._asdict(),
+                "classes": report.classes,
+                "settings": settings,
+            }
+            report.links = write_folder(
+                out,
+                intake.items,
+                report.classes,
+                link,
+                companions=intake.companions,
+                summary=summary,
+                problems=report.problems,
+                step=step,
+            )
+    return report
+
+
+def _report(intake: Intake, classes: Iterable[str], out: Path, limits: Limits | None, dry_run: bool) -> PrepareReport:
+    """Fit the boxes and count everything."""
     items, problems = intake.items, intake.problems
     for item in items:
         _fit_boxes(item.frame, problems)
     names = tuple(classes)
     seen = {box.category for item in items for box in item.frame.boxes}
     names += tuple(sorted(seen - set(names)))
-    report = PrepareReport(
+    return PrepareReport(
         out=out,
         classes=names,
         frames_read=intake.read,
@@ -186,28 +215,6 @@ def prepare(
         limits=limits,
         dry_run=dry_run,
     )
-    if not dry_run:
-        summary = {
-            "counts": report.counts,
-            "excluded": report.excluded,
-            "problems": report.problem_counts,
-            "frames_read": intake.read,
-            "drives": report.drives,
-            "brightness_limits": None if limits is None or limits.basis == "none" else limits._asdict(),
-            "classes": names,
-            "settings": settings,
-        }
-        report.links = write_folder(
-            out,
-            items,
-            names,
-            link,
-            companions=intake.companions,
-            summary=summary,
-            problems=report.problems,
-            step=step,
-        )
-    return report
 
 
 def _words(words: Sequence[str] | None) -> frozenset[str] | None:
@@ -237,7 +244,7 @@ def _look(items: list[Item], out: Path | None, brightness: bool, problems: Probl
         elif not brightness and frame.width is not None and frame.height is not None:
             _turn(item, problems)
             frame = item.frame
-            item.look = Look(frame.width, frame.height, None, None)
+            item.look = Look(frame.width or 0, frame.height or 0, None, None)
         else:
             todo.append(item)
     done = len(items) - len(todo)

@@ -18,6 +18,11 @@ _NEVER_HERE = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOSYS, e
 _ORDER: tuple[LinkMode, ...] = ("hard", "symbolic", "copy")
 
 
+def temporary_stem(name: str) -> str:
+    """The beginning of a file name, short enough that more can be put around it (file systems count bytes)."""
+    return os.fsencode(name[:80])[:200].decode("utf-8", "ignore")
+
+
 class Linker:
     """Links files and counts how.
 
@@ -83,7 +88,7 @@ class Linker:
         return same and self.mode == "copy"
 
     def _try(self, mode: LinkMode, real: str, state: os.stat_result, target: Path) -> bool:
-        temporary = f"{target.parent}/.{target.name[:80]}.{os.getpid()}.tmp"
+        temporary = f"{target.parent}/.{temporary_stem(target.name)}.{os.getpid()}.tmp"
         try:
             if mode == "copy":
                 shutil.copyfile(real, temporary)

@@ -13,17 +13,15 @@ prepare.json                     settings and whether the folder is complete; wr
 
 Images nobody has labelled have no ``x.txt`` and ``"labelled": false`` in COCO; YOLO would take them for empty
 streets, so ``dataset.yaml`` then names lists without them (``{split}_{domain}.txt``).
-Every file is written atomically; running again completes what is missing.
+Every file is written atomically; running again completes what is missing (see ownership.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,15 +35,10 @@ from nightaug.data.formats import coco, yolo
 from nightaug.data.formats.base import Problem
 from nightaug.data.formats.discover import DOMAINS, SPLITS
 from nightaug.data.frames import Frame
-from nightaug.data.links import Linker, LinkMode
+from nightaug.data.links import Linker, LinkMode, temporary_stem
+from nightaug.data.ownership import complete, made_files, remove_file, remove_folders, write_plan
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_write_bytes, atomic_write_text
-
-STATE = "prepare.json"
-LOOKS = ".looks.jsonl"
-_LISTS = tuple(f"{split}_{domain}.txt" for split in SPLITS for domain in DOMAINS)
-_FILES = ("dataset.yaml", "manifest.jsonl", "counts.json", "problems.jsonl")
-_OURS = ("train", "val", "test", "annotations", *_LISTS, *_FILES, STATE, LOOKS)
 
 
 @dataclass
@@ -57,6 +50,7 @@ class Item:
         given: the split its dataset has it in (``all`` where that has none); ``split`` is where it goes.
         labelled: somebody has looked for objects in it.
         file: its name in the folder, without split and domain.
+        companions: source and place in the folder of its masks and the like; known once the files are named.
     """
 
     frame: Frame
@@ -68,115 +62,7 @@ class Item:
     file: str = ""
     mistagged: bool = False
     look: Look = field(default=Look(0, 0, None, None))
-
-
-def claim(out: Path, settings: dict[str, Any], overwrite: bool, look_only: bool = False) -> None:
-    """Make ``out`` ours: new or empty, or made by prepare with the same settings.
-
-    ``look_only`` only raises, so that a mistake is known before the work and a failed run leaves nothing behind.
-
-    ``overwrite`` takes away what an earlier prepare has written, and adds to a folder of other files; it never
-    deletes what something else has made.
-
-    Raises:
-        DatasetError: it holds something else and ``overwrite`` is not given, or cannot be written.
-    """
-    remedy = "choose another --out, or --overwrite"
-    try:
-        if out.is_dir() and any(out.iterdir()):
-            before = _settings_before(out)
-            if before is None:
-                ours = [name for name in _OURS if (out / name).exists()]
-                if not overwrite:
-                    raise DatasetError(f"{out} is not empty and was not made by prepare; {remedy}")
-                if ours:
-                    # Not even on demand: this may be somebody's only copy of their own dataset.
-                    raise DatasetError(f"{out} holds {ours[0]}, which prepare did not make; choose another --out")
-            elif before != settings:
-                if not overwrite:
-                    changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
-                    raise DatasetError(f"{out} was prepared with other settings ({', '.join(changed)}); {remedy}")
-                if not look_only:
-                    _remove(out)
-        if look_only:
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(out / STATE, json.dumps({"complete": False, "settings": settings}, indent=1))
-    except OSError as error:
-        raise DatasetError(f"{out}: cannot be written ({error.strerror})") from error
-
-
-def _settings_before(out: Path) -> dict[str, Any] | None:
-    try:
-        settings = json.loads((out / STATE).read_bytes())["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return settings if isinstance(settings, dict) else None
-
-
-def _remove(out: Path) -> None:
-    for name in _OURS:
-        path = out / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.exists() or path.is_symlink():
-            path.unlink()
-
-
-def load_looks(out: Path) -> dict[str, Look]:
-    """What an earlier or interrupted run has seen, of files that have not changed since."""
-    found: dict[str, Look] = {}
-    for name in ("manifest.jsonl", LOOKS):
-        try:
-            lines = (out / name).read_bytes().splitlines()
-        except OSError:
-            continue
-        for line in lines:
-            try:
-                row = _LOOK_ROW.decode(line)
-                state = os.stat(row.source)
-            except (msgspec.DecodeError, ValueError, OSError):
-                continue  # a line cut off by the interruption, or the file is gone
-            if (state.st_size, state.st_mtime_ns) == (row.source_bytes, row.source_mtime_ns):
-                found[row.source] = Look(
-                    row.width, row.height, row.luma, row.luma_top, "", row.source_bytes, row.source_mtime_ns
-                )
-    return found
-
-
-class _LookRow(msgspec.Struct):
-    """The part of a manifest's row that :func:`load_looks` needs."""
-
-    source: str
-    source_bytes: int
-    source_mtime_ns: int
-    width: int
-    height: int
-    luma: float | None
-    luma_top: float | None
-
-
-_LOOK_ROW = msgspec.json.Decoder(_LookRow)
-
-
-@contextlib.contextmanager
-def saving_looks(out: Path | None) -> Iterator[Callable[[Sequence[Path], Sequence[Look]], None] | None]:
-    """A function that notes looks in ``out`` as they come; None where nothing may be written."""
-    if out is None:
-        yield None
-        return
-    with open(out / LOOKS, "ab") as file:
-        file.write(b"\n")  # ends a line that an interruption has cut off
-
-        def save(paths: Sequence[Path], looks: Sequence[Look]) -> None:
-            for path, seen in zip(paths, looks, strict=True):
-                if not seen.error:
-                    source = os.path.abspath(path)
-                    row = _LookRow(source, seen.size, seen.modified, seen.width, seen.height, seen.luma, seen.luma_top)
-                    file.write(msgspec.json.encode(row) + b"\n")
-            file.flush()
-
-        yield save
+    companions: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def name_files(items: Sequence[Item]) -> int:
@@ -253,7 +139,7 @@ def write_folder(
     for item in items:
         groups[item.split, item.domain].append(item)
     try:
-        stale = _write_images(out, groups, linker, classes, companions=companions, step=step, total=len(items))
+        strange = _write_images(out, items, linker, classes, companions=companions, step=step)
         lists: dict[tuple[str, str], str] = {}
         for (split, domain), group in groups.items():
             step("write annotations", len(lists), len(groups))
@@ -265,10 +151,9 @@ def write_folder(
         atomic_write_bytes(out / "manifest.jsonl", rows)
         lines = b"".join(msgspec.json.encode(p._asdict()) + b"\n" for p in problems)
         atomic_write_bytes(out / "problems.jsonl", lines)
-        summary = {**summary, "links": dict(linker.used), "files_from_elsewhere": stale}
+        summary = {**summary, "links": dict(linker.used), "files_from_elsewhere": strange}
         atomic_write_text(out / "counts.json", json.dumps(summary, indent=1) + "\n")
-        atomic_write_text(out / STATE, json.dumps({"complete": True, "settings": summary["settings"]}, indent=1))
-        (out / LOOKS).unlink(missing_ok=True)
+        complete(out, summary["settings"])
     except OSError as error:
         raise DatasetError(f"{out}: cannot be written ({error.strerror or error})") from error
     return dict(linker.used)
@@ -276,48 +161,67 @@ def write_folder(
 
 def _write_images(
     out: Path,
-    groups: dict[tuple[str, str], list[Item]],
+    items: Sequence[Item],
     linker: Linker,
     classes: tuple[str, ...],
     *,
     companions: Companions,
     step: Callable[[str, int, int], None],
-    total: int,
 ) -> int:
-    """Link images and companions, write YOLO labels; the number of strange files found among them."""
-    before = _manifest_files(out)
+    """Link images and companions, write YOLO labels; the number of strange images and labels found among them."""
     numbers = {name: number for number, name in enumerate(classes)}
-    done = strange = 0
-    for (split, domain), group in groups.items():
-        folder = out / split / domain
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted: set[str] = set()
-        for item in group:
-            frame = item.frame
-            assert frame.path is not None  # frames without an image were counted out
-            linker.put(frame.path, folder / item.file)
-            wanted.add(item.file)
-            stem = os.path.splitext(item.file)[0]
-            if item.labelled:
-                _write_quick(folder / f"{stem}.txt", yolo.lines(frame, numbers))
-                wanted.add(f"{stem}.txt")
-            for file, kind, ending in companions.of(frame):
-                extra = out / split / f"{domain}_extra" / kind
-                extra.mkdir(parents=True, exist_ok=True)
-                linker.put(file, extra / f"{stem}{ending}")
-            done += 1
-            if done % 500 == 0:
-                step("link images", done, total)
-        for name in os.listdir(folder):
-            if name in wanted or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES | {".txt", ".tmp"}:
-                continue
-            # Left by an earlier run whose source has changed, or by a killed one; never a stranger's file.
-            if name.endswith(".tmp") or f"{split}/{domain}/{os.path.splitext(name)[0]}" in before:
-                os.unlink(folder / name)
-            else:
-                strange += 1
-    step("link images", total, total)
+    for item in items:
+        stem = os.path.splitext(item.file)[0]
+        item.companions = [
+            (file, f"{item.split}/{item.domain}_extra/{kind}/{stem}{ending}")
+            for file, kind, ending in companions.of(item.frame)
+        ]
+    wanted = {name: None for item in items for name in _files_of(item)}
+    # Before the first file is made: a killed run's files must be known as ours.
+    before = made_files(out)
+    write_plan(out, [*wanted, *sorted(before.difference(wanted))])
+    for split in SPLITS:
+        for domain in DOMAINS:
+            (out / split / domain).mkdir(parents=True, exist_ok=True)
+    for done, item in enumerate(items):
+        frame = item.frame
+        assert frame.path is not None  # frames without an image were counted out
+        folder = out / item.split / item.domain
+        linker.put(frame.path, folder / item.file)
+        if item.labelled:
+            _write_quick(folder / f"{os.path.splitext(item.file)[0]}.txt", yolo.lines(frame, numbers))
+        for file, place in item.companions:
+            (out / place).parent.mkdir(parents=True, exist_ok=True)
+            linker.put(file, out / place)
+        if (done + 1) % 500 == 0:
+            step("link images", done + 1, len(items))
+    stale = before.difference(wanted)
+    for name in stale:
+        # Left by an earlier run whose source has changed; never a stranger's file.
+        remove_file(out / name)
+    remove_folders(out, (name for name in stale if "_extra/" in name))
+    step("link images", len(items), len(items))
+    return _sweep(out, wanted, {temporary_stem(name.rsplit("/", 1)[-1]) for name in (*wanted, *stale)})
+
+
+def _sweep(out: Path, wanted: Container[str], temporary: Container[str]) -> int:
+    """Remove the halves of our files that a killed run has left; the number of strange images and labels."""
+    strange = 0
+    for split in SPLITS:
+        for domain in DOMAINS:
+            for name in os.listdir(out / split / domain):
+                if name.endswith(".tmp") and name.startswith(".") and name[1:].rsplit(".", 2)[0] in temporary:
+                    remove_file(out / split / domain / name)
+                elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES | {".txt"}:
+                    strange += f"{split}/{domain}/{name}" not in wanted
     return strange
+
+
+def _files_of(item: Item) -> list[str]:
+    """Everything that is made for an item, relative to the folder."""
+    file = f"{item.split}/{item.domain}/{item.file}"
+    labels = [os.path.splitext(file)[0] + ".txt"] if item.labelled else []
+    return [file, *labels, *(place for _, place in item.companions)]
 
 
 def _write_quick(path: Path, text: str) -> None:
@@ -337,17 +241,6 @@ def _write_quick(path: Path, text: str) -> None:
         os.write(handle, data)
     finally:
         os.close(handle)
-
-
-def _manifest_files(out: Path) -> set[str]:
-    """Stems of the files an earlier run made, as ``split/domain/stem``."""
-    found: set[str] = set()
-    try:
-        for line in (out / "manifest.jsonl").read_bytes().splitlines():
-            found.add(os.path.splitext(json.loads(line)["file"])[0])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return found
 
 
 def _written_frame(item: Item) -> Frame:
@@ -377,6 +270,7 @@ def _row(item: Item) -> dict[str, Any]:
         "luma": item.look.luma,
         "luma_top": item.look.luma_top,
         "mistagged": item.mistagged,
+        "companions": [place for _, place in item.companions],
     }
 
 

@@ -59,7 +59,8 @@ def stored_size(path: Path) -> tuple[int, int, int] | None:
 
 def turned(frame: Frame, orientation: int) -> Frame:
     """A copy of a frame of known size whose boxes and size are turned as an EXIF orientation (1 to 8) says."""
-    assert frame.width is not None and frame.height is not None
+    assert frame.width is not None
+    assert frame.height is not None
     assert 1 <= orientation <= 8
     width, height = frame.width, frame.height
     boxes = [_turned_box(box, width, height, orientation) for box in frame.boxes]
