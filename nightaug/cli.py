@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from nightaug import __version__
-from nightaug.errors import ConfigError, NightaugError
+from nightaug.errors import ConfigError, Interrupted, NightaugError
 
 app = typer.Typer(
     name="nightaug",
@@ -180,12 +180,11 @@ def train_translator(
 
     On several GPUs or machines: torchrun --nproc_per_node N -m nightaug train-translator ...
     """
-    from nightaug.config import load_preset, load_yaml, merge, parse_overrides
+    from nightaug.config import load_preset, load_yaml, merge, parse_overrides, section
 
     layers: dict[str, Any] = load_preset(preset).get("translator", {}) if preset else {}
     if config is not None:
-        own = load_yaml(config)
-        layers = merge(layers, own.get("translator", own))
+        layers = merge(layers, section(load_yaml(config), "translator", str(config)))
     saved = out / "config.yaml"
     if resume and saved.exists():
         # What the run was started with holds, unless it is said otherwise here.
@@ -201,6 +200,8 @@ def train_translator(
     result = run_recipe(dataset, out, [layers, overrides], epochs, resume, cpu, dry_run, say)
     if result is None:
         return
+    if result.unreadable:
+        say(f"{result.unreadable} training images could not be read and were stepped over")
     if result.finished:
         say(f"finished at step {result.step:,}; weights in {out}, samples in {out / 'samples'}")
         say(f"next: nightaug translate INPUT --translator {out} --out DIR")
@@ -263,6 +264,9 @@ def main(arguments: list[str] | None = None) -> None:
         if message:  # empty when only help was asked for
             print(f"error: {message.rstrip('.')}; see {where} --help", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as error:
+        print(_one_line(error), file=sys.stderr)
+        sys.exit(1)
     except NightaugError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)

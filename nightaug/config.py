@@ -74,6 +74,18 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return parse_yaml(text, str(path))
 
 
+def section(data: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """One section of a settings file, or the whole of it where it has no such section.
+
+    Raises:
+        ConfigError: the section is not a mapping.
+    """
+    found = data.get(name, data)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{where}: expected settings under '{name}:', got {found!r}")
+    return found
+
+
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     """``["a.b=1", "c=x"]`` to ``{"a": {"b": 1}, "c": "x"}``; values are read as YAML.
 
@@ -87,7 +99,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"expected --set key=value, got '{item}'")
         try:
             value = yaml.safe_load(raw) if raw.strip() else None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"--set {key}: '{raw}' is not a valid value") from error
         if isinstance(value, str):
             value = _number(value)

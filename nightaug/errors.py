@@ -25,3 +25,7 @@ class ImageError(DatasetError):
 
 class CheckpointError(NightaugError):
     """A weight file or training state is missing, damaged, or belongs to something else."""
+
+
+class Interrupted(NightaugError):
+    """Stopped by Ctrl-C with everything done so far kept (exit code 1)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,17 @@ IMAGE_SUFFIXES: frozenset[str] = frozenset({".jpg", ".jpeg", ".png", ".webp", ".
 MAX_PIXELS = 100_000_000
 
 _ENCODER: dict[str, str] = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+#: What Pillow's decoders and its EXIF reader raise on damaged files.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 _SWAPS_SIDES = {5, 6, 7, 8}  # EXIF orientations that turn the image by a quarter
 
 # Our own limit is checked on the header before any pixel is decoded; Pillow's would warn below it.
@@ -60,8 +72,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         raise ImageError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{path}: not an image, or the file is damaged") from error
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        # Pillow's decoders raise all of these on damaged files.
+    except _DECODING_ERRORS as error:
         raise ImageError(f"{path}: cannot be decoded ({str(error) or type(error).__name__})") from error
 
 
@@ -135,6 +146,7 @@ def encode_image(image: ImageArray, format: ImageFormat, quality: int = 95, desc
 
     Raises:
         ValueError: unknown format or wrong array.
+        ImageError: the format cannot hold the image (WebP ends at 16,383 px a side, JPEG at 65,535).
     """
     if format not in _ENCODER:
         raise ValueError(f"expected format jpg, png or webp, got {format!r}")
@@ -157,7 +169,11 @@ def encode_image(image: ImageArray, format: ImageFormat, quality: int = 95, desc
             exif[ExifTags.Base.Software] = "nightaug"
             options["exif"] = exif.tobytes()
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, _ENCODER[format], **options)
+    try:
+        Image.fromarray(image).save(buffer, _ENCODER[format], **options)
+    except (OSError, ValueError) as error:
+        height, width = image.shape[:2]
+        raise ImageError(f"{width}x{height} pixels cannot be written as {format}; use another --format") from error
     return buffer.getvalue()
 
 
@@ -176,7 +192,9 @@ def atomic_open(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "wb") -
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:80]}.", suffix=".tmp")
+    # Only a part of a long name: with its own additions the temporary one must still fit into 255 bytes.
+    start = target.name.encode("utf-8", "ignore")[:80].decode("utf-8", "ignore")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{start}.", suffix=".tmp")
     try:
         # mkstemp makes files private; give them what a plain open() would have given.
         os.fchmod(handle, 0o666 & ~_umask())

@@ -203,6 +203,11 @@ def load_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ... on bad files
+        if "weights_only" in str(error):  # torch's own advice here would be to run the file's code
+            raise CheckpointError(
+                f"{path} holds more than tensors and plain values, and loading it could run code: refused; "
+                "save its state_dict alone with the program that made it"
+            ) from error
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: not a plain checkpoint, or damaged ({line})") from error
     if not isinstance(content, dict):
@@ -231,7 +236,11 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if path.suffix in {".pth", ".pt", ".ckpt"}:
         content = load_torch(path)
         content = content.get("state_dict", content)
-        return {key: value for key, value in content.items() if hasattr(value, "shape")}, {}
+        if not isinstance(content, dict):
+            raise CheckpointError(
+                f"{path}: expected a dict of tensors under 'state_dict', got {type(content).__name__}"
+            )
+        return {key: value for key, value in content.items() if isinstance(key, str) and hasattr(value, "shape")}, {}
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
@@ -249,7 +258,7 @@ def resolve_precision(choice: str, cpu: bool) -> str:
     if choice != "auto":
         return choice
     if not cpu:
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     fast = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return "bf16" if fast else "fp32"
 

@@ -94,7 +94,7 @@ def test_the_whole_way_from_folders_to_night_images(
     (a / "broken.png").write_bytes(b"x")
     code, out, _ = run(capsys, *base, "--overwrite")
     assert code == 1
-    assert "1 unreadable" in out
+    assert "1 skipped" in out
     assert "broken.png" in out
 
 

@@ -15,6 +15,7 @@ from nightaug.config import (
     parse_overrides,
     parse_yaml,
     preset_names,
+    section,
 )
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.errors import ConfigError
@@ -65,7 +66,15 @@ def test_overrides(given: list[str], expected: dict[str, object]) -> None:
     assert parse_overrides(given) == expected
 
 
-@pytest.mark.parametrize("bad", [["a"], ["=1"], ["a=1", "a.b=2"], ["a={"]])
+def test_a_section_must_be_settings() -> None:
+    assert section({"translator": {"a": 1}, "x": 2}, "translator", "f") == {"a": 1}
+    assert section({"a": 1}, "translator", "f") == {"a": 1}
+    for wrong in (5, None, [1]):
+        with pytest.raises(ConfigError, match="under 'translator:'"):
+            section({"translator": wrong}, "translator", "f")
+
+
+@pytest.mark.parametrize("bad", [["a"], ["=1"], ["a=1", "a.b=2"], ["a={"], ["seed=2021-02-30"]])
 def test_bad_overrides_say_so(bad: list[str]) -> None:
     with pytest.raises(ConfigError):
         parse_overrides(bad)

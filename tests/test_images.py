@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -70,6 +71,34 @@ def test_damaged_files_say_which_file_and_why(tmp_path: Path, content: bytes) ->
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         read_image(path)
+
+
+def test_damaged_exif_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = io.BytesIO()
+    Image.fromarray(picture()).save(data, "JPEG", exif=exif.tobytes())
+    raw = bytearray(data.getvalue())
+    start = raw.index(b"Exif")
+    outcomes = set()
+    for at in range(start, start + 40):
+        for value in (0, 255):
+            broken = bytearray(raw)
+            broken[at] = value
+            (tmp_path / "x.jpg").write_bytes(broken)
+            try:
+                read_image(tmp_path / "x.jpg")
+                image_size(tmp_path / "x.jpg")
+                outcomes.add("read")
+            except ImageError:
+                outcomes.add("refused")
+    assert "read" in outcomes
+
+
+def test_names_of_any_length_the_system_takes_can_be_written(tmp_path: Path) -> None:
+    name = "\U0001f303" * 62 + ".png"
+    write_image(tmp_path / name, picture())
+    assert read_image(tmp_path / name).shape == (64, 96, 3)
 
 
 @pytest.mark.parametrize("format", ["jpg", "png", "webp"])

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from torch import nn
-
 from nightaug.cyclegan.networks import ResnetGenerator, generator_from_state
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.errors import CheckpointError
@@ -57,7 +55,7 @@ def find_weights(path: Path) -> Path:
     return path
 
 
-def read_generator(path: Path, direction: Direction) -> nn.Module:
+def read_generator(path: Path, direction: Direction) -> ResnetGenerator:
     """The generator of one direction.
 
     A file with a single generator (public weights) serves whatever direction the caller asks for.
@@ -72,15 +70,12 @@ def read_generator(path: Path, direction: Direction) -> nn.Module:
     prefix = PREFIX[direction]
     own = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
     try:
-        return generator_from_state(own or tensors)
+        network = generator_from_state(own or tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The training settings kept in a weight file's metadata; empty for public weights."""
-    settings = _facts(load_weights(path)[1]).get("settings", {})
-    return settings if isinstance(settings, dict) else {}
+    if not all(bool(value.isfinite().all()) for value in network.parameters()):
+        raise CheckpointError(f"{path} holds NaN or infinite weights; use an earlier state of that run")
+    return network
 
 
 def _facts(metadata: dict[str, str]) -> dict[str, Any]:

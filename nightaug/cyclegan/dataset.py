@@ -94,10 +94,10 @@ def random_crop(
 
 
 class UnpairedCrops(Dataset[dict[str, Tensor]]):
-    """Item ``i``: one crop of each domain, ``{"a": (3, crop, crop), "b": ...}`` in [-1, 1].
+    """Item ``i``: one crop of each domain, ``{"a": (3, crop, crop), "b": ...}`` in [-1, 1], and ``unreadable``.
 
     Each domain is walked in its own permutation, a new one each epoch. A file that cannot be decoded is
-    replaced by the next one of its domain and remembered in ``unreadable``.
+    replaced by the next one of its domain and remembered in ``unreadable``, whose size every item tells.
     """
 
     def __init__(
@@ -148,6 +148,8 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
             rng = np.random.default_rng([self.seed, 2 + domain, index])
             image = self._image(domain, index)
             result[key] = to_tensor(random_crop(image, self.crop, self.load_size, self.augmentation, rng))
+        # Counted in the batch because worker processes have copies of this object.
+        result["unreadable"] = torch.tensor(float(len(self.unreadable)))
         return result
 
 

@@ -18,6 +18,8 @@ from nightaug.cyclegan.translation_metrics import sliced_wasserstein
 from nightaug.errors import ImageError
 from nightaug.images import ImageArray, read_image, write_image
 
+#: Shortest side of a scored image, pixels: what the distance's coarsest level needs.
+MIN_SCORED = 64
 #: Rows of a sample grid.
 GRID_ROWS = 4
 #: Columns of a sample grid, in order.
@@ -25,9 +27,12 @@ GRID_COLUMNS = ("real A", "fake B", "rec A", "real B", "fake A", "rec B")
 
 
 def scaled(image: ImageArray, height: int) -> ImageArray:
-    """The whole image at ``height`` pixels (never enlarged), aspect ratio kept, sides multiples of 4."""
+    """The whole image at ``height`` pixels, aspect ratio kept, sides multiples of 4.
+
+    It is enlarged only where the score's smallest patches would not fit otherwise.
+    """
     h, w = image.shape[:2]
-    factor = min(1.0, height / h)
+    factor = max(min(1.0, height / h), MIN_SCORED / min(h, w))
     sides = [max(2 * SIZE_MULTIPLE, round(side * factor / SIZE_MULTIPLE) * SIZE_MULTIPLE) for side in (w, h)]
     small: ImageArray = cv2.resize(image, (sides[0], sides[1]), interpolation=cv2.INTER_AREA)
     return small
@@ -74,8 +79,9 @@ class Scorer:
             if fakes and target:
                 scores[f"distance_{name}"] = sliced_wasserstein(fakes, target)
                 scores[f"cycle_error_{name}"] = sum(errors) / len(errors)
-        write_image(folder / f"step-{step:07d}.jpg", grid(rows), quality=90)
-        if scores:
+        if any(rows):
+            write_image(folder / f"step-{step:07d}.jpg", grid(rows), quality=90)
+        if len(scores) == 4:  # both directions: otherwise a domain has no readable image, and nothing is best
             scores["score"] = sum(scores.values()) / 2
         return scores
 

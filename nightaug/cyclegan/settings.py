@@ -60,7 +60,7 @@ class TranslatorSettings(Settings):
     #: Decay of the generators' moving average, which is what is saved and used; 0 saves the raw weights.
     ema: float = Field(0.999, ge=0, lt=1)
     mixed_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     #: Processes that decode images; null: none on a CPU, 4 on a GPU.
     workers: int | None = Field(None, ge=0)
 
@@ -73,7 +73,7 @@ class TranslatorSettings(Settings):
     #: Validation images of each domain in the score.
     score_images: int = Field(32, ge=2)
     #: Height in pixels of the whole images in sample grids and scores.
-    sample_height: int = Field(256, ge=32)
+    sample_height: int = Field(256, ge=64)
     tensorboard: bool = True
 
     @model_validator(mode="after")

@@ -41,6 +41,13 @@ from nightaug.errors import ConfigError, NightaugError
 from nightaug.losses import weighted_total
 from nightaug.runs import RunFolder, StopRequest, progress_bar, resolve_precision
 
+#: Settings a resumed run may have otherwise: those that do not change what the saved state means. Results then
+#: are those of the new settings from that step on.
+MAY_CHANGE = (
+    "steps", "learning_rate", "batch", "accumulate", "mixed_precision", "workers", "tensorboard", "log_every",
+    "sample_every", "save_every",
+)  # fmt: skip
+
 
 class GeneratorPair(nn.Module):
     """Both generators behind one forward pass, so that data parallel training sees one call a step."""
@@ -72,11 +79,12 @@ class DiscriminatorPair(nn.Module):
 
 
 class TrainResult(NamedTuple):
-    """How a call of :func:`train_translator` ended."""
+    """How a run ended; ``unreadable`` counts the training images one process had to step over."""
 
     step: int
     finished: bool
     best_score: float | None
+    unreadable: int = 0
 
 
 def rate_factor(step: int, steps: int, constant: float) -> float:
@@ -226,7 +234,15 @@ class Trainer:
         return state
 
     def save(self, step: int) -> None:
-        """Write the training state and ``last.safetensors``."""
+        """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one."""
+        networks = {"generators": self.generators, "discriminators": self.discriminators}
+        bad = [name for name, value in self.sums.items() if not bool(value.isfinite())]
+        bad += [
+            f"weights of the {name}"
+            for name, network in networks.items()
+            if not all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+        ]
+        self._refuse(bad, step)
         self.folder.save_state(step, self.accelerator.process_index, self._state())
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -282,7 +298,13 @@ class Trainer:
         workers = settings.workers if settings.workers is not None else (4 if on_gpu else 0)
         group = []
         for batch in make_loader(crops, sampler, workers, on_gpu):
-            group.append({key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()})
+            group.append(
+                {
+                    # The count stays on the CPU: reading it must not wait for the GPU.
+                    key: value if key == "unreadable" else value.to(accelerator.device, non_blocking=True)
+                    for key, value in batch.items()
+                }
+            )
             if len(group) == settings.accumulate:
                 yield group
                 group = []
@@ -290,11 +312,17 @@ class Trainer:
     def claim(self, resume: bool) -> None:
         """Take the run folder, once; a folder that cannot take this run is refused before any work."""
         if self.accelerator.is_main_process and not self._claimed:
-            self.folder.start(self.settings, resume, may_change=("steps", "workers", "tensorboard"))
+            self.folder.start(self.settings, resume, MAY_CHANGE)
             self._claimed = True
 
     def run(self, resume: bool) -> TrainResult:
-        """Train from the start, or from the newest state, to ``settings.steps`` or the first Ctrl-C."""
+        """Train from the start, or from the newest state, to ``settings.steps`` or the first Ctrl-C.
+
+        Raises:
+            ConfigError: the folder cannot take this run.
+            CheckpointError: its state is damaged, or from another number of processes.
+            NightaugError: a loss or a weight became NaN or infinite.
+        """
         settings, accelerator, folder = self.settings, self.accelerator, self.folder
         self.claim(resume)
         accelerator.wait_for_everyone()
@@ -309,12 +337,13 @@ class Trainer:
                 f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}"
             )
             board = _tensorboard(folder.path, start) if settings.tensorboard else None
-            self.scorer = Scorer(DomainFolders(*self.validation), settings)
-        done, stopped = start, False
+            self.scorer = Scorer(self.validation, settings)
+        done, stopped, unreadable = start, False, 0
         with StopRequest().listen() as stop, progress_bar("training", settings.steps, start, "steps") as progress:
             began, since = time.monotonic(), start
             for group in self.batches(start) if start < settings.steps else ():
                 _add(self.sums, self.step(done, group), 1.0)
+                unreadable = max(unreadable, *(int(batch["unreadable"].max()) for batch in group))
                 done += 1
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
@@ -336,8 +365,10 @@ class Trainer:
                     break
         if board is not None:
             board.close()
+        if unreadable and accelerator.is_main_process:
+            folder.log(f"{unreadable} training images could not be read and were stepped over")
         folder.close()
-        return TrainResult(done, done >= settings.steps, self.best_score)
+        return TrainResult(done, done >= settings.steps, self.best_score, unreadable)
 
     def _agree(self, requested: bool) -> bool:
         if self.accelerator.num_processes == 1:
@@ -346,29 +377,34 @@ class Trainer:
         reduced: Tensor = self.accelerator.reduce(flag, "sum")
         return bool(reduced.item() > 0)
 
+    def _refuse(self, bad: list[str], at: int) -> None:
+        """Stop where something became NaN or infinite, saying what, when, and where to go on from."""
+        if bad:
+            good = self.folder.latest_state()
+            where = f"the last good state is step {good}" if good else "no state was saved yet"
+            raise NightaugError(
+                f"{', '.join(bad)} became non-finite at or before step {at}; {where}: "
+                f"go on with --resume --set learning_rate=... (lower) or --set mixed_precision=fp32"
+            )
+
     def _means(self, at: int) -> dict[str, float]:
         """Mean losses of all processes since the last call; checks that they are finite."""
         names = sorted(self.sums)
         stacked: Tensor = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]), "mean")
         means = {name: value / (at - self.logged) for name, value in zip(names, stacked.tolist(), strict=True)}
         self.sums, self.logged = {}, at
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
-        if bad:
-            good = self.folder.latest_state()
-            where = f"the last good state is step {good}" if good else "no state was saved yet"
-            raise NightaugError(
-                f"{', '.join(bad)} became non-finite at or before step {at}; {where}: "
-                f"resume it with a lower learning_rate, or mixed_precision=fp32"
-            )
+        self._refuse([name for name, value in means.items() if not math.isfinite(value)], at)
         return means
 
     def _sample(self, step: int, board: Any) -> None:
         assert self.scorer is not None
         scores = self.scorer(self.saved_generators(), self.accelerator.device, self.folder.path / "samples", step)
-        self.folder.append_metrics(step, scores)
+        if scores:
+            self.folder.append_metrics(step, scores)
         _scalars(board, step, scores)
-        if self.best_score is None or scores["score"] < self.best_score:
-            self.best_score = scores["score"]
+        score = scores.get("score")
+        if score is not None and (self.best_score is None or score < self.best_score):
+            self.best_score = score
             self._write_weights("best", step)
 
 

@@ -16,9 +16,12 @@ from nightaug.cyclegan.checkpoint import Direction, find_weights, read_generator
 from nightaug.cyclegan.dataset import to_image, to_tensor
 from nightaug.cyclegan.networks import SIZE_MULTIPLE, ResnetGenerator
 from nightaug.data.frames import Box
+from nightaug.errors import ConfigError
 from nightaug.images import ImageArray, check_rgb
 from nightaug.runs import file_sha256, resolve_precision
 
+#: Bytes taken for free where the system does not say.
+NO_LIMIT = 1 << 62
 #: Smallest side the generator is given: reflection padding by 3 and two halvings need room.
 MIN_SIDE = 16
 
@@ -39,7 +42,12 @@ def memory_free(device: torch.device) -> int:
     """Bytes that can still be taken on the device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        # What programs can get, page cache included; the "free" pages of sysconf leave that out.
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return NO_LIMIT  # not Linux: whole images, unless the caller asks for tiles
 
 
 class Tile(NamedTuple):
@@ -158,7 +166,14 @@ class CycleGANTranslator:
         name: str = "cyclegan",
         sha: str | None = None,
     ) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if precision not in ("auto", "bf16", "fp32"):
+            raise ConfigError(f"expected precision auto, bf16 or fp32, got '{precision}'")
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise ConfigError(f"--device {device} cannot be used here ({line}); try --device cpu") from error
         if precision == "auto":
             precision = "bf16" if resolve_precision("auto", self.device.type == "cpu") == "bf16" else "fp32"
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -181,7 +196,6 @@ class CycleGANTranslator:
         """
         weights = find_weights(Path(path))
         network = read_generator(weights, direction)
-        assert isinstance(network, ResnetGenerator)
         return cls(network, direction, device, precision, tile, str(path), file_sha256(weights))
 
     def __call__(self, image: ImageArray, boxes: Sequence[Box] | None = None, seed: int = 0) -> ImageArray:

@@ -13,10 +13,10 @@ from nightaug.config import load_preset, load_yaml
 from nightaug.data.domains import prepare
 from nightaug.data.formats import open_dataset
 from nightaug.data.scenes import WORLD_VERSION, write_world
-from nightaug.errors import ConfigError
+from nightaug.errors import ConfigError, Interrupted
 from nightaug.experiment.page import Comparison, write_page
 from nightaug.experiment.tables import prepare_table
-from nightaug.images import read_image
+from nightaug.images import atomic_write_text, read_image
 from nightaug.runs import RunFolder, progress_bar
 from nightaug.translate.job import run_job
 from nightaug.translate.plan import read_manifest
@@ -42,9 +42,16 @@ def run_demo(out: Path, seconds: float, images: int, say: Callable[[str], None])
         The HTML page.
 
     Raises:
+        Interrupted: Ctrl-C; what is done is kept.
+        ConfigError: ``out`` holds a demo with other settings.
         NightaugError: as the commands it runs.
     """
     world, dataset, run = out / "world", out / "dataset", out / "translator"
+    settings = {"world_version": WORLD_VERSION, "seconds": seconds, "images": images}
+    kept = out / "demo.json"
+    if kept.exists() and json.loads(kept.read_text("utf-8")) != settings:
+        raise ConfigError(f"{out} holds a demo with other settings; choose another --out")
+    atomic_write_text(kept, json.dumps(settings) + "\n")
     say("1/4 drawing the sample world")
     draw_world(world, images)
     say("2/4 preparing day and night folders")
@@ -52,11 +59,14 @@ def run_demo(out: Path, seconds: float, images: int, say: Callable[[str], None])
     for line in prepare_table(report):
         say(f"  {line}")
     say("3/4 training a small CycleGAN")
-    train(dataset, run, seconds, say)
+    if not train(dataset, run, seconds, say):
+        raise Interrupted("stopped while training; run the same command again to go on")
     say("4/4 translating the day images")
     rows = []
     for name, translator in (("relight", "relight"), ("cyclegan", str(run))):
-        run_job(dataset, out / name, translator=translator, overwrite=True, say=lambda text: say(f"  {text}"))
+        result = run_job(dataset, out / name, translator=translator, overwrite=True, say=lambda text: say(f"  {text}"))
+        if result is None or result.stopped:
+            raise Interrupted("stopped while translating; run the same command again to go on")
         rows.append({row.source: out / name / row.output for row in read_manifest(out / name)})
     labels = {frame.path: frame.boxes for frame in open_dataset(dataset).frames("test", "A")}
     tests = sorted(path for path in labels if path is not None)
@@ -110,8 +120,8 @@ def draw_world(world: Path, images: int) -> None:
         )  # fmt: skip
 
 
-def train(dataset: Path, run: Path, seconds: float, say: Callable[[str], None]) -> None:
-    """Train as many steps as fit into the time; a run that was stopped is finished first."""
+def train(dataset: Path, run: Path, seconds: float, say: Callable[[str], None]) -> bool:
+    """Train as many steps as fit into the time; a run that was stopped is finished first. False: stopped again."""
     from nightaug.cyclegan.recipe import run_recipe
     from nightaug.cyclegan.settings import TranslatorSettings
     from nightaug.cyclegan.train import Trainer
@@ -130,4 +140,7 @@ def train(dataset: Path, run: Path, seconds: float, say: Callable[[str], None]) 
                 break
         a_step = (time.monotonic() - began) / TIMED_STEPS
         steps = min(MAX_STEPS, max(MIN_STEPS, int(seconds / a_step)))
-    run_recipe(dataset, run, [layers, {"steps": steps}], resume=run.exists(), say=lambda text: say(f"  {text}"))
+    result = run_recipe(
+        dataset, run, [layers, {"steps": steps}], resume=run.exists(), say=lambda text: say(f"  {text}")
+    )
+    return result is not None and result.finished

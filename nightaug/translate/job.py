@@ -14,10 +14,18 @@ from nightaug.translate.pipeline import TranslateResult, translate
 from nightaug.translate.plan import Plan, make_plan, summary
 from nightaug.translate.translators import RELIGHT, Direction, Precision, Translator
 
+#: A PNG takes about this many times the bytes of the JPEG it was made from.
+_PNG_GROWTH = 6
+
 
 def disk_needed(plan: Plan) -> int:
     """Bytes the results will take, judged by the sources (night images compress better, so this is ample)."""
-    return sum(item.frame.path.stat().st_size for item in plan.items if item.frame.path and item.frame.path.exists())
+    total = 0
+    for item in plan.items:
+        if item.frame.path is not None and item.frame.path.exists():
+            grows = item.output.lower().endswith(".png") and not item.source.lower().endswith(".png")
+            total += item.frame.path.stat().st_size * (_PNG_GROWTH if grows else 1)
+    return total
 
 
 def _existing(path: Path) -> Path:
@@ -61,6 +69,9 @@ def run_job(
     loaded = Translator.load(translator, direction, device, precision, tile, strength)
     need, free = disk_needed(plan), shutil.disk_usage(_existing(out.absolute())).free
     say(f"{summary(plan)}; {direction} by {loaded.name}, about {need / 1e6:,.0f} MB on disk")
+    if plan.dataset.problems:
+        noticed = plan.dataset.problems.counts.most_common()
+        say("noticed in the labels: " + ", ".join(f"{number:,} {kind}" for kind, number in noticed))
     if dry_run:
         for item in plan.items[:10]:
             say(f"  {item.source} -> {item.output}")
@@ -74,7 +85,7 @@ def run_job(
         result = translate(plan, loaded, out, overwrite, quality, workers, progress)
     seconds = time.monotonic() - began
     rate = f" in {seconds:.1f} s ({result.written / max(seconds, 1e-9):.1f} images/s)" if result.written else ""
-    counts = f"{result.present:,} were there, {len(result.failed):,} unreadable"
+    counts = f"{result.present:,} were there, {len(result.failed):,} skipped"
     say(f"{result.written:,} translated{rate}, {counts}; in {out}")
     for name, reason in list(result.failed.items())[:10]:
         say(f"  skipped {name}: {reason}")

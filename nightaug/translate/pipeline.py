@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nightaug import __version__
 from nightaug.data.formats import write_labels
@@ -30,12 +30,14 @@ from nightaug.images import (
     read_image,
 )
 from nightaug.runs import StopRequest, lock_folder
+from nightaug.translate.folder import check_folder, check_links, has_content, remove_former
 from nightaug.translate.plan import (
     TARGET_TIME,
     Item,
     ManifestRow,
     Plan,
     as_json,
+    check_apart,
     manifest_line,
     read_manifest,
     translated_frames,
@@ -56,7 +58,7 @@ class TranslateResult:
     Attributes:
         written: images translated by this call.
         present: images that were done before.
-        failed: unreadable images by name, with the reason; the rest was finished.
+        failed: images that could not be read or written, by name, with the reason; the rest was finished.
         stopped: ended early by Ctrl-C; calling again goes on.
         labels: label files written.
     """
@@ -93,13 +95,11 @@ def translate(
         progress: called with the number of finished images and a note.
 
     Raises:
-        ConfigError: ``out`` is in use, holds another translation, or is the input itself.
+        ConfigError: ``out`` is in use, holds something else, or lies in the input.
         NightaugError: the disk is full or cannot be written; what is done stays and is skipped next time.
     """
     target = Path(out)
-    inside = plan.dataset.root if plan.dataset.root.is_dir() else plan.dataset.root.parent
-    if target.resolve() == inside.resolve():
-        raise ConfigError(f"--out {target} is the input's own folder; choose another")
+    check_apart(plan.dataset, target)
     lock = None
     try:
         lock = lock_folder(target)
@@ -119,10 +119,18 @@ def translate(
 def _translate(
     plan: Plan, translator: Translator, options: _Options, overwrite: bool, workers: int, progress: Progress
 ) -> TranslateResult:
-    rows = {} if overwrite else _done(plan, translator, options.out)
+    out = options.out
+    facts = _facts(plan, translator, options)
+    check_folder(out, facts, overwrite)
+    check_links(out, plan)
+    if overwrite:
+        remove_former(out)
+    rows = _done(plan, out)
     result = TranslateResult(present=len(rows))
     todo = [item for item in plan.items if item.output not in rows]
-    manifest = options.out / "manifest.jsonl"
+    # First of all, what this folder is: a run killed at any later moment can be gone on with.
+    atomic_write_text(out / "translation.json", as_json(facts | {"finished": False}))
+    manifest = out / "manifest.jsonl"
     # Rewriting first also removes a line torn by a crash, before new ones are added behind it.
     atomic_write_bytes(manifest, b"".join(manifest_line(row) for row in rows.values()))
     with StopRequest().listen() as stop, open(manifest, "ab") as stream:
@@ -136,36 +144,41 @@ def _translate(
                 result.written += 1
             else:
                 result.failed[item.source] = str(outcome)
-            progress(done, f"{len(result.failed)} unreadable" if result.failed else "")
+            progress(done, f"{len(result.failed)} skipped" if result.failed else "")
         result.stopped = stop.requested and done < len(plan.items)
-    _finish(plan, translator, options.out, rows, result)
+    _finish(plan, translator, out, rows, result)
+    outcome_facts = {"translated": len(rows), "skipped": result.failed, "finished": not result.stopped}
+    atomic_write_text(out / "translation.json", as_json(facts | outcome_facts))
     return result
 
 
-def _done(plan: Plan, translator: Translator, out: Path) -> dict[str, ManifestRow]:
-    """Rows of images that are there and were made the same way, by output name."""
+def _facts(plan: Plan, translator: Translator, options: _Options) -> dict[str, Any]:
+    """What ``translation.json`` says of a folder; the settings among it decide whether it can be gone on with."""
+    return {
+        "nightaug": __version__,
+        "input": str(plan.dataset.root),
+        "translator": translator.name,
+        "checkpoint_sha": translator.sha,
+        "direction": translator.direction,
+        "settings": {**translator.settings, "quality": options.quality, "seed": plan.seed},
+        "left_out": dict(plan.skipped),
+        "label_problems": dict(plan.dataset.problems.counts),
+    }
+
+
+def _done(plan: Plan, out: Path) -> dict[str, ManifestRow]:
+    """Rows of images that are there and whose source and boxes are still the same, by output name."""
     wanted = {item.output: item for item in plan.items}
     rows: dict[str, ManifestRow] = {}
     for row in read_manifest(out):
-        made = (row.translator, row.checkpoint_sha, row.direction)
-        if made != (translator.name, translator.sha, translator.direction):
-            by = row.translator + (f" (weights {row.checkpoint_sha[:8]})" if row.checkpoint_sha else "")
-            raise ConfigError(f"{out} holds images made by {by}, {row.direction}; choose another --out, or --overwrite")
         item = wanted.get(row.output)
         if item is None or item.source != row.source:
             raise ConfigError(
                 f"{out} holds {row.output}, which is not in this input; choose another --out, or --overwrite"
             )
-        if item.seed == row.seed and _has_content(out / row.output):
+        if item.seed == row.seed and item.inputs == row.inputs and has_content(out / row.output):
             rows[row.output] = row
     return rows
-
-
-def _has_content(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except OSError:
-        return False
 
 
 Outcome = ManifestRow | ImageError
@@ -208,10 +221,9 @@ def _schedule(
 
         def work() -> Outcome:
             try:
-                decoded = image.result()
+                return _store(item, _apply(item, image.result(), translator), translator, options)
             except ImageError as error:
                 return error
-            return _store(item, _apply(item, decoded, translator), translator, options)
 
         return encoders.submit(work)
     failed: Future[Outcome] = Future()
@@ -220,11 +232,18 @@ def _schedule(
     except ImageError as error:
         failed.set_result(error)
         return failed
-    return encoders.submit(_store, item, result, translator, options)
+    return encoders.submit(_store_or_say, item, result, translator, options)
 
 
 def _apply(item: Item, image: ImageArray, translator: Translator) -> ImageArray:
     return translator(image, item.frame.boxes, item.seed)
+
+
+def _store_or_say(item: Item, image: ImageArray, translator: Translator, options: _Options) -> Outcome:
+    try:
+        return _store(item, image, translator, options)
+    except ImageError as error:  # the format cannot hold it
+        return error
 
 
 def _store(item: Item, image: ImageArray, translator: Translator, options: _Options) -> ManifestRow:
@@ -242,13 +261,14 @@ def _store(item: Item, image: ImageArray, translator: Translator, options: _Opti
         direction=translator.direction,
         seed=item.seed,
         source_timeofday=item.frame.timeofday,
+        inputs=item.inputs,
     )
 
 
 def _finish(
     plan: Plan, translator: Translator, out: Path, rows: dict[str, ManifestRow], result: TranslateResult
 ) -> None:
-    """Labels of the images that are there, the manifest in the input's order, and the summary."""
+    """Labels of the images that are there, and the manifest in the input's order."""
     target = TARGET_TIME[translator.direction]
     for planned in plan.parts:
         present = [item for item in planned.items if item.output in rows]
@@ -260,19 +280,3 @@ def _finish(
         for item in plan.items:
             if item.output in rows:
                 stream.write(manifest_line(rows[item.output]))
-    atomic_write_text(
-        out / "translation.json",
-        as_json(
-            {
-                "nightaug": __version__,
-                "input": str(plan.dataset.root),
-                "translator": translator.name,
-                "checkpoint_sha": translator.sha,
-                "direction": translator.direction,
-                "translated": len(rows),
-                "unreadable": result.failed,
-                "left_out": dict(Counter(plan.skipped)),
-                "finished": not result.stopped,
-            }
-        ),
-    )

@@ -15,7 +15,8 @@ import msgspec
 from nightaug.data.classes import DAY, NIGHT
 from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset
 from nightaug.data.frames import Frame
-from nightaug.errors import DatasetError
+from nightaug.data.upright import upright
+from nightaug.errors import ConfigError, DatasetError
 from nightaug.images import ImageFormat
 from nightaug.translate.translators import Direction
 
@@ -30,7 +31,8 @@ class ManifestRow(msgspec.Struct, kw_only=True):
     """One line of ``manifest.jsonl``: everything another command needs to know of a translated image.
 
     ``source`` is relative to the input, ``output`` to the translated folder. ``weight`` and
-    ``dropped_boxes`` are 1 and empty until ``curate`` changes them.
+    ``dropped_boxes`` are 1 and empty until ``curate`` changes them. ``inputs`` is a checksum of the source file's
+    size and of the boxes: where it has changed, the image is made again.
     """
 
     source: str
@@ -41,6 +43,7 @@ class ManifestRow(msgspec.Struct, kw_only=True):
     direction: Direction
     seed: int
     source_timeofday: str | None
+    inputs: int
     weight: float = 1.0
     dropped_boxes: list[int] = msgspec.field(default_factory=list)
 
@@ -48,10 +51,11 @@ class ManifestRow(msgspec.Struct, kw_only=True):
 class Item(NamedTuple):
     """One image to translate."""
 
-    frame: Frame
+    frame: Frame  # boxes refer to the upright image
     source: str  # relative to the input
     output: str  # relative to the translated folder
     seed: int
+    inputs: int  # see ManifestRow
 
 
 class PlannedPart(NamedTuple):
@@ -68,6 +72,7 @@ class Plan(NamedTuple):
     dataset: Dataset
     parts: list[PlannedPart]
     skipped: Counter[str]
+    seed: int
 
     @property
     def items(self) -> list[Item]:
@@ -76,14 +81,56 @@ class Plan(NamedTuple):
 
 def image_seed(name: str, seed: int) -> int:
     """The seed of one image: a function of its name, so that order and resume do not matter."""
-    return zlib.crc32(name.encode("utf-8")) ^ (seed & 0xFFFFFFFF)
+    return zlib.crc32(name.encode("utf-8", "surrogateescape")) ^ (seed & 0xFFFFFFFF)
 
 
-def _relative(path: Path, root: Path, fallback: str) -> str:
+def inputs_checksum(frame: Frame) -> int:
+    """Checksum of what a translation depends on besides the translator: the file (by its size) and the boxes."""
     try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        return fallback
+        size = frame.path.stat().st_size if frame.path is not None else 0
+    except OSError:
+        size = 0
+    return zlib.crc32(repr((size, [(box.xyxy, box.category, box.light_color) for box in frame.boxes])).encode())
+
+
+def _inside(path: Path, root: Path) -> str | None:
+    """``path`` relative to ``root`` with forward slashes, None where it lies elsewhere.
+
+    Both are made absolute first, without following links: ``../x`` is not inside ``.``, and a dataset made of
+    links is inside itself.
+    """
+    here, there = os.path.abspath(path), os.path.abspath(root)
+    relative = os.path.relpath(here, there)
+    return None if relative == ".." or relative.startswith("../") else relative
+
+
+def input_folders(dataset: Dataset) -> list[Path]:
+    """Every folder a translation reads from; nothing may be written there.
+
+    The folder around a single image or label file is not an input as a whole, only where images and labels lie.
+    """
+    folders = [dataset.root] if dataset.root.is_dir() else []
+    for part in dataset.parts:
+        folders.append(part.images)
+        if part.source is not None:
+            folders.append(part.source if part.source.is_dir() else part.source.parent)
+    return list(dict.fromkeys(folders))
+
+
+def check_apart(dataset: Dataset, out: Path) -> None:
+    """Refuse an output folder that could overwrite the input, or be read as a part of it next time.
+
+    Raises:
+        ConfigError: ``out`` is an input folder, lies in one, or lies around the dataset.
+    """
+    target = os.path.realpath(out)
+    for folder in input_folders(dataset):
+        source = os.path.realpath(folder)
+        single = not dataset.root.is_dir()
+        if target == source or (not single and target.startswith(source + os.sep)):
+            raise ConfigError(f"--out {out} lies in the input's own folder {folder}; choose one outside")
+        if not single and source.startswith(target + os.sep):
+            raise ConfigError(f"--out {out} lies around the input {folder}; choose another folder")
 
 
 def _with_format(name: str, format: ImageFormat | None) -> str:
@@ -107,7 +154,8 @@ def make_plan(
     """Find the images of an input and give each its place in the translated folder.
 
     Where labels know the time of day, only frames of the source's time enter (``all_times`` takes all):
-    a night frame rendered night is no pair of anything. Frames without a time of day always enter.
+    a night frame rendered night is no pair of anything. Frames without a time of day always enter. Of a prepared
+    dataset only the source's domain is translated.
 
     Raises:
         DatasetError: nothing to translate.
@@ -121,23 +169,28 @@ def make_plan(
     root = dataset.root if dataset.root.is_dir() else dataset.root.parent
     for part in dataset.parts:
         items: list[Item] = []
-        extra = [Frame(name, path=part.images / name, timeofday=_domain_time(part)) for name in part.labels.unlabelled]
+        own_time = _domain_time(part)
+        base = _inside(part.images, root) or part.images.name
+        extra = [Frame(name, path=part.images / name, timeofday=own_time) for name in part.labels.unlabelled]
         for frame in [*part.labels.frames, *extra]:
-            time = frame.timeofday or _domain_time(part)
+            time = frame.timeofday or own_time
+            # Both domains of a prepared dataset would end up in one folder of the target domain.
+            other_time = time is not None and time != wanted and (not all_times or own_time is not None)
             if frame.path is None:
                 skipped["image missing"] += 1
-            elif not all_times and time is not None and time != wanted:
+            elif other_time:
                 skipped[f"not {wanted}"] += 1
             elif left == 0:
                 skipped["over the limit"] += 1
             else:
                 left -= 1
-                place = _relative(frame.path, root, _relative(part.images, root, "") + "/" + frame.name).lstrip("/")
+                turned = upright(frame)
+                place = _inside(frame.path, root) or str(PurePosixPath(base, frame.name))
                 output = _free(_with_format(_moved(place, part, target), format), place, taken)
-                items.append(Item(frame, place, output, image_seed(place, seed)))
+                items.append(Item(turned, place, output, image_seed(place, seed), inputs_checksum(turned)))
         where = None
         if part.source is not None:
-            name = _relative(part.source, root, part.source.name)
+            name = _inside(part.source, root) or part.source.name
             if part.domain is not None:
                 name = f"annotations/{part.split}_{_DOMAIN[target]}.json"
             where = Path(name)
@@ -146,7 +199,7 @@ def make_plan(
     if not parts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "no images found"
         raise DatasetError(f"{source}: nothing to translate ({reasons})")
-    return Plan(dataset, parts, skipped)
+    return Plan(dataset, parts, skipped, seed)
 
 
 def _domain_time(part: Part) -> str | None:
@@ -194,7 +247,10 @@ def read_manifest(folder: Path) -> Iterator[ManifestRow]:
         except msgspec.DecodeError as error:
             if number == len(lines) - 1:
                 return  # no newline after it: the write was cut off
-            raise DatasetError(f"{path}, line {number + 1}: not a manifest row ({error}); delete the line") from error
+            raise DatasetError(
+                f"{path}, line {number + 1}: not a row of a translation's manifest ({error}); "
+                "choose another --out, or --overwrite"
+            ) from error
 
 
 def manifest_line(row: ManifestRow) -> bytes:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
@@ -27,6 +27,7 @@ class Translator:
         direction: ``day2night`` or ``night2day``.
         sha: SHA-256 of the weight file, None for ``relight``.
         concurrent: may be called from several threads at once, and gains from it.
+        settings: whatever else its results depend on; a folder is only gone on with under equal ones.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Translator:
     sha: str | None
     concurrent: bool
     function: Callable[[ImageArray, Sequence[Box] | None, int], ImageArray]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, image: ImageArray, boxes: Sequence[Box] | None = None, seed: int = 0) -> ImageArray:
         """Translate one image.
@@ -79,10 +81,13 @@ class Translator:
             raise ConfigError(f"expected direction day2night or night2day, got '{direction}'")
         if str(source) == RELIGHT:
             return _relight(direction, strength)
+        import torch
+
         from nightaug.cyclegan.translator import CycleGANTranslator
 
         gan = CycleGANTranslator.load(source, direction, device, precision, tile)
-        return Translator(gan.name, direction, gan.sha, False, gan)
+        settings = {"precision": "bf16" if gan.dtype == torch.bfloat16 else "fp32", "tile": tile}
+        return Translator(gan.name, direction, gan.sha, False, gan, settings)
 
 
 def _relight(direction: Direction, strength: float) -> Translator:
@@ -93,4 +98,4 @@ def _relight(direction: Direction, strength: float) -> Translator:
     def run(image: ImageArray, boxes: Sequence[Box] | None, seed: int) -> ImageArray:
         return relight(image, boxes, seed=seed, strength=strength)
 
-    return Translator(RELIGHT, direction, None, True, run)
+    return Translator(RELIGHT, direction, None, True, run, {"strength": strength})

@@ -21,6 +21,7 @@ from nightaug.cyclegan.recipe import epoch_steps, run_recipe
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.cyclegan.train import Trainer, rate_factor
 from nightaug.errors import ConfigError, NightaugError
+from nightaug.images import write_image
 from nightaug.runs import RunFolder, load_weights
 
 TINY: dict[str, Any] = {
@@ -260,3 +261,42 @@ def test_bf16_starts_where_fp32_does(domains: Path, tmp_path: Path) -> None:
         parts = trainer.step(0, next(iter(trainer.batches(0))))
         totals.append(sum(float(v) * (10 if "cycle" in k else 5 if "identity" in k else 1) for k, v in parts.items()))
     assert totals[0] == pytest.approx(totals[1], rel=1e-3)
+
+
+def test_weights_that_go_nan_never_replace_a_good_state(domains: Path, tmp_path: Path) -> None:
+    trainer = Trainer(domains, tmp_path / "run", build(TranslatorSettings, TINY, {"log_every": 50, "ema": 0}))
+    original = trainer.step
+
+    def poisoned(step: int, batches: Any) -> Any:
+        parts = original(step, batches)
+        if step == 4:
+            with torch.no_grad():
+                next(iter(trainer.generators.parameters())).fill_(float("nan"))
+        return parts
+
+    trainer.step = poisoned  # type: ignore[method-assign]
+    with pytest.raises(
+        NightaugError, match=r"weights of the generators.*last good state is step 3: go on with --resume"
+    ):
+        trainer.run(False)
+    trainer.folder.close()
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+    # The remedy in the message works.
+    result = run_recipe(
+        domains, tmp_path / "run", [TINY, {"ema": 0, "learning_rate": 1e-5, "log_every": 50}], resume=True
+    )
+    assert result is not None
+    assert result.finished
+
+
+def test_unreadable_and_tiny_images_do_not_stop_a_run(domains: Path, tmp_path: Path) -> None:
+    for path in (domains / "val" / "A").iterdir():
+        path.write_bytes(b"no image")
+    (domains / "train" / "A" / "trainA0.png").write_bytes(b"no image")
+    for path in (domains / "train" / "B").iterdir():
+        write_image(path, picture(1, 40, 24, level=0.2))
+    result = run_recipe(domains, tmp_path / "run", [TINY])
+    assert result is not None
+    assert (result.finished, result.unreadable) == (True, 1)
+    assert "1 training images could not be read" in (tmp_path / "run" / "log.txt").read_text()
+    assert (tmp_path / "run" / "samples" / "step-0000006.jpg").exists()

@@ -8,13 +8,13 @@ import torch
 from helpers import picture
 from safetensors.torch import save_file
 
-from nightaug.cyclegan.checkpoint import find_weights, read_settings, write_translator
+from nightaug.cyclegan.checkpoint import find_weights, write_translator
 from nightaug.cyclegan.dataset import to_image, to_tensor
 from nightaug.cyclegan.networks import ResnetGenerator, initialize
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.cyclegan.train import GeneratorPair
 from nightaug.cyclegan.translator import CycleGANTranslator, _fixed_norms, receptive_radius, run_tiled
-from nightaug.errors import CheckpointError
+from nightaug.errors import CheckpointError, ConfigError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -113,7 +113,6 @@ def test_own_weights_give_each_direction_its_generator(tmp_path: Path) -> None:
         assert np.array_equal(loaded(image), to_image(net(to_tensor(image)[None])[0]))
     assert loaded.sha is not None
     assert len(loaded.sha) == 64
-    assert read_settings(tmp_path / "last.safetensors")["blocks"] == 2
 
 
 def test_best_is_preferred_to_last(tmp_path: Path) -> None:
@@ -147,12 +146,38 @@ def test_wrong_checkpoints_are_explained(tmp_path: Path) -> None:
         CycleGANTranslator.load(GOLDEN / "patchgan70_ndf8.pth")
 
 
+@pytest.mark.parametrize(
+    "content", [{1: torch.zeros(2)}, {"state_dict": [1]}, {"state_dict": 5}, {"model.1.weight": 3}]
+)
+def test_odd_pth_files_are_explained(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth"):
+        CycleGANTranslator.load(tmp_path / "x.pth")
+
+
+def test_nan_weights_are_refused(tmp_path: Path) -> None:
+    pair = pair_file(tmp_path / "last.safetensors")
+    with torch.no_grad():
+        next(iter(pair.A2B.parameters()))[0, 0, 0, 0] = float("nan")
+    write_translator(tmp_path / "last.safetensors", pair, TranslatorSettings(width=4, blocks=2), 1, "0")
+    with pytest.raises(CheckpointError, match="NaN"):
+        CycleGANTranslator.load(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_devices_that_are_not_there_are_explained(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"--device {device} cannot be used here"):
+        CycleGANTranslator(network(), device=device)
+    with pytest.raises(ConfigError, match="precision"):
+        CycleGANTranslator(network(), precision="fp8", device="cpu")  # type: ignore[arg-type]
+
+
 def test_pickles_that_run_code_are_refused(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
 
     torch.save({"model.1.weight": Bomb()}, tmp_path / "bomb.pth")
-    with pytest.raises(CheckpointError, match="not a plain checkpoint"):
+    with pytest.raises(CheckpointError, match="could run code: refused"):
         CycleGANTranslator.load(tmp_path / "bomb.pth")
     assert not (tmp_path / "ran").exists()

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from nightaug.data.formats import open_dataset
+from nightaug.errors import ConfigError
 from nightaug.experiment.demo import run_demo
 
 
@@ -19,3 +22,5 @@ def test_demo_runs_from_end_to_end_and_again(tmp_path: Path) -> None:
     weights = (tmp_path / "translator" / "last.safetensors").read_bytes()
     run_demo(tmp_path, 0.1, 8, lines.append)
     assert (tmp_path / "translator" / "last.safetensors").read_bytes() == weights
+    with pytest.raises(ConfigError, match="other settings"):
+        run_demo(tmp_path, 0.1, 9, lines.append)

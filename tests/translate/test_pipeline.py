@@ -176,7 +176,7 @@ def test_unreadable_images_are_named_and_the_rest_is_done(tmp_path: Path) -> Non
         assert result.written == 2
         assert list(result.failed) == ["images/100k/train/0001-a.jpg"]
     assert len(open_dataset(out).frames()) == 2
-    assert "0001-a.jpg" in json.loads((out / "translation.json").read_text())["unreadable"].popitem()[0]
+    assert "0001-a.jpg" in json.loads((out / "translation.json").read_text())["skipped"].popitem()[0]
 
 
 def test_other_translations_are_not_mixed_in(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_other_translations_are_not_mixed_in(tmp_path: Path) -> None:
     translate(plan, darker(), out)
     before = files(out)
     for other in (darker(sha="abc"), darker(name="other")):
-        with pytest.raises(ConfigError, match=r"holds images made by darker.*--overwrite"):
+        with pytest.raises(ConfigError, match=r"holds images made with (checkpoint_sha|translator).*--overwrite"):
             translate(plan, other, out)
     write_image(tmp_path / "more" / "x.jpg", picture())
     with pytest.raises(ConfigError, match="not in this input"):

@@ -76,6 +76,7 @@ def row(output: str) -> ManifestRow:
     return ManifestRow(
         source="s", output=output, sha256="0", translator="relight", checkpoint_sha=None, direction="day2night", seed=1,
         source_timeofday="daytime",
+        inputs=0,
     )  # fmt: skip
 
 

@@ -1,0 +1,82 @@
+"""What is in an output folder already: whose it is, and whether a translation may go on in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.translate.plan import Plan, read_manifest
+
+#: Files that tell what a folder is.
+_OURS = "translation.json"
+_PREPARED = "prepare.json"
+#: Facts that must be equal for a folder to be gone on with.
+_COMPARED = ("translator", "checkpoint_sha", "direction", "settings")
+
+
+def has_content(path: Path) -> bool:
+    """True for a file with at least one byte."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def check_folder(out: Path, facts: Mapping[str, Any], overwrite: bool) -> None:
+    """Refuse a folder that holds something else than this translation.
+
+    Raises:
+        ConfigError: it holds a prepared dataset, files of somebody else, or (without ``overwrite``) a
+            translation by another translator or with other settings.
+    """
+    if (out / _PREPARED).exists():
+        raise ConfigError(f"{out} holds a prepared dataset; choose another --out")
+    if overwrite:
+        return
+    try:
+        before = json.loads((out / _OURS).read_text("utf-8"))
+    except FileNotFoundError:
+        if any(entry.name != ".lock" for entry in out.iterdir()):
+            raise ConfigError(f"{out} is not empty and holds no translation; choose another --out") from None
+        return
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{out / _OURS} cannot be read ({error}); choose another --out, or --overwrite") from error
+    for key in _COMPARED:
+        was, now = before.get(key), json.loads(json.dumps(facts[key]))
+        if was != now:
+            raise ConfigError(
+                f"{out} holds images made with {key} {was}, now it is {now}; choose another --out, or --overwrite"
+            )
+
+
+def check_links(out: Path, plan: Plan) -> None:
+    """Refuse an output folder in which a link leads elsewhere: writing through it would change other files.
+
+    Raises:
+        ConfigError: naming the link.
+    """
+    root = os.path.realpath(out)
+    folders = {os.path.dirname(item.output) for item in plan.items}
+    folders |= {str(part.labels) for part in plan.parts if part.labels is not None}
+    for folder in sorted(folders):
+        real = os.path.realpath(out / folder)
+        if real != root and not real.startswith(root + os.sep):
+            raise ConfigError(f"{out / folder} is a link that leads out of --out; remove it or choose another --out")
+
+
+def remove_former(out: Path) -> None:
+    """Remove the images a former translation made here; nothing else, and nothing outside."""
+    root = os.path.realpath(out)
+    try:
+        rows = list(read_manifest(out))
+    except DatasetError:
+        return  # not a translation's manifest: nothing here is known to be ours
+    for row in rows:
+        path = out / row.output
+        if os.path.realpath(path.parent).startswith(root) and path.is_file():
+            path.unlink()
+    (out / "manifest.jsonl").unlink(missing_ok=True)
