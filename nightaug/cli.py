@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -255,6 +256,8 @@ def _one_line(error: object) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; exit code 0: done, 1: done in part, 2: nothing could be done, 130: interrupted."""
+    # Pillow warns of every odd EXIF block; what matters is said where an image is skipped.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         code = app(args=arguments, prog_name="nightaug", standalone_mode=False)
     except _UsageError as error:
