@@ -33,7 +33,8 @@ from nightaug.cyclegan.dataset import (
 )
 from nightaug.cyclegan.discriminator_augmentation import augment
 from nightaug.cyclegan.losses import discriminator_loss, l1, least_squares
-from nightaug.cyclegan.networks import PatchDiscriminator, ResnetGenerator, initialize
+from nightaug.cyclegan.networks import initialize
+from nightaug.cyclegan.pairs import DiscriminatorPair, GeneratorPair
 from nightaug.cyclegan.replay_buffer import ReplayBuffer
 from nightaug.cyclegan.samples import Scorer
 from nightaug.cyclegan.settings import TranslatorSettings
@@ -47,35 +48,6 @@ MAY_CHANGE = (
     "steps", "learning_rate", "batch", "accumulate", "mixed_precision", "workers", "tensorboard", "log_every",
     "sample_every", "save_every",
 )  # fmt: skip
-
-
-class GeneratorPair(nn.Module):
-    """Both generators behind one forward pass, so that data parallel training sees one call a step."""
-
-    def __init__(self, settings: TranslatorSettings) -> None:
-        super().__init__()
-        shape = (settings.width, settings.blocks, settings.upsampling)
-        self.A2B, self.B2A = ResnetGenerator(*shape), ResnetGenerator(*shape)
-
-    def forward(self, a: Tensor, b: Tensor, identity: bool) -> dict[str, Tensor]:
-        """Real A and B, each (N, 3, H, W) in [-1, 1], to fakes, reconstructions and identity images."""
-        fake_b, fake_a = self.A2B(a), self.B2A(b)
-        out = {"fake_b": fake_b, "fake_a": fake_a, "rec_a": self.B2A(fake_b), "rec_b": self.A2B(fake_a)}
-        if identity:
-            out |= {"same_b": self.A2B(b), "same_a": self.B2A(a)}
-        return out
-
-
-class DiscriminatorPair(nn.Module):
-    """Both discriminators; ``A`` judges day images, ``B`` night images."""
-
-    def __init__(self, settings: TranslatorSettings) -> None:
-        super().__init__()
-        self.A = PatchDiscriminator(settings.discriminator_width, settings.spectral_norm)
-        self.B = PatchDiscriminator(settings.discriminator_width, settings.spectral_norm)
-
-    def forward(self, real_a: Tensor, fake_a: Tensor, real_b: Tensor, fake_b: Tensor) -> tuple[Tensor, ...]:
-        return self.A(real_a), self.A(fake_a), self.B(real_b), self.B(fake_b)
 
 
 class TrainResult(NamedTuple):
