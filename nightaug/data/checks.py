@@ -9,6 +9,7 @@ group is too small to have any.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from nightaug.errors import ImageError
-from nightaug.images import MAX_PIXELS, image_size
+from nightaug.images import MAX_PIXELS, image_size, read_image
 
 #: A frame is suspicious beyond this share of the way from its group's median to the other group's ...
 GAP_SHARE = 0.6
@@ -73,13 +74,17 @@ def look(path: Path, brightness: bool = True) -> Look:
         with Image.open(path) as image:
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{path}: too large")
+            # Grey files of 16 bit have a scale of their own, and TIFF an own way to be upright: one place knows both.
+            special = image.mode.startswith("I") or image.mode == "F" or image.format == "TIFF"
             image.draft("L", (max(1, image.size[0] // SHRINK), max(1, image.size[1] // SHRINK)))
-            grey: Image.Image = image.convert("L")
-            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            grey = Image.fromarray(read_image(path)).convert("L") if special else image.convert("L")
+            if special:
+                width, height = grey.size
+            elif image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 grey.getexif()[ExifTags.Base.Orientation] = image.getexif()[ExifTags.Base.Orientation]
                 grey = ImageOps.exif_transpose(grey)
             values = np.asarray(grey)
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, ImageError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, struct.error, ImageError) as error:
         # What Pillow raises on damaged files.
         return Look(0, 0, None, None, str(error) or type(error).__name__)
     top = values[: max(1, values.shape[0] // 3)]
