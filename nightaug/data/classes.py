@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nightaug.data.text import plain
+
 #: The ten detection classes of BDD100K, alphabetical, the order used everywhere in nightaug
 #: (METHODS 1: bicycle, bus, car, motorcycle, pedestrian, rider, traffic light, traffic sign, train, truck).
 BDD100K_CLASSES: tuple[str, ...] = (
@@ -58,8 +60,8 @@ TIME_OF_DAY: dict[str, str] = {
 
 
 def canonical_class(name: str) -> str:
-    """The canonical spelling of a class name: lower case, aliases resolved; unknown names stay."""
-    key = name.strip().lower()
+    """The canonical spelling of a class name: lower case, aliases resolved, in one line; unknown names stay."""
+    key = plain(name).strip().lower() or "unnamed"  # an empty line of classes.txt would shift the numbers
     return ALIASES.get(key, key)
 
 

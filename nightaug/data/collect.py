@@ -41,15 +41,13 @@ class Intake:
     def add(self, dataset: Dataset, domain: str | None) -> None:
         """Take a dataset's frames; with ``domain`` given, their own time of day is not asked."""
         self.problems.extend(dataset.problems)
+        self.read += dataset.duplicates
+        self.excluded["duplicate name"] += dataset.duplicates
         for part in dataset.parts:
             labelled = part.source is not None
             pairs = [(f, labelled and (f.extra or {}).get("labelled") is not False) for f in part.labels.frames]
             pairs += [(Frame(name, path=part.images / name), False) for name in part.labels.unlabelled]
-            stems = {os.path.splitext(frame.name)[0] for frame, _ in pairs}
             for frame, has_labels in pairs:
-                # A mask beside an image is no frame of its own, unless somebody labelled it as one.
-                if not has_labels and self.companions.is_companion(frame.name, stems):
-                    continue
                 self._add(frame, has_labels, part, domain)
 
     def _add(self, frame: Frame, has_labels: bool, part: Part, domain: str | None) -> None:
@@ -139,6 +137,8 @@ def find_sources(
     if a is not None and b is not None:
         if images is not None or labels is not None:
             raise ConfigError("--images and --labels go with a dataset, not with --a and --b")
+        if os.path.realpath(str(a)) == os.path.realpath(str(b)):
+            raise ConfigError(f"--a and --b are the same folder {a}; name the day folder and the night folder")
         return [(Path(str(a)), "A"), (Path(str(b)), "B")]
     if a is None and b is None and (images is not None or labels is not None):
         return [(Path(str(images if images is not None else labels)), None)]

@@ -14,33 +14,16 @@ Names are kept, or follow the image's where that was renamed.
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from pathlib import Path
 
+from nightaug.data.companion_names import FOLDERS, base_stem
 from nightaug.data.formats.tree import split_word
 from nightaug.data.frames import Frame
+from nightaug.data.text import encodable
 
-# fmt: off
-_WORDS = (
-    "mask", "masks", "lane", "lanes", "drivable", "depth", "seg", "semseg", "sem_seg", "segmentation", "semantic",
-    "instance", "instances", "insseg", "panoptic", "label_ids", "labelids", "train_id", "train_ids", "color", "colour",
-    "drivable_id", "drivable_color", "flow",
-)
-_FOLDERS = frozenset({
-    "lane", "lanes", "drivable", "sem_seg", "semseg", "ins_seg", "insseg", "pan_seg", "panoptic", "mask", "masks",
-    "bitmasks", "colormaps", "polygons", "rles", "depth", "segmentation", "SegmentationClass", "SegmentationObject",
-    "flow",
-})
-# fmt: on
-_SUFFIX = re.compile(r"[_.](?:" + "|".join(sorted(_WORDS, key=len, reverse=True)) + r")$", re.IGNORECASE)
 _LABEL_SUFFIXES = frozenset({".txt", ".xml"})
 _MAX_FILES = 2_000_000
-
-
-def _base(stem: str) -> str:
-    """``x_mask`` -> ``x``; a stem without such a word stays."""
-    return _SUFFIX.sub("", stem)
 
 
 class Companions:
@@ -50,15 +33,6 @@ class Companions:
         self._parallel: dict[str, list[tuple[Path, str]]] = defaultdict(list)
         self._beside: dict[str, dict[str, list[str]]] = {}
         self._roots: set[str] = set()
-
-    @staticmethod
-    def is_companion(name: str, stems: set[str]) -> bool:
-        """True for an image that is another image's mask, given all images' stems (relative, no ending)."""
-        stem = os.path.splitext(name)[0]
-        base = _base(stem)
-        if base != stem and base in stems:
-            return True
-        return not _FOLDERS.isdisjoint(name.split("/")[:-1])
 
     def add_dataset(self, root: Path) -> None:
         """Note all files in folders of masks and lanes under ``root``; linked folders are not followed."""
@@ -70,15 +44,17 @@ class Companions:
         for folder, folders, files in os.walk(root):
             folders.sort()
             parts = Path(folder).relative_to(root).parts
-            inside = next((i for i, part in enumerate(parts) if part in _FOLDERS), None)
+            inside = next((i for i, part in enumerate(parts) if part in FOLDERS), None)
             if inside is None:
                 continue
             kind = "_".join(part for part in parts[inside:] if split_word(part) is None) or parts[inside]
             for file in sorted(files):
+                if not encodable(file):
+                    continue
                 number += 1
                 if number > _MAX_FILES:
                     return
-                self._parallel[_base(os.path.splitext(file)[0])].append((Path(folder, file), kind))
+                self._parallel[base_stem(os.path.splitext(file)[0])].append((Path(folder, file), kind))
 
     def of(self, frame: Frame) -> list[tuple[Path, str, str]]:
         """``(file, kind, ending of its name after the image's stem)`` of every companion of a frame."""
@@ -106,7 +82,7 @@ class Companions:
         listing: dict[str, list[str]] = defaultdict(list)
         for name in sorted(os.listdir(folder)):
             stem, suffix = os.path.splitext(name)
-            base = _base(stem)
-            if base != stem and suffix.lower() not in _LABEL_SUFFIXES:
+            base = base_stem(stem)
+            if base != stem and encodable(name) and suffix.lower() not in _LABEL_SUFFIXES:
                 listing[base].append(name)
         return listing

@@ -18,14 +18,16 @@ from typing import Any
 from nightaug.data.checks import Limits, Look, brightness_limits, look_at_all
 from nightaug.data.collect import Intake, check_apart, find_sources
 from nightaug.data.formats import Problem, Problems, open_dataset
+from nightaug.data.formats.base import shown
 from nightaug.data.formats.discover import DOMAINS, SPLITS
 from nightaug.data.frames import Frame
 from nightaug.data.links import LinkMode
 from nightaug.data.ownership import check_claim, claiming, load_looks, saving_looks
 from nightaug.data.prepared import Item, write_folder
 from nightaug.data.splits import assign, find_drives, parse_split
+from nightaug.data.text import encodable
 from nightaug.data.upright import upright
-from nightaug.errors import ConfigError
+from nightaug.errors import ConfigError, DatasetError
 
 Progress = Callable[[str, int, int], None]
 #: A box of which the image shows less than this many pixels in width or height is dropped; one that lies inside
@@ -125,7 +127,9 @@ def prepare(
         raise ConfigError(f"--link {link}: expected hard, symbolic or copy")
     sources = find_sources(source, a, b, images, labels)
     out = Path(out)
-    for path, _ in sources:
+    if not encodable(str(out)):
+        raise DatasetError(f"--out {shown(out)}: the name is not UTF-8, which no label file can hold; choose another")
+    for path in (*(path for path, _ in sources), *(Path(p) for p in (images, labels) if p is not None)):
         check_apart(path, out)
     settings: dict[str, Any] = {
         "sources": [[str(path.resolve()), domain] for path, domain in sources],

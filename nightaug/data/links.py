@@ -20,7 +20,7 @@ _ORDER: tuple[LinkMode, ...] = ("hard", "symbolic", "copy")
 
 def temporary_stem(name: str) -> str:
     """The beginning of a file name, short enough that more can be put around it (file systems count bytes)."""
-    return os.fsencode(name[:80])[:200].decode("utf-8", "ignore")
+    return name.encode("utf-8", "ignore")[:80].decode("utf-8", "ignore")
 
 
 class Linker:

@@ -18,6 +18,7 @@ Every file is written atomically; running again completes what is missing (see o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -39,6 +40,8 @@ from nightaug.data.links import Linker, LinkMode, temporary_stem
 from nightaug.data.ownership import complete, made_files, remove_file, remove_folders, write_plan
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_write_bytes, atomic_write_text
+
+_MAX_NAME = 240  # bytes
 
 
 @dataclass
@@ -94,6 +97,7 @@ def name_files(items: Sequence[Item]) -> int:
                 renamed += group
     taken: set[tuple[str, str, str]] = set()
     for item in items:
+        item.file = _short(item.file)
         stem, suffix = os.path.splitext(item.file)
         number = 1
         while (item.split, item.domain, _stem(item)) in taken:
@@ -105,6 +109,15 @@ def name_files(items: Sequence[Item]) -> int:
 
 def _flat(name: str) -> str:
     return name.replace("/", "_")
+
+
+def _short(name: str) -> str:
+    """A name that file systems take (255 bytes), also with a number or ``.txt``: a hash for what was cut off."""
+    if len(name.encode()) <= _MAX_NAME:
+        return name
+    stem, suffix = os.path.splitext(name)
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{stem.encode()[:200].decode('utf-8', 'ignore')}-{digest}{suffix}"
 
 
 def _stem(item: Item) -> str:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nightaug.data.classes import BDD100K_CLASSES, canonical_class
+from nightaug.data.companion_names import without_companions
 from nightaug.data.frames import Frame
+from nightaug.data.text import encodable, plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
@@ -43,7 +45,7 @@ class Problems:
     def add(self, kind: str, where: str, detail: str = "") -> None:
         self.counts[kind] += 1
         if self.counts[kind] <= MAX_LISTED:
-            self.listed.append(Problem(kind, where, detail))
+            self.listed.append(Problem(plain(kind), plain(where), plain(detail)))
 
     def count(self, kind: str, number: int = 1) -> None:
         """Count without listing: for what is left out by design (lane polygons)."""
@@ -72,7 +74,7 @@ class LabelSet:
         layout: variant inside the format, which its writer takes back (``list``, ``per-image``, ``frames`` ...).
         problems: what was skipped or mended while reading.
         meta: what the writer of the same format wants back (category ids, the dataset's own class names, ...).
-        unlabelled: images that no label names, relative to the image root.
+        unlabelled: images that no label names, relative to the image root, without other images' masks.
     """
 
     frames: list[Frame]
@@ -146,7 +148,7 @@ def class_map(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """
     own: dict[str, str] = {}
     for name in names:
-        own.setdefault(canonical_class(name), name)
+        own.setdefault(canonical_class(name), plain(name).strip() or canonical_class(name))
     return tuple(own), own
 
 
@@ -197,7 +199,9 @@ class ImageIndex:
                 name = prefix + entry.name
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
-                if entry.is_dir():
+                if not encodable(entry.name):
+                    self.problems.add("file name that is not UTF-8 skipped", shown(name), "rename it")
+                elif is_folder(entry):
                     if not entry.is_symlink():
                         pending.append((entry.path, name + "/"))
                     elif reason := refused_link(entry.path, real_root):
@@ -256,6 +260,18 @@ class ImageIndex:
         return tails
 
 
+def is_image_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """``entry.is_dir()``, False for a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _leads_to_image(path: str) -> bool:
     target = os.path.realpath(path)
     return os.path.splitext(target)[1].lower() in IMAGE_SUFFIXES and os.path.isfile(target)
@@ -270,7 +286,7 @@ def resolve(labels: LabelSet, index: ImageIndex) -> None:
         if found is not None:
             frame.path = root / found
             used.add(found)
-    labels.unlabelled = [name for name in index.names if name not in used]
+    labels.unlabelled = without_companions((name for name in index.names if name not in used), index.names)
 
 
 def read_bytes(path: Path) -> bytes:

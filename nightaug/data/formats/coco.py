@@ -27,6 +27,7 @@ from nightaug.data.formats.base import (
 from nightaug.data.formats.frame_json import loads, no_gc
 from nightaug.data.formats.scalabel import write_json
 from nightaug.data.frames import Box, Frame
+from nightaug.data.text import plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
@@ -111,7 +112,7 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
     for category in document.categories:
         name = canonical_class(category.name)
         classes.setdefault(name)
-        names.setdefault(name, category.name)
+        names.setdefault(name, plain(category.name).strip() or name)
         ids.setdefault(name, category.id)
         by_id[category.id] = name
     frames: list[Frame] = []

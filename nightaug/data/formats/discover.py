@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nightaug.data.classes import DAY, NIGHT
-from nightaug.data.formats.base import ImageIndex, LabelSet, Problems, resolve
+from nightaug.data.companion_names import without_companions
+from nightaug.data.formats.base import ImageIndex, LabelSet, Problems, is_image_name, resolve, shown
 from nightaug.data.formats.detect import detect_format
 from nightaug.data.formats.registry import READERS, check_format
 from nightaug.data.formats.tree import (
@@ -29,6 +30,7 @@ from nightaug.data.formats.tree import (
     walk,
 )
 from nightaug.data.frames import Frame
+from nightaug.data.text import encodable
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
@@ -64,12 +66,14 @@ class Dataset:
         parts: see :class:`Part`.
         prepared: made by ``nightaug prepare``.
         problems: everything that was skipped while reading, of all parts.
+        duplicates: frames left out as an earlier one is of the same image.
     """
 
     root: Path
     parts: list[Part] = field(default_factory=list)
     prepared: bool = False
     problems: Problems = field(default_factory=Problems)
+    duplicates: int = 0
 
     @property
     def format(self) -> str | None:
@@ -121,6 +125,7 @@ def open_dataset(
     """
     check_format(format)
     root = Path(root)
+    _check_encodable(root, images, labels)
     if not root.exists():
         raise DatasetError(f"{root}: no such file or folder")
     dataset = Dataset(root)
@@ -134,6 +139,7 @@ def open_dataset(
         dataset.parts = list(_prepared(root, dataset.problems))
         if dataset.parts:
             dataset.prepared = True
+            _keep_first(dataset)
             return dataset
     base = root if root.is_dir() else _base_of(root)
     image_base = Path(images) if images is not None else base
@@ -153,11 +159,34 @@ def open_dataset(
     else:
         sources = []
     _read_parts(dataset, sources, image_base, image_tree)
+    _keep_first(dataset)
     if not dataset.parts:
         links = [p.where for p in dataset.problems.listed if p.kind == "linked folder skipped"]
         hint = f"; {links[0]} is a link that leads out of it, pass --images and --labels" if links else ""
         raise DatasetError(f"{root}: no images and no label files found{hint}")
     return dataset
+
+
+def _check_encodable(*given: str | os.PathLike[str] | None) -> None:
+    for path in given:
+        if path is not None and not encodable(str(path)):
+            raise DatasetError(f"{shown(path)}: the name is not UTF-8, which no label file can hold; rename it")
+
+
+def _keep_first(dataset: Dataset) -> None:
+    """Of several frames of one image only the first stays, whoever reads the dataset."""
+    seen: set[Path] = set()
+    for part in dataset.parts:
+        kept: list[Frame] = []
+        for frame in part.labels.frames:
+            if frame.path is None or frame.path not in seen:
+                kept.append(frame)
+                if frame.path is not None:
+                    seen.add(frame.path)
+            else:
+                dataset.duplicates += 1
+                dataset.problems.add("duplicate name", shown(frame.name), f"labelled again in {part.source}, skipped")
+        part.labels.frames = kept
 
 
 def _base_of(label_file: Path) -> Path:
@@ -175,9 +204,9 @@ def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[
         if name not in indexes:
             seen = Problems()
             indexes[name] = ImageIndex(base / name if name else base, seen)
-            # The tree has named the linked folders already.
+            # The tree has named everything else already.
             for problem in seen.listed:
-                if problem.kind != "linked folder skipped":
+                if problem.kind != "linked folder skipped" and is_image_name(problem.where):
                     dataset.problems.add(*problem)
         return indexes[name]
 
@@ -203,7 +232,7 @@ def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[
         tops = {n: s for n, s in named.items() if not any(parent in named for parent in parents(n))}
         for name, split in (tops or {descend("", tree): "all"}).items():
             index = index_of(name)
-            frames = [Frame(image, path=index.root / image) for image in index.names]
+            frames = [Frame(image, path=index.root / image) for image in without_companions(index.names)]
             dataset.parts.append(Part(split, None, LabelSet(frames, (), "", "images"), index.root, None))
     elif "test" not in labelled and "all" not in labelled:
         for name, folder_here in tree.items():
@@ -264,5 +293,5 @@ def _prepared(root: Path, problems: Problems) -> Iterator[Part]:
                 problems.extend(labels.problems)
                 yield Part(split, domain, labels, folder, file)
             else:
-                frames = [Frame(name, path=folder / name) for name in index.names]
+                frames = [Frame(name, path=folder / name) for name in without_companions(index.names)]
                 yield Part(split, domain, LabelSet(frames, (), "", "images"), folder, None)

@@ -25,6 +25,7 @@ import msgspec
 from nightaug.data.formats.base import Problems
 from nightaug.data.formats.raw_frames import FrameConverter, RawFrame
 from nightaug.data.frames import Frame
+from nightaug.data.text import without_surrogates
 from nightaug.errors import DatasetError
 
 #: Bytes per piece: long enough that the cut costs nothing, short enough to stay in the processor's cache.
@@ -146,7 +147,7 @@ class FrameStream:
                 except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                     pass
                 try:
-                    loose = json.loads(bytes(text))
+                    loose = _sound(bytes(text))
                 except (ValueError, RecursionError):
                     return None
                 finally:
@@ -176,6 +177,11 @@ class FrameStream:
             return self.converter.loose(loose)
 
 
+def _sound(text: bytes) -> Any:
+    value = json.loads(text)
+    return without_surrogates(value) if b"\\ud" in text or b"\\uD" in text else value
+
+
 def loads(text: bytes, path: Path, offset: int = 0) -> Any:
     """``json.loads`` that says in one line what is wrong, where, and what to do.
 
@@ -183,7 +189,7 @@ def loads(text: bytes, path: Path, offset: int = 0) -> Any:
         DatasetError: not UTF-8, not JSON, cut off, or nested too deeply.
     """
     try:
-        return json.loads(text)
+        return _sound(text)
     except RecursionError as error:
         raise DatasetError(f"{path}: nested too deeply to be a label file") from error
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ import msgspec
 from nightaug.data.classes import BDD100K_CLASSES, canonical_class, canonical_light, canonical_time
 from nightaug.data.formats.base import MAX_COORDINATE, Problems, plausible, safe_name, shown, why_implausible
 from nightaug.data.frames import Box, Frame
+from nightaug.data.text import plain
 
 #: Keys of a frame that are kept in ``Frame.extra`` and written back.
 KEPT_KEYS = ("url", "timestamp", "frameIndex", "intrinsics", "extrinsics", "size")
@@ -260,7 +261,7 @@ def _size(value: Any) -> tuple[int | None, int | None]:
 def _word(value: object) -> str | None:
     if not isinstance(value, str) or value.strip().lower() in _UNDEFINED:
         return None
-    return value
+    return plain(value)
 
 
 def read_attributes(a: dict[str, Any]) -> tuple[str | None, str | None, str | None, bool]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from nightaug.data.formats.base import Problems, refused_link
+from nightaug.data.formats.base import Problems, is_folder, is_image_name, refused_link, shown
 from nightaug.data.formats.detect import detect_format, json_layout
+from nightaug.data.text import encodable
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
@@ -30,6 +31,8 @@ _NOT_BOXES = frozenset({
     "polygons", "rles", "SegmentationClass", "SegmentationObject", "ImageSets", "__MACOSX",
 })
 # fmt: on
+#: What nightaug itself writes beside datasets; no labels, and nothing to complain about.
+OWN_FILES = frozenset({"world.json", "counts.json", "prepare.json", "translation.json", "manifest.json"})
 _MAX_FOLDERS = 100_000
 
 
@@ -85,16 +88,30 @@ def walk(root: Path, problems: Problems) -> dict[str, Folder]:
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
             inner = f"{name}/{entry.name}" if name else entry.name
-            if not entry.is_dir():
+            kind, why = _unusable(entry, real_root)
+            if kind and not is_image_name(entry.name):  # the index lists those
+                problems.add(kind, shown(inner), why)
+            elif not kind and not is_folder(entry):
                 folder.add_file(entry.name)
-            elif not entry.is_symlink():
+            elif not kind and not entry.is_symlink():
                 pending.append(inner)
-            elif reason := refused_link(entry.path, real_root):
-                problems.add("linked folder skipped", inner, reason)
     for name, folder in found.items():
         for parent in (name, *parents(name)):
             found[parent].below += folder.images
     return found
+
+
+def _unusable(entry: os.DirEntry[str], real_root: str) -> tuple[str, str]:
+    """The kind of problem and its detail for what nobody should open; two empty texts for the rest."""
+    if not encodable(entry.name):
+        return "file name that is not UTF-8 skipped", "rename it"
+    if entry.is_symlink():
+        if not os.path.exists(entry.path):
+            return "broken link skipped", "leads nowhere"
+        if is_folder(entry):
+            reason = refused_link(entry.path, real_root)
+            return ("linked folder skipped" if reason else ""), reason
+    return "", ""
 
 
 def parents(name: str) -> list[str]:
@@ -165,7 +182,8 @@ def _quiet_format(path: Path, problems: Problems) -> str | None:
     try:
         return detect_format(path)
     except DatasetError as error:
-        problems.add("file that is no label file", path.name, str(error))
+        if path.name not in OWN_FILES:
+            problems.add("file that is no label file", path.name, str(error))
         return None
 
 

@@ -26,6 +26,7 @@ from nightaug.data.formats.base import (
     why_implausible,
 )
 from nightaug.data.frames import Box, Frame
+from nightaug.data.text import encodable, plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_write_bytes
 
@@ -47,6 +48,9 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     own: dict[str, str] = {}
     frames: list[Frame] = []
     for file in files:
+        if not encodable(str(file.relative_to(path))):
+            problems.add("file name that is not UTF-8 skipped", shown(file.name), "rename it")
+            continue
         try:
             frame = _read_one(file, own, problems)
         except DatasetError as error:
@@ -112,7 +116,7 @@ def _read_one(file: Path, own: dict[str, str], problems: Problems) -> Frame | No
             problems.add(why_implausible(x1, y1, x2, y2), shown(name), f"{x1:g},{y1:g},{x2:g},{y2:g}")
             continue
         category = canonical_class(label)
-        own.setdefault(category, label)
+        own.setdefault(category, plain(label))
         frame.boxes.append(
             Box(
                 x1,

@@ -28,13 +28,15 @@ from nightaug.images import atomic_write_bytes, atomic_write_text, image_size
 
 #: Files of classes and image lists that lie among the labels.
 _NOT_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt"})
-_MAX_CLASSES = 100_000
+_MAX_CLASSES = 10_000
+_MAX_BYTES = 1_000_000  # a file of class names
 
 
 def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     """Read a folder of .txt files (or a single one) whose images are in ``images``.
 
-    Every image of the index gives a frame where a label folder lies beside it: no .txt means no objects.
+    Every .txt whose image is in the index gives a frame, an empty one a frame without objects. An image without a
+    .txt gives none; it counts as unlabelled.
 
     Raises:
         DatasetError: no images were given, or the class file is damaged.
@@ -135,24 +137,35 @@ def read_names(path: Path) -> tuple[list[str], bool]:
             if not file.is_file():
                 continue
             try:
-                text = file.read_text(encoding="utf-8-sig")
+                with open(file, "rb") as stream:
+                    data = stream.read(_MAX_BYTES + 1)
+                if len(data) > _MAX_BYTES:
+                    raise DatasetError(f"{file}: over {_MAX_BYTES:,} bytes are no list of class names")
+                text = data.decode("utf-8-sig")
                 if file.suffix in (".yaml", ".yml"):
-                    names = _yaml_names(yaml.safe_load(text))
+                    names = _yaml_names(yaml.load(text, yaml.BaseLoader))
                 else:
                     names = [line.strip() for line in text.splitlines() if line.strip()]
-            except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+            except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
                 raise DatasetError(f"{file}: class names cannot be read ({str(error).splitlines()[0]})") from error
+            if len(names) > _MAX_CLASSES:
+                raise DatasetError(f"{file}: {len(names):,} class names; expected at most {_MAX_CLASSES:,}")
             if names:
                 return names, True
     return [], False
 
 
 def _yaml_names(value: Any) -> list[str]:
+    """The names of a value made of text, lists and dicts only."""
     names = value.get("names") if isinstance(value, dict) else None
+    if isinstance(names, (list, dict)):
+        for name in names.values() if isinstance(names, dict) else names:
+            if not isinstance(name, str):  # never shown: aliases make a few lines grow beyond all memory
+                raise ValueError("a class name is a list or an object, expected text")
     if isinstance(names, list):
-        return [str(name) for name in names]
+        return list(names)
     if isinstance(names, dict):
-        numbers = {int(key): str(name) for key, name in names.items() if str(key).isdecimal()}
+        numbers = {int(key): name for key, name in names.items() if key.isdecimal() and len(key) < 10}
         if numbers and max(numbers) < _MAX_CLASSES:
             return [numbers.get(i, f"class{i}") for i in range(max(numbers) + 1)]
     return []
