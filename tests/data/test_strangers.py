@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from nightaug.data.checks import look
 from nightaug.data.companion_names import is_companion
 from nightaug.data.domains import prepare
 from nightaug.data.formats import open_dataset, read_labels, write_labels
+from nightaug.data.frames import Frame
+from nightaug.data.upright import upright
 from nightaug.errors import ConfigError, DatasetError
 
 
@@ -57,10 +60,15 @@ def test_sideways_tiff_has_the_size_of_its_pixels(tmp_path: Path) -> None:
 
 
 def test_damaged_exif_is_an_unreadable_image(tmp_path: Path) -> None:
-    path = tmp_path / "x.jpg"
-    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path, exif=b"Exif\0\0MM\0*\0")
-    for brightness in (True, False):
-        assert look(path, brightness).error or look(path, brightness).width == 64
+    source = day_and_night(tmp_path)
+    path = tmp_path / "a/x.jpg"
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path, exif=b"Exif\0\0MM\0*\0", dpi=(72, 72))
+    with pytest.raises(struct.error), Image.open(path) as image:
+        image.getexif()
+    assert "cannot be decoded" in look(path).error
+    assert upright(Frame("x.jpg", [], 64, 48, path=path)).width == 64
+    report = prepare(out=tmp_path / "out", split="1:0:0", **source)
+    assert report.excluded == {"unreadable image": 1}
 
 
 # -- words and names -----------------------------------------------------------------------------------------------
