@@ -68,6 +68,11 @@ class PrepareReport:
         """Images in all splits and domains."""
         return sum(domain["images"] for split in self.counts.values() for domain in split.values())
 
+    @property
+    def unreadable(self) -> int:
+        """Images and label files that could not be read: the result is whole only where this is 0."""
+        return self.excluded.get("unreadable image", 0) + self.problem_counts.get("unreadable label file", 0)
+
     def rows(self) -> list[tuple[str, str, int, int, int]]:
         """The table: split, domain, images, images with labels, boxes."""
         return [

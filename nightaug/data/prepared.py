@@ -9,6 +9,7 @@ manifest.jsonl                   one line an image: where it came from, what is 
 counts.json                      the table of counts, everything excluded and why, the settings
 problems.jsonl                   every problem with its name
 prepare.json                     settings and whether the folder is complete; written first and last
+.lock                            held while prepare runs
 ```
 
 Images nobody has labelled have no ``x.txt`` and ``"labelled": false`` in COCO; YOLO would take them for empty

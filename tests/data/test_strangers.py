@@ -69,6 +69,7 @@ def test_damaged_exif_is_an_unreadable_image(tmp_path: Path) -> None:
     assert upright(Frame("x.jpg", [], 64, 48, path=path)).width == 64
     report = prepare(out=tmp_path / "out", split="1:0:0", **source)
     assert report.excluded == {"unreadable image": 1}
+    assert report.unreadable == 1
 
 
 # -- words and names -----------------------------------------------------------------------------------------------
