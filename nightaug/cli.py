@@ -153,6 +153,8 @@ def prepare(
         say(line)
     verb = "would prepare" if dry_run else "prepared"
     say(f"{verb} {report.images:,} images in {out} in {time.monotonic() - began:.1f} s")
+    if report.unreadable:
+        raise typer.Exit(1)
 
 
 def _steps() -> Any:

@@ -111,7 +111,9 @@ def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tu
     """
     with _opened(Path(path), max_pixels) as image:
         width, height = image.size
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SWAPS_SIDES
+        # Pillow gives TIFF files upright sizes already, and would decode a whole PNG to look for EXIF behind it.
+        has_exif = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        turned = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) in _SWAPS_SIDES
     return (height, width) if turned else (width, height)
 
 

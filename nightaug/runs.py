@@ -41,9 +41,11 @@ def lock_folder(path: Path) -> IO[str]:
     stream = open(path / ".lock", "a")  # noqa: SIM115 (held by the caller)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         stream.close()
         raise ConfigError(f"{path} is in use by another process; wait for it or choose another --out") from error
+    except OSError:
+        pass  # a file system without locks: go on, two processes there are the user's own care
     return stream
 
 

@@ -50,6 +50,15 @@ def test_sixteen_bit_png_keeps_its_brightness(tmp_path: Path) -> None:
     assert np.abs(read_image(tmp_path / "x.png")[:, :, 0].astype(int) - values // 257).max() <= 1
 
 
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def test_size_and_pixels_agree_in_every_format_with_orientation(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(0, 60, 40)).save(tmp_path / f"x.{suffix}", exif=exif.tobytes())
+    image = read_image(tmp_path / f"x.{suffix}")
+    assert image_size(tmp_path / f"x.{suffix}") == (image.shape[1], image.shape[0])
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_turns_the_image_upright(tmp_path: Path, orientation: int) -> None:
     image = np.zeros((40, 60, 3), np.uint8)

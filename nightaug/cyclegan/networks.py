@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -22,8 +23,24 @@ Upsampling = Literal["bilinear", "transposed"]
 SIZE_MULTIPLE = 4
 
 
+class InstanceNorm(nn.InstanceNorm2d):
+    """InstanceNorm without affine or running statistics, (N, C, H, W) to the same.
+
+    For one image it is by definition what BatchNorm computes in training, and torch's BatchNorm is several
+    times as fast in channels_last memory, which the convolutions prefer.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False, track_running_stats=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[0] == 1:
+            return F.batch_norm(input, None, None, training=True, eps=self.eps)
+        return super().forward(input)
+
+
 def _norm(channels: int) -> nn.Module:
-    return nn.InstanceNorm2d(channels, affine=False, track_running_stats=False)
+    return InstanceNorm(channels)
 
 
 class ResidualBlock(nn.Module):

