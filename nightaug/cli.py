@@ -140,9 +140,10 @@ def prepare(
     """Make the day/night (A/B) folders of a dataset, with labels and counts."""
     from nightaug.data.domains import prepare as run
     from nightaug.experiment.tables import prepare_table
+    from nightaug.runs import step_progress
 
     began = time.monotonic()
-    with _steps() as progress:
+    with step_progress() as progress:
         report = run(
             source, out=out, a=a, b=b, images=images, labels=labels, format=format, split=split,
             weather=_words(weather), scene=_words(scene), limit=limit, seed=seed, link=link.value,
@@ -155,13 +156,6 @@ def prepare(
     say(f"{verb} {report.images:,} images in {out} in {time.monotonic() - began:.1f} s")
     if report.unreadable:
         raise typer.Exit(1)
-
-
-def _steps() -> Any:
-    """A progress bar over named steps of unknown number."""
-    from nightaug.runs import step_progress
-
-    return step_progress()
 
 
 @app.command("train-translator")

@@ -41,7 +41,10 @@ _DECODING_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
-_SWAPS_SIDES = {5, 6, 7, 8}  # EXIF orientations that turn the image by a quarter
+#: EXIF orientations that turn the image by a quarter.
+SIDEWAYS = frozenset({5, 6, 7, 8})
+#: A PNG without these has no orientation, and asking Pillow for it would decode the whole image.
+_PNG_EXIF = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 
 # Our own limit is checked on the header before any pixel is decoded; Pillow's would warn below it.
 Image.MAX_IMAGE_PIXELS = None
@@ -103,18 +106,29 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
         return _to_rgb(ImageOps.exif_transpose(image))
 
 
+def stored_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
+    """Width and height in pixels as stored, and the EXIF orientation (1 to 8), from the header alone.
+
+    Raises:
+        ImageError: as :func:`read_image`, as far as the header tells.
+    """
+    with _opened(Path(path), max_pixels) as image:
+        if image.format == "PNG" and _PNG_EXIF.isdisjoint(image.info):
+            return (*image.size, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        tags: Any = getattr(image, "tag_v2", None)  # TIFF: Pillow's size is the upright one there
+        width, height = (tags[256], tags[257]) if tags else image.size
+        return int(width), int(height), int(orientation) if orientation in range(1, 9) else 1
+
+
 def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height in pixels after EXIF orientation, from the header alone.
 
     Raises:
         ImageError: as :func:`read_image`, as far as the header tells.
     """
-    with _opened(Path(path), max_pixels) as image:
-        width, height = image.size
-        # Pillow gives TIFF files upright sizes already, and would decode a whole PNG to look for EXIF behind it.
-        has_exif = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        turned = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) in _SWAPS_SIDES
-    return (height, width) if turned else (width, height)
+    width, height, orientation = stored_size(path, max_pixels)
+    return (height, width) if orientation in SIDEWAYS else (width, height)
 
 
 def check_rgb(image: Any) -> ImageArray:

@@ -87,7 +87,6 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds another run, its settings differ, or another process uses it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(self.path)
         try:
             if self.config_path.exists():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from nightaug.cyclegan.networks import ResnetGenerator, generator_from_state
 from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.data.classes import Direction
 from nightaug.errors import CheckpointError
 from nightaug.runs import load_weights, save_weights
-
-Direction = Literal["day2night", "night2day"]
 
 #: What the metadata of nightaug's translator weights say they are.
 KIND = "cyclegan"

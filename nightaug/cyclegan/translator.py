@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nightaug.cyclegan.checkpoint import Direction, find_weights, read_generator
+from nightaug.cyclegan.checkpoint import find_weights, read_generator
 from nightaug.cyclegan.dataset import to_image, to_tensor
 from nightaug.cyclegan.networks import SIZE_MULTIPLE, ResnetGenerator
+from nightaug.data.classes import Direction
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
 from nightaug.images import ImageArray, check_rgb

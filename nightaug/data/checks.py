@@ -19,7 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from nightaug.errors import ImageError
-from nightaug.images import MAX_PIXELS, image_size, read_image
+from nightaug.images import image_size, read_image
 
 #: A frame is suspicious beyond this share of the way from its group's median to the other group's ...
 GAP_SHARE = 0.6
@@ -72,8 +72,6 @@ def look(path: Path, brightness: bool = True) -> Look:
         if not brightness:
             return Look(width, height, None, None, "", state.st_size, state.st_mtime_ns)
         with Image.open(path) as image:
-            if width * height > MAX_PIXELS:
-                raise ImageError(f"{path}: too large")
             # Grey files of 16 bit have a scale of their own, and TIFF an own way to be upright: one place knows both.
             special = image.mode.startswith("I") or image.mode == "F" or image.format == "TIFF"
             image.draft("L", (max(1, image.size[0] // SHRINK), max(1, image.size[1] // SHRINK)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from nightaug.data.text import plain
 
 #: The ten detection classes of BDD100K, alphabetical, the order used everywhere in nightaug
@@ -34,6 +36,9 @@ ALIASES: dict[str, str] = {
     "trafficsign": "traffic sign",
     "street sign": "traffic sign",
 }
+
+#: Which way an image is translated.
+Direction = Literal["day2night", "night2day"]
 
 DAY = "daytime"
 NIGHT = "night"

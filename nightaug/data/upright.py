@@ -7,18 +7,11 @@ say about the image's size tells which of the two it was.
 
 from __future__ import annotations
 
-import struct
-from pathlib import Path
-from typing import Any
-
 import msgspec
-from PIL import ExifTags, Image
 
 from nightaug.data.frames import Box, Frame
-
-_SIDEWAYS = frozenset({5, 6, 7, 8})  # orientations that turn the image by a quarter
-# A PNG without these has no orientation, and asking Pillow for it would decode the whole image.
-_PNG_KEYS = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+from nightaug.errors import ImageError
+from nightaug.images import SIDEWAYS, stored_size
 
 
 def upright(frame: Frame) -> Frame:
@@ -30,31 +23,13 @@ def upright(frame: Frame) -> Frame:
     """
     if frame.path is None or frame.width is None or frame.height is None or frame.width == frame.height:
         return frame
-    found = stored_size(frame.path)
-    if found is None:
-        return frame
-    width, height, orientation = found
-    if orientation not in _SIDEWAYS or (frame.width, frame.height) != (width, height):
+    try:
+        width, height, orientation = stored_size(frame.path)
+    except ImageError:
+        return frame  # whoever reads the image says so
+    if orientation not in SIDEWAYS or (frame.width, frame.height) != (width, height):
         return frame
     return turned(frame, orientation)
-
-
-def stored_size(path: Path) -> tuple[int, int, int] | None:
-    """Width and height as stored and the EXIF orientation (1 to 8); None for an image that cannot be read."""
-    try:
-        with Image.open(path) as image:
-            if image.format == "PNG" and _PNG_KEYS.isdisjoint(image.info):
-                return (*image.size, 1)
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            tags: Any = getattr(image, "tag_v2", None)  # TIFF: Pillow's size is the upright one there
-            width, height = (tags[256], tags[257]) if tags else image.size
-            if orientation not in range(1, 9):
-                orientation = 1
-            return int(width), int(height), int(orientation)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, MemoryError, struct.error):
-        return None  # what Pillow raises on damaged files
-    except Image.DecompressionBombError:
-        return None
 
 
 def turned(frame: Frame, orientation: int) -> Frame:
@@ -64,7 +39,7 @@ def turned(frame: Frame, orientation: int) -> Frame:
     assert 1 <= orientation <= 8
     width, height = frame.width, frame.height
     boxes = [_turned_box(box, width, height, orientation) for box in frame.boxes]
-    if orientation in _SIDEWAYS:
+    if orientation in SIDEWAYS:
         width, height = height, width
     extra = frame.extra
     if extra is not None and isinstance(extra.get("size"), dict):  # what Scalabel's writer gives back
@@ -79,6 +54,6 @@ def _turned_box(box: Box, width: int, height: int, orientation: int) -> Box:
         x1, x2 = width - x2, width - x1
     if orientation in (3, 4, 6, 7):
         y1, y2 = height - y2, height - y1
-    if orientation in _SIDEWAYS:
+    if orientation in SIDEWAYS:
         x1, y1, x2, y2 = y1, x1, y2, x2
     return msgspec.structs.replace(box, x1=x1, y1=y1, x2=x2, y2=y2)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nightaug.data.formats import Dataset
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.translate.plan import Plan, read_manifest
 
@@ -24,6 +25,35 @@ def has_content(path: Path) -> bool:
         return path.stat().st_size > 0
     except OSError:
         return False
+
+
+def input_folders(dataset: Dataset) -> list[Path]:
+    """Every folder a translation reads from; nothing may be written there.
+
+    The folder around a single image or label file is not an input as a whole, only where images and labels lie.
+    """
+    folders = [dataset.root] if dataset.root.is_dir() else []
+    for part in dataset.parts:
+        folders.append(part.images)
+        if part.source is not None:
+            folders.append(part.source if part.source.is_dir() else part.source.parent)
+    return list(dict.fromkeys(folders))
+
+
+def check_apart(dataset: Dataset, out: Path) -> None:
+    """Refuse an output folder that could overwrite the input, or be read as a part of it next time.
+
+    Raises:
+        ConfigError: ``out`` is an input folder, lies in one, or lies around the dataset.
+    """
+    target = os.path.realpath(out)
+    for folder in input_folders(dataset):
+        source = os.path.realpath(folder)
+        single = not dataset.root.is_dir()
+        if target == source or (not single and target.startswith(source + os.sep)):
+            raise ConfigError(f"--out {out} lies in the input's own folder {folder}; choose one outside")
+        if not single and source.startswith(target + os.sep):
+            raise ConfigError(f"--out {out} lies around the input {folder}; choose another folder")
 
 
 def check_folder(out: Path, facts: Mapping[str, Any], overwrite: bool) -> None:

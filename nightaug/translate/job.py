@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from nightaug.data.classes import Direction
 from nightaug.errors import NightaugError
 from nightaug.images import ImageFormat
 from nightaug.runs import progress_bar
 from nightaug.translate.pipeline import TranslateResult, translate
 from nightaug.translate.plan import Plan, make_plan, summary
-from nightaug.translate.translators import RELIGHT, Direction, Precision, Translator
+from nightaug.translate.translators import RELIGHT, Precision, Translator
 
 #: A PNG takes about this many times the bytes of the JPEG it was made from.
 _PNG_GROWTH = 6

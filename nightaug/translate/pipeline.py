@@ -30,14 +30,13 @@ from nightaug.images import (
     read_image,
 )
 from nightaug.runs import StopRequest, lock_folder
-from nightaug.translate.folder import check_folder, check_links, has_content, remove_former
+from nightaug.translate.folder import check_apart, check_folder, check_links, has_content, remove_former
 from nightaug.translate.plan import (
     TARGET_TIME,
     Item,
     ManifestRow,
     Plan,
     as_json,
-    check_apart,
     manifest_line,
     read_manifest,
     translated_frames,
@@ -217,32 +216,25 @@ def _schedule(
     item: Item, image: Future[ImageArray], translator: Translator, options: _Options, encoders: ThreadPoolExecutor
 ) -> Future[Outcome]:
     """Start the translation of a decoded image: in a worker if the translator allows it, else here."""
+
+    def translated() -> ImageArray:
+        return translator(image.result(), item.frame.boxes, item.seed)
+
     if translator.concurrent:
-
-        def work() -> Outcome:
-            try:
-                return _store(item, _apply(item, image.result(), translator), translator, options)
-            except ImageError as error:
-                return error
-
-        return encoders.submit(work)
-    failed: Future[Outcome] = Future()
+        return encoders.submit(_outcome, item, translated, translator, options)
+    ready: Future[ImageArray] = Future()
     try:
-        result = _apply(item, image.result(), translator)
+        ready.set_result(translated())
     except ImageError as error:
-        failed.set_result(error)
-        return failed
-    return encoders.submit(_store_or_say, item, result, translator, options)
+        ready.set_exception(error)
+    return encoders.submit(_outcome, item, ready.result, translator, options)
 
 
-def _apply(item: Item, image: ImageArray, translator: Translator) -> ImageArray:
-    return translator(image, item.frame.boxes, item.seed)
-
-
-def _store_or_say(item: Item, image: ImageArray, translator: Translator, options: _Options) -> Outcome:
+def _outcome(item: Item, image: Callable[[], ImageArray], translator: Translator, options: _Options) -> Outcome:
+    """The row of a stored image, or why it could not be read, or held by its format."""
     try:
-        return _store(item, image, translator, options)
-    except ImageError as error:  # the format cannot hold it
+        return _store(item, image(), translator, options)
+    except ImageError as error:
         return error
 
 

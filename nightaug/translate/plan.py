@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nightaug.data.classes import DAY, NIGHT
+from nightaug.data.classes import DAY, NIGHT, Direction
 from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset
 from nightaug.data.frames import Frame
 from nightaug.data.upright import upright
-from nightaug.errors import ConfigError, DatasetError
+from nightaug.errors import DatasetError
 from nightaug.images import ImageFormat
-from nightaug.translate.translators import Direction
 
 #: Endings that are kept; images in other formats are written as .jpg.
 _KEPT = {".jpg", ".jpeg", ".png", ".webp"}
@@ -102,35 +101,6 @@ def _inside(path: Path, root: Path) -> str | None:
     here, there = os.path.abspath(path), os.path.abspath(root)
     relative = os.path.relpath(here, there)
     return None if relative == ".." or relative.startswith("../") else relative
-
-
-def input_folders(dataset: Dataset) -> list[Path]:
-    """Every folder a translation reads from; nothing may be written there.
-
-    The folder around a single image or label file is not an input as a whole, only where images and labels lie.
-    """
-    folders = [dataset.root] if dataset.root.is_dir() else []
-    for part in dataset.parts:
-        folders.append(part.images)
-        if part.source is not None:
-            folders.append(part.source if part.source.is_dir() else part.source.parent)
-    return list(dict.fromkeys(folders))
-
-
-def check_apart(dataset: Dataset, out: Path) -> None:
-    """Refuse an output folder that could overwrite the input, or be read as a part of it next time.
-
-    Raises:
-        ConfigError: ``out`` is an input folder, lies in one, or lies around the dataset.
-    """
-    target = os.path.realpath(out)
-    for folder in input_folders(dataset):
-        source = os.path.realpath(folder)
-        single = not dataset.root.is_dir()
-        if target == source or (not single and target.startswith(source + os.sep)):
-            raise ConfigError(f"--out {out} lies in the input's own folder {folder}; choose one outside")
-        if not single and source.startswith(target + os.sep):
-            raise ConfigError(f"--out {out} lies around the input {folder}; choose another folder")
 
 
 def _with_format(name: str, format: ImageFormat | None) -> str:

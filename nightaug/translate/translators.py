@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nightaug.data.classes import Direction
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
 from nightaug.images import ImageArray
 
-Direction = Literal["day2night", "night2day"]
 Precision = Literal["auto", "bf16", "fp32"]
 
 #: The name that stands for the training-free renderer wherever a run or weight file is expected.
