@@ -1,0 +1,1 @@
+"""Detectors: data for them, training, detections and their evaluation."""
