@@ -1,0 +1,136 @@
+"""Feature pyramids P3 to P7 on torchvision backbones, with pretrained weights from a tag, a file, or none."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from nightaug.errors import CheckpointError
+from nightaug.runs import load_weights
+
+#: Seconds without an answer after which a download is given up.
+DOWNLOAD_TIMEOUT = 20.0
+
+
+class BackboneKind(NamedTuple):
+    """A torchvision model: its builder, the layers that give C3, C4 and C5, their channels, its weight tags."""
+
+    model: str
+    layers: tuple[str, str, str]
+    channels: tuple[int, int, int]
+    weights: str
+
+
+_RESNET = ("layer2", "layer3", "layer4")
+#: Detector name -> backbone.
+BACKBONES: dict[str, BackboneKind] = {
+    "fcos-resnet18": BackboneKind("resnet18", _RESNET, (128, 256, 512), "ResNet18_Weights"),
+    "fcos-resnet50": BackboneKind("resnet50", _RESNET, (512, 1024, 2048), "ResNet50_Weights"),
+    "fcos-resnet101": BackboneKind("resnet101", _RESNET, (512, 1024, 2048), "ResNet101_Weights"),
+    "fcos-mobilenet": BackboneKind(
+        "mobilenet_v3_large", ("6", "12", "16"), (40, 112, 960), "MobileNet_V3_Large_Weights"
+    ),
+}
+
+
+def norm_layer(norm: str) -> Callable[..., nn.Module]:
+    """A constructor (channels) -> normalisation for ``batch``, ``frozen`` or ``group``."""
+    if norm == "frozen":
+        return FrozenBatchNorm2d
+    if norm == "group":
+        return lambda channels: nn.GroupNorm(_groups(channels), channels)
+    return nn.BatchNorm2d
+
+
+def _groups(channels: int) -> int:
+    # 32 as published; MobileNet's widths are multiples of 8 only.
+    return next(groups for groups in (32, 16, 8, 4, 2, 1) if channels % groups == 0)
+
+
+def build_backbone(name: str, channels: int, norm: str) -> BackboneWithFPN:
+    """The feature pyramid network of a detector: five maps (N, ``channels``, H / s, W / s), s = 8, 16, 32, 64, 128."""
+    kind = BACKBONES[name]
+    # The width of GroupNorm is the builder's own business: torchvision calls norm_layer(channels).
+    network = getattr(torchvision.models, kind.model)(weights=None, norm_layer=norm_layer(norm))
+    body = network.features if "mobilenet" in kind.model else network
+    return BackboneWithFPN(
+        body,
+        return_layers={layer: str(at) for at, layer in enumerate(kind.layers)},
+        in_channels_list=list(kind.channels),
+        out_channels=channels,
+        extra_blocks=LastLevelP6P7(channels, channels),
+    )
+
+
+def fetch_weights(source: str, kinds: tuple[str, ...]) -> Mapping[str, Tensor]:
+    """The tensors behind a torchvision tag (``IMAGENET1K_V1``) or of a weight file.
+
+    Args:
+        source: tag or path.
+        kinds: torchvision weight enums the tag may be of, first match wins.
+
+    Raises:
+        CheckpointError: no such tag or file, or the download fails; the message says what to do instead.
+    """
+    if Path(source).is_file() or "/" in source or Path(source).suffix in {".pth", ".pt", ".safetensors"}:
+        if not Path(source).is_file():
+            raise CheckpointError(f"{source}: no such weight file")
+        return load_weights(source)[0]
+    tags = {name: kind for kind in kinds for name in _enum(kind).__members__}
+    if source not in tags:
+        raise CheckpointError(
+            f"pretrained '{source}' is neither a file nor a torchvision tag (there are: {', '.join(sorted(tags))}); "
+            "use one of them, a weight file, or null to start from scratch"
+        )
+    entry = _enum(tags[source])[source]
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub sets none, and would wait for ever behind a silent firewall
+    try:
+        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
+            entry.url, map_location="cpu", progress=False, weights_only=True
+        )
+    except (URLError, OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise CheckpointError(
+            f"{source} cannot be downloaded ({error}); fetch {entry.url} elsewhere and put it into {folder}, "
+            "or give the file itself with --set pretrained=FILE, or start from scratch with --set pretrained=null"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return state
+
+
+def _enum(name: str) -> type:
+    found: type = getattr(torchvision.models, name, None) or getattr(torchvision.models.detection, name)
+    return found
+
+
+def load_pretrained(backbone: BackboneWithFPN, name: str, source: str) -> str:
+    """Put ImageNet weights into a backbone; returns a line that says what was loaded.
+
+    Raises:
+        CheckpointError: they cannot be had, or are of another architecture.
+    """
+    state = dict(fetch_weights(source, (BACKBONES[name].weights,)))
+    if "mobilenet" in name:
+        state = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
+    wanted = backbone.body.state_dict()
+    fits = {key: value for key, value in state.items() if key in wanted and wanted[key].shape == value.shape}
+    missing = [key for key in wanted if key not in fits and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise CheckpointError(
+            f"{source} does not fit {name}: {len(missing)} of {len(wanted)} tensors are missing or of another shape "
+            f"(the first: {missing[0]}); it needs weights of torchvision's {BACKBONES[name].model}"
+        )
+    backbone.body.load_state_dict(fits, strict=False)
+    return f"backbone from {source} ({len(fits)} tensors)"

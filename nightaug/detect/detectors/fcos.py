@@ -1,0 +1,212 @@
+"""FCOS (Tian et al., 2019) on torchvision's parts, with its pyramid and centerness laid open.
+
+The network is torchvision's own ``FCOS`` and keeps its weight names, so that published weights load; only its loss is
+replaced, by one that knows label weights (see :mod:`nightaug.detect.detectors.fcos_loss`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import batched_nms
+
+from nightaug.detect.detectors.backbones import build_backbone, fetch_weights, load_pretrained
+from nightaug.detect.detectors.base import Detector, Forward, Found, Target
+from nightaug.detect.detectors.fcos_loss import Assignment, Locations, assign, decode, fcos_losses
+from nightaug.detect.regions import RegionBatch
+from nightaug.detect.settings import DetectorSettings
+from nightaug.errors import CheckpointError
+from nightaug.images import Letterbox
+
+#: Side of each level's one anchor, pixels: P3 to P7.
+SIZES = (8, 16, 32, 64, 128)
+#: Candidates an image before non-maximum suppression.
+CANDIDATES = 1000
+#: Mean and standard deviation of ImageNet's pixels, which torchvision's weights were trained on.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Where the box branch starts from scratch: 2 strides to each side. At torchvision's 0 its ReLU starts half dead.
+START_DISTANCE = 2.0
+
+
+class FCOSDetector(Detector):
+    """FCOS with a ResNet or MobileNetV3 pyramid.
+
+    Args:
+        settings: see :class:`~nightaug.detect.settings.DetectorSettings`.
+        classes: canonical class names.
+        pretrained: load ``settings.pretrained``.
+
+    Raises:
+        CheckpointError: the pretrained weights cannot be had or do not fit.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, settings: DetectorSettings, classes: tuple[str, ...], pretrained: bool = True) -> None:
+        super().__init__()
+        self.name, self.classes = settings.detector, tuple(classes)
+        self.width, self.height = settings.width, settings.height
+        self.score, self.nms, self.max_detections = settings.score, settings.nms, settings.max_detections
+        self.options = settings.fcos
+        self.loss_weights = {
+            "classification": settings.fcos.classification,
+            "box": settings.fcos.box,
+            "centerness": settings.fcos.centerness,
+        }
+        norm = settings.fcos.norm
+        if norm == "auto":
+            norm = "frozen" if settings.pretrained else "group"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            backbone = build_backbone(settings.detector, settings.fcos.channels, norm)
+            self.network = FCOS(
+                backbone,
+                len(classes),
+                anchor_generator=AnchorGenerator(tuple((size,) for size in SIZES), ((1.0,),) * len(SIZES)),
+                head=FCOSHead(settings.fcos.channels, 1, len(classes), settings.fcos.convs),
+            )
+            nn.init.constant_(self.network.head.regression_head.bbox_reg.bias, START_DISTANCE)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255, persistent=False)
+        self.loaded = self._load_pretrained(settings) if pretrained and settings.pretrained else ""
+        self._places: dict[tuple[Any, ...], Locations] = {}
+
+    def _load_pretrained(self, settings: DetectorSettings) -> str:
+        source = str(settings.pretrained)
+        if source.startswith("COCO"):
+            state = dict(fetch_weights(source, ("FCOS_ResNet50_FPN_Weights",)))
+        else:
+            try:
+                return load_pretrained(self.network.backbone, settings.detector, source)
+            except CheckpointError:
+                # A whole FCOS in torchvision's layout, perhaps.
+                state = dict(fetch_weights(source, ())) if _is_detector_file(source) else {}
+                if not state:
+                    raise
+        own = self.network.state_dict()
+        fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+        missing = [k for k in own if k.startswith("backbone.") and k not in fits and not k.endswith("tracked")]
+        if missing:
+            raise CheckpointError(
+                f"{source} does not fit {settings.detector} with {settings.fcos.channels} channels: {len(missing)} "
+                f"backbone tensors are missing or of another shape (the first: {missing[0]})"
+            )
+        self.network.load_state_dict(fits, strict=False)
+        return f"FCOS from {source}: {len(fits)} of {len(own)} tensors (the rest fits other classes and starts anew)"
+
+    # -- one pass ------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Forward:
+        """See :meth:`Detector.forward`."""
+        x = (images.float() - self.mean) / self.deviation
+        x = x.contiguous(memory_format=torch.channels_last)
+        pyramid = list(self.network.backbone(x).values())
+        outputs = self.network.head(pyramid)
+        at = self._locations(images, pyramid)
+        outputs = {
+            "logits": outputs["cls_logits"],  # (N, A, K)
+            "regression": outputs["bbox_regression"],  # (N, A, 4)
+            "centerness": outputs["bbox_ctrness"].squeeze(-1),  # (N, A)
+            "locations": at,
+        }
+        losses: dict[str, Tensor] = {}
+        if targets is not None:
+            outputs["assignment"] = assign(at, targets, self.options.radius, self.options.reach_tiny)
+            losses = fcos_losses(
+                outputs["logits"], outputs["regression"], outputs["centerness"], at, targets, outputs["assignment"]
+            )
+        return Forward(losses, pyramid, outputs)
+
+    def _locations(self, images: Tensor, pyramid: list[Tensor]) -> Locations:
+        key = (tuple(images.shape[-2:]), tuple(level.shape[-2:] for level in pyramid), str(images.device))
+        if key not in self._places:
+            shown = torch.zeros(1, 3, *images.shape[-2:], device=images.device)
+            with torch.autocast(images.device.type, enabled=False):
+                maps = [torch.zeros(1, 1, *level.shape[-2:], device=images.device) for level in pyramid]
+                anchors = self.network.anchor_generator(ImageList(shown, [tuple(images.shape[-2:])]), maps)[0].float()
+            level = torch.cat(
+                [torch.full((m.shape[-2] * m.shape[-1],), n, device=images.device) for n, m in enumerate(pyramid)]
+            )
+            size = (anchors[:, 2] - anchors[:, 0]).clone()
+            low = torch.where(level == 0, 0.0, size * 4)
+            high = torch.where(level == len(pyramid) - 1, torch.inf, size * 8)
+            self._places[key] = Locations((anchors[:, :2] + anchors[:, 2:]) / 2, size, low, high, level)
+        return self._places[key]
+
+    @torch.no_grad()
+    def found(self, forward: Forward) -> list[Found]:
+        """Score sqrt(class * centerness), the best 1000, class-wise non-maximum suppression, the best ``max_detections``."""
+        out, at = forward.outputs, forward.outputs["locations"]
+        scores = (out["logits"].float().sigmoid() * out["centerness"].float().sigmoid()[..., None]).sqrt()  # (N, A, K)
+        boxes = decode(out["regression"].float(), at.points, at.size)
+        limit = torch.tensor([self.width, self.height] * 2, device=boxes.device, dtype=boxes.dtype)
+        result = []
+        for score, box in zip(scores, boxes, strict=True):
+            flat = score.flatten()
+            best, index = flat.topk(min(CANDIDATES, len(flat)))
+            kept = best > self.score
+            best, index = best[kept], index[kept]
+            place, label = index // score.shape[1], index % score.shape[1]
+            own = torch.minimum(box[place].clamp(min=0), limit)
+            solid = ((own[:, 2:] - own[:, :2]) > 0.5).all(dim=1)
+            best, own, label = best[solid], own[solid], label[solid]
+            keep = batched_nms(own, best, label, self.nms)[: self.max_detections]
+            result.append(Found(own[keep], best[keep], label[keep]))
+        return result
+
+    # -- regions -------------------------------------------------------------------------------------------------
+
+    def labelled_regions(
+        self, forward: Forward, targets: Sequence[Target], letterboxes: list[Letterbox] | None = None
+    ) -> RegionBatch:
+        """Every location assigned to a labelled object (METHODS 2.1); boxes are the objects' own."""
+        assignment: Assignment = forward.outputs["assignment"]
+        image, where = (assignment.index >= 0).nonzero(as_tuple=True)
+        batch = self._regions(forward, image, where, letterboxes)
+        for number, target in enumerate(targets):
+            own = image == number
+            chosen = assignment.index[number, where[own]]
+            batch.labels[own], batch.boxes[own] = target.labels[chosen], target.boxes[chosen].to(batch.boxes.dtype)
+        return batch
+
+    def scored_regions(
+        self, forward: Forward, foreground: float, background: float, letterboxes: list[Letterbox] | None = None
+    ) -> RegionBatch:
+        """Locations by their best class score: over ``foreground``, or under ``background`` with label -1."""
+        best = forward.outputs["logits"].detach().float().sigmoid().amax(dim=2)
+        image, where = ((best > foreground) | (best < background)).nonzero(as_tuple=True)
+        batch = self._regions(forward, image, where, letterboxes)
+        batch.labels[batch.score < background] = -1
+        return batch
+
+    def _regions(
+        self, forward: Forward, image: Tensor, where: Tensor, letterboxes: list[Letterbox] | None
+    ) -> RegionBatch:
+        out, at = forward.outputs, forward.outputs["locations"]
+        features = torch.cat([level.flatten(2).transpose(1, 2) for level in forward.pyramid], dim=1)[image, where]
+        score, label = out["logits"].detach().float()[image, where].sigmoid().max(dim=1)
+        return RegionBatch(
+            features,
+            decode(out["regression"].detach().float()[image, where], at.points[where], at.size[where]),
+            label,
+            score,
+            out["centerness"].float()[image, where].sigmoid(),
+            image,
+            at.level[where],
+            forward.pyramid,
+            letterboxes,
+        )
+
+
+def _is_detector_file(source: str) -> bool:
+    from pathlib import Path
+
+    return Path(source).is_file()

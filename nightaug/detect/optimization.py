@@ -1,0 +1,74 @@
+"""Optimiser, learning rate and moving average of detector training."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from nightaug.detect.settings import DetectorSettings
+
+
+def learning_rate(settings: DetectorSettings, global_batch: int) -> float:
+    """The full learning rate: as set, or by the global batch (linear for sgd, by the square root for adamw)."""
+    if settings.learning_rate is not None:
+        return settings.learning_rate
+    share = global_batch / 16
+    return 0.01 * share if settings.optimizer == "sgd" else 0.001 * math.sqrt(share)
+
+
+def rate_factor(step: int, settings: DetectorSettings) -> float:
+    """Learning rate of ``step`` (from 0) relative to the full one: a linear rise, then the schedule."""
+    rise = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    if settings.schedule == "constant":
+        return rise
+    if settings.schedule == "step":
+        return float(rise * 0.1 ** sum(step >= drop * settings.steps for drop in settings.drops))
+    span = max(settings.steps - settings.warmup, 1)
+    done = min(max(step - settings.warmup, 0) / span, 1.0)
+    # To a hundredth, not to 0: the last steps of a cosine to 0 would train nothing.
+    return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def make_optimizer(network: nn.Module, settings: DetectorSettings, rate: float) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; biases and normalisation are not decayed."""
+    decayed, plain = [], []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                (decayed if parameter.ndim > 1 and name != "bias" else plain).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, betas=(settings.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
+
+
+class MovingAverage:
+    """Exponential moving average of a network's weights and running statistics: what is saved and evaluated.
+
+    Args:
+        network: copied; on its device.
+        decay: of the average; early steps follow closely, so that it does not remember the initial noise.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, live: nn.Module, step: int) -> None:
+        """Move towards the weights of ``live`` after step ``step`` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        own, new = self.network.state_dict(), live.state_dict()
+        floats = [key for key, value in own.items() if value.is_floating_point()]
+        torch._foreach_lerp_([own[key] for key in floats], [new[key] for key in floats], 1 - decay)
+        for key, value in own.items():
+            if not value.is_floating_point():
+                value.copy_(new[key])

@@ -1,0 +1,198 @@
+"""Where training frames come from: any dataset or translated folder, a split, a domain, a weight."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from nightaug.data.classes import BDD100K_CLASSES, DAY, NIGHT, canonical_class
+from nightaug.data.formats import Dataset, open_dataset
+from nightaug.data.frames import Box, Frame
+from nightaug.detect.sampling import Source
+from nightaug.errors import ConfigError, DatasetError
+
+SPLITS = ("train", "val", "test", "all")
+DOMAINS = ("A", "B", "all")
+
+
+class SourceSpec(NamedTuple):
+    """``--data NAME:SPLIT:DOMAIN:WEIGHT``: ``data`` is a folder, or ``dataset`` for the command's own."""
+
+    data: str
+    split: str = "train"
+    domain: str = "all"
+    weight: float = 1.0
+
+
+class _Row(msgspec.Struct):
+    """What training needs of a line of a translated folder's ``manifest.jsonl``."""
+
+    output: str
+    weight: float = 1.0
+    dropped_boxes: list[int] = msgspec.field(default_factory=list)
+
+
+def parse_source(text: str) -> SourceSpec:
+    """``dataset:train:A:0.5`` or ``path/to/folder:train``; what is left out is train, all, 1.
+
+    Raises:
+        ConfigError: a part is not a split, a domain or a weight.
+    """
+    parts = text.split(":")
+    weight, domain, split = 1.0, "all", "train"
+    if len(parts) > 1 and _is_number(parts[-1]):
+        weight = float(parts.pop())
+    if len(parts) > 1 and parts[-1] in DOMAINS and (parts[-1] != "all" or parts[-2] in SPLITS):
+        domain = parts.pop()
+    if len(parts) > 1 and parts[-1] in SPLITS:
+        split = parts.pop()
+    name = ":".join(parts)
+    if not name or (len(parts) > 1 and not Path(name).exists()):
+        raise ConfigError(
+            f"--data '{text}': expected NAME:SPLIT:DOMAIN:WEIGHT, e.g. dataset:train:A:0.5 (NAME is 'dataset' or a "
+            f"folder, SPLIT one of {', '.join(SPLITS)}, DOMAIN A, B or all)"
+        )
+    if not weight >= 0:
+        raise ConfigError(f"--data '{text}': expected a weight of 0 or more, got {weight}")
+    return SourceSpec(name, split, domain, weight)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def load_frames(dataset: Dataset, split: str, domain: str) -> list[Frame]:
+    """Frames of a dataset with an image, by split and domain; a translated folder's weights are put into them.
+
+    ``dropped_boxes`` of the manifest get weight 0, an image's weight goes to ``extra["weight"]``, and images of
+    weight 0 are left out.
+    """
+    frames = [
+        frame
+        for frame in dataset.frames(None if split == "all" else split, None if domain == "all" else domain)
+        if frame.path is not None
+    ]
+    rows = read_weights(dataset.root)
+    if not rows:
+        return frames
+    weighed = []
+    for frame in frames:
+        row = rows.get(os.path.relpath(os.path.abspath(frame.path or ""), os.path.abspath(dataset.root)))
+        if row is None or (row.weight == 1 and not row.dropped_boxes):
+            weighed.append(frame)
+        elif row.weight > 0:
+            weighed.append(_weigh(frame, row))
+    return weighed
+
+
+def read_weights(root: Path) -> dict[str, _Row]:
+    """Manifest rows of a translated folder by image file relative to it; empty where it is none.
+
+    Raises:
+        DatasetError: the manifest cannot be read.
+    """
+    path = root / "manifest.jsonl"
+    if not path.is_file():
+        return {}
+    rows: dict[str, _Row] = {}
+    decoder = msgspec.json.Decoder(_Row)
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            row = decoder.decode(line)
+        except msgspec.DecodeError as error:
+            if b'"output"' not in line:
+                return {}  # the manifest of a prepared dataset
+            raise DatasetError(f"{path}: line {number} cannot be read ({error}); translate the folder anew") from error
+        rows[os.path.normpath(row.output)] = row
+    return rows
+
+
+def _weigh(frame: Frame, row: _Row) -> Frame:
+    dropped = set(row.dropped_boxes)
+    boxes = [
+        msgspec.structs.replace(box, weight=0.0) if number in dropped else box for number, box in enumerate(frame.boxes)
+    ]
+    return msgspec.structs.replace(frame, boxes=boxes, extra={**(frame.extra or {}), "weight": row.weight})
+
+
+def is_labelled(frame: Frame) -> bool:
+    """Whether somebody has looked for objects in the frame."""
+    return (frame.extra or {}).get("labelled") is not False
+
+
+def load_source(spec: SourceSpec, dataset: Dataset) -> Source:
+    """The labelled frames behind a spec.
+
+    Args:
+        dataset: what ``dataset`` (or ``.``) means.
+
+    Raises:
+        DatasetError: nothing usable is there.
+    """
+    own = spec.data in {"dataset", "."}
+    opened = dataset if own else open_dataset(spec.data)
+    found = load_frames(opened, spec.split, spec.domain)
+    frames = [frame for frame in found if is_labelled(frame)]
+    name = f"{spec.data}:{spec.split}:{spec.domain}"
+    if not frames:
+        what = f"{len(found)} images, none of them labelled" if found else "no images"
+        there = ", ".join(f"{part.split}/{part.domain or '-'}" for part in opened.parts)
+        raise DatasetError(f"--data {name}: {what} (the dataset has: {there or 'nothing'})")
+    return Source(name, frames, spec.weight)
+
+
+def known_classes(frames: Sequence[Frame], order: Sequence[str] = ()) -> tuple[str, ...]:
+    """Classes that occur in the labels, BDD100K's in their usual order, then ``order``'s, then others by name."""
+    seen = {box.category for frame in frames for box in frame.boxes}
+    first = [name for name in (*BDD100K_CLASSES, *order) if name in seen]
+    return tuple(dict.fromkeys([*first, *sorted(seen)]))
+
+
+def map_classes(frames: Sequence[Frame], mapping: dict[str, str]) -> list[Frame]:
+    """Frames with their classes renamed, e.g. ``{"rider": "pedestrian"}``; names are made canonical."""
+    names = {canonical_class(old): canonical_class(new) for old, new in mapping.items()}
+    if not names:
+        return list(frames)
+
+    def renamed(box: Box) -> Box:
+        new = names.get(box.category)
+        return box if new is None else msgspec.structs.replace(box, category=new)
+
+    return [msgspec.structs.replace(frame, boxes=[renamed(box) for box in frame.boxes]) for frame in frames]
+
+
+def spread(frames: Sequence[Frame], count: int) -> list[Frame]:
+    """``count`` frames spread evenly over the list sorted by name: the same ones each time, from many drives."""
+    ordered = sorted(frames, key=lambda frame: frame.name)
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[at * len(ordered) // count] for at in range(count)]
+
+
+def fingerprint(sources: Sequence[Source]) -> str:
+    """Numbers of images and a hash of names, boxes and weights: a resumed run must see the same ones."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(f"{source.name}|{source.weight}\n".encode("utf-8", "surrogateescape"))
+        for frame in source.frames:
+            weight = (frame.extra or {}).get("weight", 1.0)
+            labels = [(box.xyxy, box.category, box.weight, box.crowd) for box in frame.boxes]
+            digest.update(f"{frame.name}|{weight}|{labels}\n".encode("utf-8", "surrogateescape"))
+    return f"{'+'.join(str(len(source.frames)) for source in sources)} images, {digest.hexdigest()[:12]}"
+
+
+def by_time(frames: Sequence[Frame]) -> str:
+    """``1,020 day, 0 night`` for messages."""
+    day = sum(frame.timeofday == DAY for frame in frames)
+    night = sum(frame.timeofday == NIGHT for frame in frames)
+    other = len(frames) - day - night
+    return f"{day:,} day, {night:,} night" + (f", {other:,} other" if other else "")

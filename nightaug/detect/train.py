@@ -1,0 +1,355 @@
+"""Detector training: one loop for FCOS and YOLO, for a laptop's CPU, one GPU, or several nodes under torchrun.
+
+The data order and every random change are pure functions of (seed, index); with the saved weights, average and
+optimiser that makes a killed and resumed run equal to one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from nightaug import __version__
+from nightaug.data.frames import Frame
+from nightaug.detect.augment import Augment
+from nightaug.detect.checkpoint import start_from, write_detector
+from nightaug.detect.dataset import Batch, DetectionSamples, StepSampler, make_loader
+from nightaug.detect.detectors import Detector, build_detector
+from nightaug.detect.optimization import MovingAverage, learning_rate, make_optimizer, rate_factor
+from nightaug.detect.sampling import Mixture, Source
+from nightaug.detect.settings import DetectorSettings
+from nightaug.detect.sources import fingerprint, spread
+from nightaug.detect.validation import Validator
+from nightaug.errors import ConfigError, NightaugError
+from nightaug.losses import weighted_total
+from nightaug.runs import RunFolder, StopRequest, progress_bar, resolve_precision
+
+#: Settings that a resumed run may have different.
+MAY_CHANGE = ("steps", "workers", "log_every", "save_every", "tensorboard", "patience")
+
+
+class TrainResult(NamedTuple):
+    """How a run ended: ``best`` is the best validation AP, None without validation."""
+
+    step: int
+    finished: bool
+    best: float | None
+    unreadable: int
+    stopped_early: bool = False
+
+
+class DetectorTrainer:
+    """State of one training process; :meth:`run` is the recipe.
+
+    Args:
+        sources: what is trained on, in their shares.
+        val: validation frames; empty: no evaluation.
+        classes: canonical names, the detector's class numbers.
+        out: run folder.
+        settings: see :class:`DetectorSettings`.
+        cpu: do not use a GPU.
+        target: unlabelled frames of the target domain: a second stream of batches, for adaptation.
+
+    Raises:
+        ConfigError, CheckpointError: as :func:`build_detector`.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        val: Sequence[Frame],
+        classes: tuple[str, ...],
+        out: Path,
+        settings: DetectorSettings,
+        cpu: bool = False,
+        target: Sequence[Frame] = (),
+    ) -> None:
+        self.settings, self.folder, self.classes = settings, RunFolder(out), tuple(classes)
+        self._claimed = False
+        cpu = cpu or not torch.cuda.is_available()
+        # accelerate keeps the first precision for the whole process; a second run may want another one.
+        AcceleratorState._reset_state()
+        precision = resolve_precision(settings.mixed_precision, cpu)
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
+        self.precision = precision
+        self.mixture = Mixture(sources, settings.seed, settings.balance)
+        self.target = Mixture([Source("target", [_bare(f) for f in target])], settings.seed + 1) if target else None
+        self.fingerprint = fingerprint(self.mixture.sources)
+        self.val = spread(val, settings.evaluate_images)
+
+        detector = build_detector(settings, self.classes)
+        self.loaded = str(start_from(detector, settings.weights)) if settings.weights else ""
+        detector.to(memory_format=torch.channels_last)
+        self.global_batch = settings.batch * settings.accumulate * self.accelerator.num_processes
+        self.rate = learning_rate(settings, self.global_batch)
+        optimizer = make_optimizer(detector, settings, self.rate)
+        detector.to(self.accelerator.device)
+        self.ema = MovingAverage(detector, settings.ema) if settings.ema else None
+        self.loss_weights = dict(detector.loss_weights)
+        self.network, self.optimizer = self.accelerator.prepare(detector, optimizer)
+        # Losses since the last line of metrics, and the step of that line: part of the state, so that a
+        # resumed run writes the same lines.
+        self.sums: dict[str, Tensor] = {}
+        self.logged = 0
+        self.best: float | None = None
+        self.without_gain = 0
+
+    @property
+    def live(self) -> Detector:
+        """The network being trained."""
+        detector: Detector = self.accelerator.unwrap_model(self.network)
+        return detector
+
+    @property
+    def saved(self) -> Detector:
+        """The network that is saved and evaluated: the moving average where there is one."""
+        if self.ema is None:
+            return self.live
+        detector: Detector = self.ema.network  # type: ignore[assignment]
+        return detector
+
+    # -- one optimiser step ------------------------------------------------------------------------------------
+
+    def step(self, step: int, batches: Sequence[tuple[Batch, Batch | None]]) -> dict[str, Tensor]:
+        """One optimiser step over its forward passes; raw named losses, averaged over them."""
+        settings, accelerator = self.settings, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * rate_factor(step, settings)
+        self.network.train()
+        self.optimizer.zero_grad()
+        parts: dict[str, Tensor] = {}
+        share = 1.0 / len(batches)
+        for at, (batch, _) in enumerate(batches):
+            last = at == len(batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self.network):
+                with accelerator.autocast():
+                    forward = self.network(batch.images, batch.targets)
+                accelerator.backward(weighted_total(forward.losses, self.loss_weights) * share)
+            _add(parts, forward.losses, share)
+        if settings.clip_norm is not None:
+            norm = accelerator.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
+            if norm is not None:
+                parts["gradient_norm"] = norm
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.live, step)
+        return parts
+
+    # -- state -------------------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"sums": self.sums, "logged": self.logged}
+        if self.accelerator.is_main_process:
+            state |= {
+                "data": self.fingerprint,
+                "best": self.best,
+                "without_gain": self.without_gain,
+                "network": self.live.state_dict(),
+                "optimizer": self.optimizer.optimizer.state_dict(),
+                "ema": self.ema.network.state_dict() if self.ema is not None else None,
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+            }
+        return state
+
+    def save(self, step: int) -> None:
+        """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one."""
+        bad = [name for name, value in self.sums.items() if not bool(value.isfinite())]
+        if not all(bool(parameter.isfinite().all()) for parameter in self.live.parameters()):
+            bad.append("weights of the detector")
+        self._refuse(bad, step)
+        self.folder.save_state(step, self.accelerator.process_index, self._state())
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.folder.commit_state(step)
+            self._write_weights("last", step)
+
+    def _write_weights(self, which: str, step: int) -> None:
+        write_detector(self.folder.weights_path(which), self.saved, self.settings, step, __version__)
+
+    def load(self, step: int) -> None:
+        """Continue from the state of ``step``."""
+        own = self.folder.load_state(step, self.accelerator.process_index)
+        main = own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
+        if main["data"] != self.fingerprint:
+            raise ConfigError(
+                f"the run in {self.folder.path} was trained on other data ({main['data']}, now {self.fingerprint}); "
+                "resume it with the data it was started with"
+            )
+        self.live.load_state_dict(main["network"])
+        self.optimizer.optimizer.load_state_dict(main["optimizer"])
+        if self.ema is not None:
+            self.ema.network.load_state_dict(main["ema"])
+        if self.accelerator.scaler and main["scaler"]:
+            self.accelerator.scaler.load_state_dict(main["scaler"])
+        self.best, self.without_gain = main["best"], main["without_gain"]
+        self.sums = {key: value.to(self.accelerator.device) for key, value in own["sums"].items()}
+        self.logged = own["logged"]
+
+    # -- the recipe --------------------------------------------------------------------------------------------
+
+    def batches(self, start: int) -> Iterator[list[tuple[Batch, Batch | None]]]:
+        """The forward passes of each optimiser step from ``start`` on, with target batches where there is a target."""
+        settings, device = self.settings, self.accelerator.device
+        source = self._stream(self.mixture, start, settings.seed)
+        target = self._stream(self.target, start, settings.seed + 1) if self.target is not None else None
+        group: list[tuple[Batch, Batch | None]] = []
+        for batch in source:
+            group.append((batch.to(device), next(target).to(device) if target is not None else None))
+            if len(group) == settings.accumulate:
+                yield group
+                group = []
+
+    def _stream(self, mixture: Mixture, start: int, seed: int) -> Iterator[Batch]:
+        settings, accelerator = self.settings, self.accelerator
+        augment = Augment(settings.augmentation, settings.width, settings.height)
+        samples = DetectionSamples(mixture, self.classes, augment, seed)
+        passes = (start * settings.accumulate, settings.steps * settings.accumulate)
+        sampler = StepSampler(*passes, settings.batch, accelerator.process_index, accelerator.num_processes)
+        on_gpu = accelerator.device.type == "cuda"
+        workers = settings.workers if settings.workers is not None else (4 if on_gpu else 0)
+        return iter(make_loader(samples, sampler, settings.batch, workers, on_gpu))
+
+    def claim(self, resume: bool) -> None:
+        """Take the run folder, once; a folder that cannot take this run is refused before any work."""
+        if self.accelerator.is_main_process and not self._claimed:
+            self.folder.start(self.settings, resume, MAY_CHANGE)
+            self._claimed = True
+
+    def run(self, resume: bool = False, title: str = "training") -> TrainResult:
+        """Train from the start, or from the newest state, to ``settings.steps``, to a halt, or to the first Ctrl-C.
+
+        Raises:
+            ConfigError: the folder cannot take this run.
+            CheckpointError: its state is damaged, or from another number of processes.
+            NightaugError: a loss or a weight became NaN or infinite.
+        """
+        settings, accelerator, folder = self.settings, self.accelerator, self.folder
+        self.claim(resume)
+        accelerator.wait_for_everyone()
+        start = (folder.latest_state() if resume else None) or 0
+        if start:
+            self.load(start)
+        board: Any = None
+        validator: Validator | None = None
+        if accelerator.is_main_process:
+            folder.write_settings(settings)
+            folder.cut_metrics(start)
+            folder.log(f"nightaug {__version__}: {'resumed at' if start else 'to'} step {start or settings.steps}")
+            board = _tensorboard(folder.path, start) if settings.tensorboard else None
+            validator = Validator(self.val, self.classes, settings) if self.val and settings.evaluate_every else None
+        done, stopped, unreadable, waiting = start, False, 0, 0.0
+        early = self._out_of_patience()
+        with StopRequest().listen() as stop, progress_bar(title, settings.steps, start, "steps") as progress:
+            began, since = time.monotonic(), start
+            stream = self.batches(start) if start < settings.steps and not early else iter(())
+            while not early:
+                fetch = time.monotonic()
+                group = next(stream, None)
+                waiting += time.monotonic() - fetch
+                if group is None:
+                    break
+                _add(self.sums, self.step(done, group), 1.0)
+                unreadable = max(unreadable, *(batch.unreadable for batch, _ in group))
+                done += 1
+                last = done == settings.steps
+                if done % settings.log_every == 0 or last:
+                    spent = max(time.monotonic() - began, 1e-9)
+                    speed = {"steps_per_second": (done - since) / spent, "data_share": waiting / spent}
+                    means = self._means(done) | {"learning_rate": self.rate * rate_factor(done - 1, settings)}
+                    if accelerator.is_main_process:
+                        folder.append_metrics(done, means)
+                        _scalars(board, done, means | speed)
+                        total = weighted_total({name: torch.tensor(means[name]) for name in self.loss_weights},
+                                               self.loss_weights)  # fmt: skip
+                        progress(done, f"loss {total:.3f}" + (f" best AP {100 * self.best:.1f}" if self.best else ""))
+                    since, began, waiting = done, time.monotonic(), 0.0
+                # In a group of processes all must agree to stop, else the others wait for ever.
+                stopped = self._agree(stop.requested) if done % 10 == 0 or accelerator.num_processes == 1 else stopped
+                if settings.evaluate_every and self.val and (done % settings.evaluate_every == 0 or last):
+                    if validator is not None:
+                        self._evaluate(validator, done, board)
+                    early = self._agree(self._out_of_patience())
+                    began, since, waiting = time.monotonic(), done, 0.0  # the pause is not training speed
+                if done % settings.save_every == 0 or last or stopped or early:
+                    self.save(done)
+                if stopped:
+                    break
+        if board is not None:
+            board.close()
+        if unreadable and accelerator.is_main_process:
+            folder.log(f"{unreadable} training images could not be read and were stepped over")
+        folder.close()
+        return TrainResult(done, done >= settings.steps or early, self.best, unreadable, early)
+
+    def _out_of_patience(self) -> bool:
+        return self.settings.patience is not None and self.without_gain >= self.settings.patience
+
+    def _agree(self, requested: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return requested
+        flag = torch.tensor([float(requested)], device=self.accelerator.device)
+        reduced: Tensor = self.accelerator.reduce(flag, "sum")
+        return bool(reduced.item() > 0)
+
+    def _refuse(self, bad: list[str], at: int) -> None:
+        """Stop where something became NaN or infinite, saying what, when, and where to go on from."""
+        if bad:
+            good = self.folder.latest_state()
+            where = f"the last good state is step {good}" if good else "no state was saved yet"
+            raise NightaugError(
+                f"{', '.join(bad)} became non-finite at or before step {at}; {where}: go on with --resume --set "
+                f"learning_rate={self.rate / 2:.2g} (it was {self.rate:.2g}) or --set mixed_precision=fp32"
+            )
+
+    def _means(self, at: int) -> dict[str, float]:
+        """Mean losses of all processes since the last call; checks that they are finite."""
+        names = sorted(self.sums)
+        stacked: Tensor = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]), "mean")
+        means = {name: value / (at - self.logged) for name, value in zip(names, stacked.tolist(), strict=True)}
+        self.sums, self.logged = {}, at
+        self._refuse([name for name, value in means.items() if not math.isfinite(value)], at)
+        return means
+
+    def _evaluate(self, validator: Validator, step: int, board: Any) -> None:
+        scores = validator(self.saved, self.precision)
+        self.folder.append_metrics(step, scores)
+        _scalars(board, step, scores)
+        score = scores.get("val_AP")
+        if score is not None and (self.best is None or score > self.best):
+            self.best, self.without_gain = score, 0
+            self._write_weights("best", step)
+        else:
+            self.without_gain += 1
+
+
+def _bare(frame: Frame) -> Frame:
+    """A frame without its labels: what adaptation may see of the target domain."""
+    return Frame(frame.name, [], frame.width, frame.height, frame.timeofday, video=frame.video, path=frame.path)
+
+
+def _add(sums: dict[str, Tensor], parts: Mapping[str, Tensor], share: float) -> None:
+    for name, value in parts.items():
+        sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * share
+
+
+def _tensorboard(path: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(path / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+
+
+def _scalars(board: Any, step: int, values: Mapping[str, float]) -> None:
+    if board is not None:
+        for name, value in values.items():
+            board.add_scalar(name, value, step)
