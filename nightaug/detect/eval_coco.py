@@ -30,7 +30,7 @@ def coco_numbers(
 
     Fractions 0 to 1, None where there is no box to measure.
     """
-    import faster_coco_eval
+    import faster_coco_eval  # type: ignore[import-untyped]
 
     precision, recall = _accumulate(truth, results)
     numbers = [
@@ -87,7 +87,7 @@ def _box_counts(truth: Truth) -> Floats:
 
 
 def _run(truth: Truth, results: Sequence[dict[str, Any]], recalls: Floats) -> tuple[Floats, Floats]:
-    from faster_coco_eval import COCO, COCOeval_faster
+    from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
 
     images = [{"id": image["id"]} for image in truth.images]
     categories = [{"id": number, "name": name} for number, name in enumerate(truth.classes, 1)]

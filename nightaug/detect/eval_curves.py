@@ -33,8 +33,8 @@ def _class_curves(found: ClassMatches) -> dict[str, Any]:
     f1 = 2 * hits / (counted + total)  # of the k best detections: 2 TP / (2 TP + FP + FN)
     ends = np.searchsorted(-found.score, -SCORES, "right")
     # A threshold keeps all detections of one score or none.
-    whole = np.flatnonzero(np.r_[found.score[1:] != found.score[:-1], True]) + 1 if len(found.score) else []
-    best = max(whole, key=lambda k: (f1[k], k), default=None)
+    whole = np.flatnonzero(np.r_[found.score[1:] != found.score[:-1], len(found.score) > 0]) + 1
+    best = max(whole.tolist(), key=lambda k: (f1[k], k), default=None)
     return {
         "recall": RECALLS.round(2).tolist(),
         "precision": precision.round(6).tolist(),

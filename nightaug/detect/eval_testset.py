@@ -1,0 +1,131 @@
+"""The part of a dataset that detections are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from nightaug.data.classes import canonical_class
+from nightaug.data.formats import Dataset, open_dataset
+from nightaug.data.frames import Frame
+from nightaug.detect.sources import is_labelled, load_frames
+from nightaug.errors import ConfigError, DatasetError
+
+#: What ``--classes`` says for every class of the dataset, also those a detector cannot know.
+ALL_CLASSES = "all"
+
+
+class TestSet(NamedTuple):
+    """Labelled frames and what their dataset calls its classes."""
+
+    frames: list[Frame]
+    classes: tuple[str, ...]  # canonical, in the dataset's order; classes that only boxes name follow
+    category_ids: dict[str, int | str]  # canonical name -> id in the dataset's COCO file; empty for other formats
+    notes: list[str]  # for the user
+
+
+def open_test_set(
+    root: Path,
+    split: str,
+    domain: str | None,
+    *,
+    images: Path | None = None,
+    labels: Path | None = None,
+    format: str | None = None,
+) -> TestSet:
+    """Labelled frames of a split (``all``: every one) and a domain (``A`` day, ``B`` night, None both).
+
+    A dataset without splits is taken whole. Frames whose image is missing are left out, unless all are: results can
+    be measured without images.
+
+    Raises:
+        DatasetError: nothing labelled is there.
+        ConfigError: unknown format or domain.
+    """
+    if domain not in ("A", "B", None):
+        raise ConfigError(f"--domain {domain}: expected A (day) or B (night)")
+    dataset = open_dataset(root, images, labels, format)
+    notes: list[str] = []
+    parts = [part for part in dataset.parts if part.source is not None]
+    if not parts:
+        raise DatasetError(f"{root}: it has images but no labels, so nothing can be measured; pass --labels")
+    if split != "all" and split not in dataset.splits:
+        if set(dataset.splits) != {"all"}:
+            there = ", ".join(dataset.splits)
+            raise DatasetError(f"{root}: it has no split {split}; choose one with --split ({there}, or all)")
+        notes.append(f"the dataset has no splits: all of it is measured, not only {split}")
+        split = "all"
+    labelled = Dataset(dataset.root, parts, dataset.prepared, dataset.problems)
+    every = labelled.frames(None if split == "all" else split, domain)
+    frames = load_frames(labelled, split, domain or "all")
+    missing = sum(frame.path is None for frame in every)
+    if missing == len(every):
+        frames = every
+        if every:
+            notes.append("no image was found; sizes are taken from the labels")
+    elif missing:
+        notes.append(f"{missing:,} labelled frames have no image file and are left out")
+    if not any(is_labelled(frame) for frame in frames):
+        where = f"split {split}" + (f", domain {domain}" if domain else "")
+        raise DatasetError(f"{root}: no labelled images in {where}; see --split and --domain")
+    if dataset.problems:
+        noticed = dataset.problems.counts.most_common(5)
+        notes.append("noticed in the labels: " + ", ".join(f"{number:,} {kind}" for kind, number in noticed))
+    seen = {box.category for frame in frames for box in frame.boxes}
+    named = [name for part in parts for name in part.labels.classes]
+    classes = tuple(dict.fromkeys([*named, *sorted(seen)]))
+    ids: dict[str, int | str] = {}
+    for part in parts:
+        if (split in (part.split, "all") and part.domain in (domain, None)) or domain is None:
+            for name, number in part.labels.meta.get("category_ids", {}).items():
+                ids.setdefault(name, number)
+    return TestSet(frames, classes, ids, notes)
+
+
+def choose_classes(
+    test: TestSet, asked: Sequence[str] | None, known: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[str]]:
+    """The classes to measure, and what to tell the user about the others.
+
+    Args:
+        asked: names, or ``all``; None takes those both sides know.
+        known: the detector's classes; None where nobody can say (a results file).
+
+    Raises:
+        ConfigError: a class asked for is not in the dataset.
+        DatasetError: the two have no class in common.
+    """
+    boxes: dict[str, int] = dict.fromkeys(test.classes, 0)
+    for frame in test.frames:
+        for box in frame.boxes:
+            boxes[box.category] += 1
+    able = test.classes if known is None else tuple(canonical_class(name) for name in known)
+    if asked is not None and list(asked) != [ALL_CLASSES]:
+        chosen = tuple(dict.fromkeys(canonical_class(name) for name in asked))
+        unknown = [name for name in chosen if name not in boxes]
+        if unknown or not chosen:
+            raise ConfigError(
+                f"--classes {', '.join(unknown)}: not in the dataset, which has {', '.join(test.classes) or 'none'}"
+            )
+    elif asked is not None:
+        chosen = test.classes
+    else:
+        chosen = tuple(name for name in test.classes if name in able)
+    if not chosen:
+        raise DatasetError(
+            f"the detector knows {', '.join(able) or 'no classes'}, the dataset {', '.join(test.classes) or 'none'}: "
+            "no class in common"
+        )
+    notes = []
+    unable = [f"{name} ({boxes[name]:,} boxes)" for name in chosen if name not in able]
+    if unable:
+        notes.append(f"classes the detector does not know count as never found: {', '.join(unable)}")
+    absent = [f"{name} ({number:,} boxes)" for name, number in boxes.items() if name not in chosen and number]
+    if absent:
+        why = "" if asked is not None else ", the detector does not know them (--classes all counts them as missed)"
+        notes.append(f"classes not measured: {', '.join(absent)}{why}")
+    others = [name for name in able if name not in boxes]
+    if others:
+        notes.append(f"classes the dataset does not have, left out: {', '.join(others)}")
+    return chosen, notes

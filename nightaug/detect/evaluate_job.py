@@ -1,0 +1,237 @@
+"""``nightaug evaluate`` as one function: a detector, or the results of any program, on a labelled dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nightaug import __version__
+from nightaug.detect.eval_results import check_rows, find_numbering, read_results, read_rows, write_results
+from nightaug.detect.eval_table import metrics_lines
+from nightaug.detect.eval_testset import TestSet, choose_classes, open_test_set
+from nightaug.detect.evaluate import evaluate
+from nightaug.detect.truth import Truth
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.images import atomic_write_text
+from nightaug.runs import file_sha256, progress_bar
+
+_RESULTS, _TRUTH = ".detections.json", ".truth.json"
+#: What our metrics file says it is; nothing else is ever written over.
+KIND = "nightaug metrics"
+
+
+class _Files(NamedTuple):
+    """What an evaluation writes."""
+
+    metrics: Path
+    results: Path
+    truth: Path
+
+
+def run_evaluate(
+    run_or_results: Path,
+    dataset: Path,
+    *,
+    out: Path,
+    split: str = "test",
+    domain: str | None = None,
+    images: Path | None = None,
+    labels: Path | None = None,
+    format: str | None = None,
+    classes: Sequence[str] | None = None,
+    truth_file: Path | None = None,
+    device: str | None = None,
+    batch: int = 8,
+    workers: int | None = None,
+    score: float | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure a detector on the labelled images of a dataset; arguments as the command's options.
+
+    Writes ``out`` (the metrics), and beside it ``STEM.detections.json`` (COCO results) and ``STEM.truth.json``. What a
+    detector found is kept and used again while weights, images and labels are the same, unless ``overwrite``.
+
+    Args:
+        run_or_results: a train-detector run folder or weight file; or a ``.json`` of COCO results by any program.
+        out: a ``.json`` file.
+        split, domain: which part of the dataset; ``all`` and None take everything.
+        classes: names, or ``["all"]``; None measures the classes both know.
+        truth_file: the truth file whose numbers a results file uses; ``X.truth.json`` beside ``X.detections.json`` is
+            found by itself, and other files count after the dataset's own COCO file, names or positions.
+        score: least score of the confusion matrix; None takes the one with the best mean F1 on these images.
+
+    Returns:
+        What ``out`` holds: :func:`nightaug.detect.evaluate.evaluate`'s dict, and ``made`` saying from what. Empty
+        after a dry run.
+
+    Raises:
+        DatasetError: nothing to measure, or the results cannot be read.
+        CheckpointError: no usable detector.
+        ConfigError: options that contradict each other, or ``out`` cannot be used.
+    """
+    files = _files(out)
+    _check_paths(files, run_or_results, dataset, truth_file)
+    from_file = run_or_results.suffix.lower() == ".json"
+    test = open_test_set(dataset, split, domain, images=images, labels=labels, format=format)
+    known = None if from_file else _detector_classes(run_or_results)
+    chosen, notes = choose_classes(test, classes, known)
+    truth = Truth.from_frames(test.frames, chosen)
+    for note in [*test.notes, *notes, *(f"{number:,} x {reason}" for reason, number in truth.skipped.items())]:
+        say(note)
+    if not truth.images:
+        raise DatasetError(f"{dataset}: no image can be measured ({_listed(truth.skipped)})")
+    say(f"{len(truth.images):,} images, {sum(truth.boxes().values()):,} boxes of {len(chosen)} classes")
+    if dry_run:
+        say(f"would write {files.metrics}, {files.results.name} and {files.truth.name}")
+        return {}
+    truth.write(files.truth)
+    made: dict[str, Any] = {
+        "kind": KIND,
+        "nightaug": __version__,
+        "input": str(run_or_results),
+        "dataset": str(dataset),
+        "split": split,
+        "domain": domain,
+        "not_measured": dict(truth.left_out),
+        "skipped": dict(truth.skipped),
+    }
+    if from_file:
+        rows, left_out = _foreign_results(run_or_results, truth, test, truth_file, say)
+        made["results_left_out"] = dict(left_out)
+        write_results(files.results, rows)
+    else:
+        key = {"weights_sha256": _weights_hash(run_or_results), "test_set": _test_hash(files.truth, truth)}
+        rows = _known_results(files, key, truth) if not overwrite else None
+        if rows is None:
+            rows = _detect(run_or_results, truth, device, batch, workers)
+            write_results(files.results, rows)
+        else:
+            say(f"{files.results} was made with the same weights on the same images: used again")
+        made |= {**key, "results_sha256": file_sha256(files.results)}
+    metrics = {**evaluate(truth, rows, score=score), "made": made}
+    atomic_write_text(files.metrics, json.dumps(metrics, indent=1) + "\n")
+    for line in ["", *metrics_lines(metrics), ""]:
+        say(line)
+    confusion = metrics["confusion"]
+    chosen_how = "best mean F1 on these images" if score is None else "as asked"
+    say(f"confusion matrix at score {confusion['score']:.2f} ({chosen_how}), curves and all else in {files.metrics}")
+    return metrics
+
+
+def _files(out: Path) -> _Files:
+    if out.suffix.lower() != ".json" or out.is_dir():
+        raise ConfigError(f"--out {out}: expected the name of a .json file for the metrics")
+    stem = out.name[: -len(out.suffix)]
+    return _Files(out, out.with_name(stem + _RESULTS), out.with_name(stem + _TRUTH))
+
+
+def _check_paths(files: _Files, *inputs: Path | None) -> None:
+    """Inputs are never written over, nor what this command has not made."""
+    if files.metrics.exists() and _read_made(files.metrics) is None:
+        raise ConfigError(f"--out {files.metrics}: there is a file that evaluate has not made; choose another name")
+    for given in inputs:
+        for path in files:
+            if given is not None and given.exists() and path.exists() and os.path.samefile(given, path):
+                raise ConfigError(f"{path} is an input of this command and would be written over; choose another --out")
+
+
+def _read_made(path: Path) -> dict[str, Any] | None:
+    """What a metrics file of ours was made from, None for anything else."""
+    try:
+        made = json.loads(path.read_bytes())["made"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return made if isinstance(made, dict) and made.get("kind") == KIND else None
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{number:,} {reason}" for reason, number in counts.most_common())
+
+
+# -- results of other programs ---------------------------------------------------------------------------------------
+
+
+def _foreign_results(
+    path: Path, truth: Truth, test: TestSet, truth_file: Path | None, say: Callable[[str], None]
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    beside = path.with_name(path.name[: -len(_RESULTS)] + _TRUTH) if path.name.endswith(_RESULTS) else None
+    if truth_file is None and beside is not None and beside.is_file():
+        truth_file = beside
+    companion = Truth.read(truth_file) if truth_file is not None else None
+    rows, left_out = read_rows(path)
+    numbering = find_numbering(rows, truth, test.classes, test.category_ids, companion)
+    results = check_rows(rows, numbering, left_out)
+    if rows and not results.rows:
+        raise DatasetError(f"{path}: none of its {len(rows):,} detections can be used ({_listed(left_out)})")
+    say(f"{len(results.rows):,} detections of {path}, read with {numbering.what}")
+    if left_out:
+        say(f"left out: {_listed(left_out)}")
+    return results.rows, left_out
+
+
+# -- detectors -------------------------------------------------------------------------------------------------------
+
+
+def _detector_classes(run: Path) -> list[str]:
+    from nightaug.detect.checkpoint import find_detector, read_facts
+
+    return [str(name) for name in read_facts(find_detector(run))["classes"]]
+
+
+def _weights_hash(run: Path) -> str:
+    from nightaug.detect.checkpoint import find_detector
+
+    return file_sha256(find_detector(run))
+
+
+def _test_hash(file: Path, truth: Truth) -> str:
+    """Hash of the truth and of what tells that an image file is still the same."""
+    digest = hashlib.sha256(file.read_bytes())
+    for image in truth.images:
+        path = truth.frames[image["id"]].path
+        state = path.stat() if path is not None else None
+        digest.update(
+            repr((str(path), state and (state.st_size, state.st_mtime_ns))).encode("utf-8", "surrogateescape")
+        )
+    return digest.hexdigest()
+
+
+def _known_results(files: _Files, key: dict[str, str], truth: Truth) -> list[dict[str, Any]] | None:
+    """The results of an earlier evaluation of the same weights on the same images, if they are still there."""
+    made = _read_made(files.metrics)
+    if made is None or any(made.get(name) != value for name, value in key.items()):
+        return None
+    if not files.results.is_file() or file_sha256(files.results) != made.get("results_sha256"):
+        return None
+    return read_results(files.results, truth).rows
+
+
+def _detect(run: Path, truth: Truth, device: str | None, batch: int, workers: int | None) -> list[dict[str, Any]]:
+    import torch
+
+    from nightaug.detect.checkpoint import load_detector
+    from nightaug.detect.inference import detect_frames
+
+    missing = sum(frame.path is None for frame in truth.frames.values())
+    if missing:
+        raise DatasetError(f"{missing:,} images are not there, so nothing can be detected on them; pass --images")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    detector = load_detector(run, device)
+    if workers is None:
+        workers = min(4, (os.cpu_count() or 1) - 1)
+    with progress_bar("detecting", len(truth.images)) as progress:
+        return detect_frames(
+            detector,
+            truth,
+            batch=batch,
+            device=device,
+            workers=workers,
+            progress=lambda done, total: progress(done, ""),
+        )
