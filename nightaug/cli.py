@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from nightaug import __version__
+from nightaug.cli_detect import app as detect_app
 from nightaug.errors import ConfigError, Interrupted, NightaugError
 
 app = typer.Typer(
@@ -244,6 +245,9 @@ def translate(
     )  # fmt: skip
     if result is not None and (result.stopped or result.failed):
         raise typer.Exit(1)
+
+
+app.add_typer(detect_app)
 
 
 def _one_line(error: object) -> str:

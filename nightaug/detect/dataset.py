@@ -160,7 +160,7 @@ class StepSampler(Sampler[int]):
 
 
 class StillImages(Dataset[Sample]):
-    """Images as they are, letterboxed: for evaluation and prediction. An unreadable one is a grey image, and counted."""
+    """Images as they are, letterboxed: for evaluation and prediction. An unreadable one becomes grey, and is counted."""
 
     def __init__(self, paths: Sequence[Path], width: int, height: int) -> None:
         self.paths, self.width, self.height = list(paths), width, height

@@ -62,12 +62,24 @@ class DetectorAugmentation(Settings):
 class DetectorSettings(Settings):
     """Settings of ``nightaug train-detector``."""
 
+    #: What is trained on, NAME:SPLIT:DOMAIN:WEIGHT each; nothing means dataset:train:all.
+    data: tuple[str, ...] = ()
+    #: What is evaluated while training, likewise; nothing means dataset:val:all where the dataset has that.
+    validation: tuple[str, ...] = ()
+    #: Classes to train, in this order; null: all that are labelled.
+    classes: tuple[str, ...] | None = None
+    #: Classes to rename first, e.g. {rider: pedestrian}.
+    rename: dict[str, str] = {}
+    #: Unlabelled images of the target domain, for adaptation: a folder or dataset.
+    target: str | None = None
+
     #: fcos-resnet18|50|101, fcos-mobilenet, yolo11n|s|m|l|x, yolov8n.., yolo26n.., yolov5nu.., or a YOLO .yaml or .pt.
     detector: str = "fcos-resnet50"
     #: Network input, pixels; images are letterboxed into it.
     width: int = Field(640, ge=64)
     height: int = Field(384, ge=64)
-    #: Pretrained weights: a torchvision tag (IMAGENET1K_V1, COCO_V1), a weight file, or null. YOLO: null (or "auto" by name).
+    #: Pretrained weights: a torchvision tag (IMAGENET1K_V1, COCO_V1), a weight file, or null for none; YOLO: a weight
+    #: file, or auto for the release of that name.
     pretrained: str | None = None
     #: A detector of nightaug (run folder or weight file) to start from; its classes must be the same.
     weights: str | None = None
@@ -94,7 +106,7 @@ class DetectorSettings(Settings):
     #: Longest gradient, L2 norm over all weights; null does not clip.
     clip_norm: float | None = Field(10.0, gt=0)
     augmentation: DetectorAugmentation = DetectorAugmentation()
-    #: Repeat-factor sampling (Gupta et al., 2019): images of classes in fewer than this share of the images come more often.
+    #: Repeat-factor sampling (Gupta et al., 2019): images with classes rarer than this share come more often; 0: off.
     balance: float = Field(0.0, ge=0, le=1)
     mixed_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     seed: int = Field(0, ge=0, lt=2**31)

@@ -143,7 +143,7 @@ class FCOSDetector(Detector):
 
     @torch.no_grad()
     def found(self, forward: Forward) -> list[Found]:
-        """Score sqrt(class * centerness), the best 1000, class-wise non-maximum suppression, the best ``max_detections``."""
+        """Score sqrt(class * centerness); the best 1000, class-wise suppression, the best ``max_detections``."""
         out, at = forward.outputs, forward.outputs["locations"]
         scores = (out["logits"].float().sigmoid() * out["centerness"].float().sigmoid()[..., None]).sqrt()  # (N, A, K)
         boxes = decode(out["regression"].float(), at.points, at.size)

@@ -1,0 +1,191 @@
+"""From settings layers to a training run, with an estimate before it starts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from nightaug.config import build, dump_yaml
+from nightaug.data.classes import canonical_class
+from nightaug.data.formats import Dataset, open_dataset
+from nightaug.data.frames import Frame
+from nightaug.detect.detectors import Target, detector_kind
+from nightaug.detect.sampling import Mixture, Source
+from nightaug.detect.settings import DetectorSettings
+from nightaug.detect.sources import (
+    SourceSpec,
+    by_time,
+    is_labelled,
+    known_classes,
+    load_frames,
+    load_source,
+    map_classes,
+    parse_source,
+)
+from nightaug.detect.train import DetectorTrainer, TrainResult
+from nightaug.errors import ConfigError, NightaugError
+from nightaug.losses import weighted_total
+
+
+class TrainingData(NamedTuple):
+    """What a run sees."""
+
+    sources: list[Source]
+    val: list[Frame]
+    classes: tuple[str, ...]
+    target: list[Frame]
+
+
+def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
+    """The frames that the settings name.
+
+    Raises:
+        ConfigError: a spec is wrong, or a class does not occur in the training labels.
+        DatasetError: nothing usable is there.
+    """
+    specs = [parse_source(text) for text in settings.data] or [SourceSpec("dataset")]
+    sources = [
+        source._replace(frames=map_classes(source.frames, settings.rename))
+        for source in (load_source(spec, dataset) for spec in specs)
+    ]
+    labelled = [frame for source in sources for frame in source.frames]
+    there = known_classes(labelled, dataset.classes)
+    classes = tuple(dict.fromkeys(map(canonical_class, settings.classes))) if settings.classes else there
+    unknown = [name for name in classes if name not in there]
+    if unknown:
+        raise ConfigError(f"--classes {', '.join(unknown)}: not in the training labels (there are: {', '.join(there)})")
+    if not classes:
+        raise ConfigError("the training images have no boxes at all: there is nothing to learn")
+    val: list[Frame] = []
+    if settings.validation:
+        for text in settings.validation:
+            val += load_source(parse_source(text), dataset).frames
+    else:
+        val = [frame for frame in load_frames(dataset, "val", "all") if is_labelled(frame)]
+    target: list[Frame] = []
+    if settings.target is not None:
+        # Never a test image, and never a label: the trainer takes the images alone.
+        opened = open_dataset(settings.target)
+        target = load_frames(opened, "train" if "train" in opened.splits else "all", "all")
+        if not target:
+            raise ConfigError(f"--target {settings.target}: no images there")
+    return TrainingData(sources, map_classes(val, settings.rename), classes, target)
+
+
+def run_recipe(
+    dataset: Path,
+    out: Path,
+    layers: Sequence[Mapping[str, Any]],
+    epochs: int | None = None,
+    resume: bool = False,
+    cpu: bool = False,
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> TrainResult | None:
+    """Train as the layered settings say; None after a dry run.
+
+    Raises:
+        ConfigError: unknown or wrong settings (all of them in one message), or ``out`` cannot be used.
+        DatasetError: no training images.
+        CheckpointError: weights to start from cannot be had.
+        NightaugError: out of memory, disk full, or a loss became non-finite.
+    """
+    settings = build(DetectorSettings, *layers)
+    detector_kind(settings.detector)
+    data = gather(open_dataset(dataset), settings)
+    if epochs is not None:
+        draws = len(Mixture(data.sources, settings.seed, settings.balance))
+        world = max(1, int(torch.distributed.get_world_size())) if torch.distributed.is_initialized() else _world()
+        steps = epochs * math.ceil(draws / (settings.batch * settings.accumulate * world))
+        settings = build(DetectorSettings, *layers, {"steps": steps})
+    trainer = DetectorTrainer(data.sources, data.val, data.classes, out, settings, cpu, data.target)
+    main = trainer.accelerator.is_main_process
+    try:
+        if not dry_run:
+            trainer.claim(resume)
+        if main:
+            for line in describe(trainer, data):
+                say(line)
+            say(estimate(trainer))
+        if dry_run:
+            if main:
+                say(dump_yaml(settings).rstrip())
+            return None
+        return trainer.run(resume)
+    except torch.OutOfMemoryError as error:
+        raise NightaugError(
+            f"out of GPU memory with batch {settings.batch} at {settings.width}x{settings.height}: use a smaller "
+            "--set batch=... and a larger accumulate; the newest state is kept, --resume continues"
+        ) from error
+    except OSError as error:
+        raise NightaugError(
+            f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues"
+        ) from error
+    finally:
+        trainer.folder.close()
+
+
+def _world() -> int:
+    import os
+
+    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def describe(trainer: DetectorTrainer, data: TrainingData) -> list[str]:
+    """Data, classes and device, a line each."""
+    accelerator, settings = trainer.accelerator, trainer.settings
+    lines = [
+        f"{source.name}: {len(source.frames):,} images ({by_time(source.frames)}), "
+        f"{sum(len(frame.boxes) for frame in source.frames):,} boxes, weight {source.weight:g}"
+        for source in trainer.mixture.sources
+    ]
+    if data.target:
+        lines.append(f"target (no labels): {len(data.target):,} images")
+    lines.append(f"{len(trainer.classes)} classes: {', '.join(trainer.classes)}; {len(trainer.val):,} validation images")
+    lines += [line for line in (getattr(trainer.live, "loaded", ""), trainer.loaded and f"from {trainer.loaded}") if line]
+    lines.append(
+        f"{settings.detector} at {settings.width}x{settings.height} on {accelerator.num_processes} x "
+        f"{accelerator.device.type}, precision {trainer.precision}, {settings.steps:,} steps of "
+        f"{trainer.global_batch} images, rate {trainer.rate:.2g}"
+    )
+    return lines
+
+
+def estimate(trainer: DetectorTrainer) -> str:
+    """Time and disk a run will take, from one timed forward and backward pass."""
+    settings, accelerator, detector = trainer.settings, trainer.accelerator, trainer.live
+    images = torch.full((settings.batch, 3, settings.height, settings.width), 114, dtype=torch.uint8)
+    box = torch.tensor([[0.3, 0.3, 0.6, 0.6]]) * torch.tensor([settings.width, settings.height] * 2)
+    targets = [Target(box, torch.zeros(1, dtype=torch.long), torch.ones(1)).to(accelerator.device)] * settings.batch
+    images = images.to(accelerator.device)
+    # Normalisation layers would learn from the grey images; evaluation mode takes the same time.
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    detector.train()
+    seconds = []
+    for _ in range(2):  # the first one pays for set-up
+        began = time.monotonic()
+        with accelerator.autocast():
+            forward = detector(images, targets)
+        weighted_total(forward.losses, trainer.loss_weights).backward()
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - began)
+    detector.load_state_dict(before)
+    detector.zero_grad(set_to_none=True)
+    total = seconds[-1] * 1.1 * settings.accumulate * settings.steps
+    values = sum(p.numel() for p in detector.parameters())
+    moments = 2 if settings.optimizer == "adamw" else 1
+    disk = values * 4 * (2 + moments) * 2 + values * 4 * 2  # the old state stays until the new one is complete
+    return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
