@@ -118,15 +118,12 @@ def check_rows(rows: Sequence[ResultRow], numbering: Numbering, left_out: Counte
 
 
 def _image_of(row: ResultRow, images: Mapping[int | str, int]) -> int | None:
-    for key in (row.file_name, row.image_id):
-        if key is not None:
-            found = images.get(key)
-            if found is None and isinstance(key, str):
-                base = key.replace("\\", "/").rsplit("/", 1)[-1]
-                found = images.get(base, images.get(os.path.splitext(base)[0]))
-            if found is not None:
-                return found
-    return None
+    key = row.image_id if row.file_name is None else row.file_name
+    found = images.get(key)
+    if found is None and isinstance(key, str):
+        base = key.replace("\\", "/").rsplit("/", 1)[-1]
+        found = images.get(base, images.get(os.path.splitext(base)[0]))
+    return found
 
 
 def own_numbering(truth: Truth) -> Numbering:
@@ -170,6 +167,9 @@ def find_numbering(
         dataset_classes: all canonical class names of the dataset, in order.
         category_ids: canonical name -> id in the dataset's COCO file; empty for other formats.
         companion: the truth file the results were made with; then nothing is guessed.
+
+    Raises:
+        DatasetError: the ids of the dataset's COCO files are not unique, and the results use numbers.
     """
     measured = {name: number for number, name in enumerate(truth.classes, 1)}
     if companion is not None:
@@ -181,6 +181,13 @@ def find_numbering(
         return Numbering(translated, classes, "the numbers of the truth file it was made with")
     names = _names(truth)
     own_ids = {extra["id"]: number for number, frame in truth.frames.items() if "id" in (extra := frame.extra or {})}
+    used = Counter(row.image_id for row in rows if isinstance(row.image_id, int) and row.file_name is None)
+    doubles = sum("id" in (frame.extra or {}) for frame in truth.frames.values()) - len(own_ids)
+    if doubles and used:
+        raise DatasetError(
+            f"{doubles:,} images share their COCO id with another one, so these results can mean either; "
+            "choose one part of the dataset with --domain and --split"
+        )
     stems = {int(str(name)): number for name, number in names.items() if str(name).isdecimal() and str(name).isascii()}
     positions = {image["id"]: image["id"] for image in truth.images}
     ways: list[tuple[str, Mapping[Any, int]]] = [
@@ -188,7 +195,6 @@ def find_numbering(
         ("image ids that are file names", stems),
         ("image ids that are positions in the list of files sorted by name, from 1", positions),
     ]
-    used = Counter(row.image_id for row in rows if isinstance(row.image_id, int) and row.file_name is None)
     image_way, image_ids = _first_knowing(ways, used)
     if not used:
         image_way = "images by name"

@@ -16,7 +16,7 @@ from nightaug.errors import ConfigError, DatasetError
 ALL_CLASSES = "all"
 
 
-class TestSet(NamedTuple):
+class LabelledSet(NamedTuple):
     """Labelled frames and what their dataset calls its classes."""
 
     frames: list[Frame]
@@ -33,7 +33,7 @@ def open_test_set(
     images: Path | None = None,
     labels: Path | None = None,
     format: str | None = None,
-) -> TestSet:
+) -> LabelledSet:
     """Labelled frames of a split (``all``: every one) and a domain (``A`` day, ``B`` night, None both).
 
     A dataset without splits is taken whole. Frames whose image is missing are left out, unless all are: results can
@@ -77,14 +77,14 @@ def open_test_set(
     classes = tuple(dict.fromkeys([*named, *sorted(seen)]))
     ids: dict[str, int | str] = {}
     for part in parts:
-        if (split in (part.split, "all") and part.domain in (domain, None)) or domain is None:
+        if split in (part.split, "all") and (domain is None or part.domain in (domain, None)):
             for name, number in part.labels.meta.get("category_ids", {}).items():
                 ids.setdefault(name, number)
-    return TestSet(frames, classes, ids, notes)
+    return LabelledSet(frames, classes, ids, notes)
 
 
 def choose_classes(
-    test: TestSet, asked: Sequence[str] | None, known: Sequence[str] | None
+    test: LabelledSet, asked: Sequence[str] | None, known: Sequence[str] | None
 ) -> tuple[tuple[str, ...], list[str]]:
     """The classes to measure, and what to tell the user about the others.
 

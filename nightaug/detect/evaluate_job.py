@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from nightaug import __version__
 from nightaug.detect.eval_results import check_rows, find_numbering, read_results, read_rows, write_results
 from nightaug.detect.eval_table import metrics_lines
-from nightaug.detect.eval_testset import TestSet, choose_classes, open_test_set
+from nightaug.detect.eval_testset import LabelledSet, choose_classes, open_test_set
 from nightaug.detect.evaluate import evaluate
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
@@ -108,12 +108,13 @@ def run_evaluate(
         write_results(files.results, rows)
     else:
         key = {"weights_sha256": _weights_hash(run_or_results), "test_set": _test_hash(files.truth, truth)}
-        rows = _known_results(files, key, truth) if not overwrite else None
-        if rows is None:
+        before = None if overwrite else _known_results(files, key, truth)
+        if before is not None:
+            say(f"{files.results} was made with the same weights on the same images: used again")
+            rows = before
+        else:
             rows = _detect(run_or_results, truth, device, batch, workers)
             write_results(files.results, rows)
-        else:
-            say(f"{files.results} was made with the same weights on the same images: used again")
         made |= {**key, "results_sha256": file_sha256(files.results)}
     metrics = {**evaluate(truth, rows, score=score), "made": made}
     atomic_write_text(files.metrics, json.dumps(metrics, indent=1) + "\n")
@@ -159,7 +160,7 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def _foreign_results(
-    path: Path, truth: Truth, test: TestSet, truth_file: Path | None, say: Callable[[str], None]
+    path: Path, truth: Truth, test: LabelledSet, truth_file: Path | None, say: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     beside = path.with_name(path.name[: -len(_RESULTS)] + _TRUTH) if path.name.endswith(_RESULTS) else None
     if truth_file is None and beside is not None and beside.is_file():
