@@ -24,30 +24,33 @@ CURVES: dict[str, tuple[str, ...]] = {
 }
 _COLORS = ("#3b82f6", "#f59e0b", "#10b981", "#ef4444")
 
+#: A before/after slider: ``.slider`` holds an image, one ``.after`` over it, ``.bar`` and a range input.
+SLIDER_STYLE = """
+.slider{position:relative;overflow:hidden;touch-action:pan-y;line-height:0;border-radius:6px}
+.slider img{width:100%;display:block}
+.slider .after{position:absolute;inset:0;clip-path:inset(0 0 0 var(--at,50%))}
+.slider .bar{position:absolute;top:0;bottom:0;left:var(--at,50%);width:2px;background:#fff;box-shadow:0 0 4px #000}
+.slider input{position:absolute;inset:0;width:100%;height:100%;opacity:0;cursor:ew-resize;margin:0}
+.slider:focus-within{outline:3px solid #3b82f6}
+"""
+SLIDER_SCRIPT = """
+for(const i of document.querySelectorAll('.slider input')){
+  const set=()=>i.parentElement.style.setProperty('--at',i.value+'%');i.addEventListener('input',set);set()}
+"""
 _STYLE = """
 :root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1rem;background:#fff;color:#111}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2rem}
 .grid{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}
 figure{margin:0}figcaption{font-size:.85rem;opacity:.8}
-.slider{position:relative;overflow:hidden;touch-action:pan-y;line-height:0;border-radius:6px}
-.slider img{width:100%;display:block}
-.slider .after{position:absolute;inset:0;clip-path:inset(0 0 0 var(--at,50%))}
 .slider .labels{position:absolute;inset:0;background:none;border-radius:0;display:none}
 .labels rect{fill:none;stroke:#39ff88;stroke-width:1}
 body:has(#show:checked) .labels{display:block}
-.slider .bar{position:absolute;top:0;bottom:0;left:var(--at,50%);width:2px;background:#fff;box-shadow:0 0 4px #000}
-.slider input{position:absolute;inset:0;width:100%;height:100%;opacity:0;cursor:ew-resize;margin:0}
-.slider:focus-within{outline:3px solid #3b82f6}
 .row{display:grid;gap:.3rem;grid-template-columns:repeat(auto-fit,minmax(min(48%,14rem),1fr))}
 .row img{width:100%;display:block}
 pre{overflow-x:auto;font-size:.8rem;background:#8881;padding:.7rem;border-radius:6px}
 svg{width:100%;height:auto;background:#8881;border-radius:6px}
 @media(prefers-color-scheme:dark){body{background:#111;color:#eee}}
-"""
-_SCRIPT = """
-for(const i of document.querySelectorAll('.slider input')){
-  const set=()=>i.parentElement.style.setProperty('--at',i.value+'%');i.addEventListener('input',set);set()}
 """
 
 
@@ -60,7 +63,8 @@ class Comparison(NamedTuple):
     boxes: Sequence[Box] = ()
 
 
-def _data_uri(image: ImageArray, quality: int = 85) -> str:
+def data_uri(image: ImageArray, quality: int = 85) -> str:
+    """An image as a JPEG inside a page."""
     return "data:image/jpeg;base64," + base64.b64encode(encode_image(image, "jpg", quality)).decode()
 
 
@@ -78,8 +82,8 @@ def _overlay(comparison: Comparison) -> str:
 def _slider(comparison: Comparison, caption: str, after: ImageArray) -> str:
     name = html.escape(f"{comparison.name}: {caption}", quote=True)
     return (
-        f'<figure><div class="slider"><img src="{_data_uri(comparison.before)}" alt="{name}, before">'
-        f'<img class="after" src="{_data_uri(after)}" alt="{name}, after">{_overlay(comparison)}<div class="bar"></div>'
+        f'<figure><div class="slider"><img src="{data_uri(comparison.before)}" alt="{name}, before">'
+        f'<img class="after" src="{data_uri(after)}" alt="{name}, after">{_overlay(comparison)}<div class="bar"></div>'
         f'<input type="range" min="0" max="100" value="50" aria-label="before/after of {name}"></div>'
         f"<figcaption>{name}</figcaption></figure>"
     )
@@ -140,7 +144,7 @@ def write_page(
         body.append("</div>")
     for caption, images in references:
         body.append(f"<h2>{html.escape(caption)}</h2><div class=row>")
-        body += [f'<img src="{_data_uri(image)}" alt="{html.escape(caption, quote=True)}">' for image in images]
+        body += [f'<img src="{data_uri(image)}" alt="{html.escape(caption, quote=True)}">' for image in images]
         body.append("</div>")
     drawn = []
     for name, keys in CURVES.items():
@@ -154,7 +158,7 @@ def write_page(
         body.append(f"<h2>Data</h2><pre>{html.escape(chr(10).join(table))}</pre>")
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,'
-        f'initial-scale=1"><title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>{"".join(body)}'
-        f"<script>{_SCRIPT}</script></body></html>\n"
+        f'initial-scale=1"><title>{html.escape(title)}</title><style>{_STYLE}{SLIDER_STYLE}</style></head><body>{"".join(body)}'
+        f"<script>{SLIDER_SCRIPT}</script></body></html>\n"
     )
     atomic_write_text(path, page)
