@@ -69,7 +69,9 @@ def test_what_cannot_be_measured_is_counted(tmp_path: Path) -> None:
 
 
 def test_the_size_is_the_files_not_the_labels(tmp_path: Path) -> None:
-    truth = Truth.from_frames([_frame(tmp_path, "a.jpg", [Box(50, 5, 300, 25, "car")], width=400, height=300)], ("car",))
+    truth = Truth.from_frames(
+        [_frame(tmp_path, "a.jpg", [Box(50, 5, 300, 25, "car")], width=400, height=300)], ("car",)
+    )
     assert (truth.images[0]["width"], truth.images[0]["height"]) == (96, 64)
     assert truth.annotations[0]["bbox"] == [50, 5, 46, 20]
     assert sum(truth.skipped.values()) == 1
