@@ -1,0 +1,314 @@
+"""YOLO (ultralytics: AGPL-3.0, the extra ``yolo``) as one of our detectors. The only file that imports ultralytics.
+
+Only its networks and its losses are used, not its trainer: data, label weights, run folder, resume and evaluation are
+those of every other detector. It is imported when a YOLO is built, never into a working directory, never installing
+anything, and without asking the network.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from nightaug.detect.detectors.base import Detector, Forward, Found, Target
+from nightaug.detect.detectors.yolo_files import check_architecture, fetch_release, find_architecture, read_checkpoint
+from nightaug.detect.detectors.yolo_loss import Anchors, Assignment, anchor_points, decode, yolo_losses
+from nightaug.detect.regions import RegionBatch
+from nightaug.detect.settings import DetectorSettings
+from nightaug.errors import CheckpointError, ConfigError
+from nightaug.images import Letterbox, atomic_open
+from nightaug.runs import load_weights
+
+#: Candidates an image before non-maximum suppression, as in ultralytics' validation.
+CANDIDATES = 30_000
+
+
+class YOLODetector(Detector):
+    """A YOLO of ultralytics.
+
+    Args:
+        settings: see :class:`~nightaug.detect.settings.DetectorSettings`.
+        classes: canonical class names.
+        pretrained: load ``settings.pretrained``, or the weights of a detector that is a ``.pt`` file.
+        facts: what an earlier detector's :attr:`facts` were: its architecture, where the file it came from may be gone.
+
+    Attributes:
+        facts: plain values that belong beside the weights.
+        progress: how far training is, 0 to 1; yolo26 moves its loss from one head to the other by it.
+        loaded: what was loaded, for the log.
+
+    Raises:
+        ConfigError: ultralytics is missing, or the architecture is unknown or cannot be built.
+        CheckpointError: the weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        settings: DetectorSettings,
+        classes: tuple[str, ...],
+        pretrained: bool = True,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.classes = settings.detector, tuple(classes)
+        self.width, self.height = settings.width, settings.height
+        self.score, self.nms, self.max_detections = settings.score, settings.nms, settings.max_detections
+        self.progress = 0.0
+        tasks = _ultralytics()
+        models = Path(tasks.__file__).parents[1] / "cfg" / "models"
+        architecture = (facts or {}).get("architecture") or find_architecture(settings.detector, models)
+        architecture = check_architecture(architecture, settings.detector, tasks) | {"nc": len(classes)}
+        self.facts = {"architecture": copy.deepcopy(architecture)}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.network = _build(tasks, architecture, settings.detector)
+        self.network.names = dict(enumerate(classes))
+        # Gains of 1: the losses come out raw, and the weights apply where all weights do.
+        self.network.args = SimpleNamespace(box=1.0, cls=1.0, dfl=1.0, epochs=1)
+        gains = settings.yolo
+        third = "dfl" if self.head.reg_max > 1 else "l1"
+        self.loss_weights = {"box": gains.box, "cls": gains.cls, third: gains.dfl}
+        self.loaded = self._load_pretrained(settings) if pretrained else ""
+
+    @property
+    def head(self) -> Any:
+        """ultralytics' Detect."""
+        return self.network.model[-1]
+
+    def _load_pretrained(self, settings: DetectorSettings) -> str:
+        source = settings.pretrained
+        if settings.detector.endswith(".pt") and source in {None, "auto"}:
+            source = settings.detector
+        if source is None:
+            return ""
+        path = _released(settings.detector) if source == "auto" else Path(source)
+        if not path.is_file():
+            raise CheckpointError(
+                f"pretrained '{source}': no such file; give a .pt or .safetensors file, auto (ultralytics' own weights "
+                "of a detector given by name), or null to start from scratch"
+            )
+        tensors = read_checkpoint(path)[0] if path.suffix == ".pt" else load_weights(path)[0]
+        tensors = {key.removeprefix("network."): value for key, value in tensors.items()}
+        own = self.network.state_dict()
+        fits = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
+        counted = [key for key in own if not key.endswith("num_batches_tracked")]
+        used = [key for key in counted if key in fits]
+        if 2 * len(used) < len(counted):
+            raise CheckpointError(
+                f"{path} does not fit {settings.detector}: only {len(used)} of {len(counted)} tensors have the right "
+                "name and shape; give weights of the same family and size"
+            )
+        bad = next((key for key in used if not bool(torch.isfinite(fits[key].float()).all())), None)
+        if bad is not None:
+            raise CheckpointError(f"{path} holds NaN or infinite weights ({bad})")
+        self.network.load_state_dict(fits, strict=False)
+        rest = "" if len(used) == len(counted) else " (the rest is shaped by other classes and starts anew)"
+        return f"{path.name}: {len(used)} of {len(counted)} tensors{rest}"
+
+    # -- one pass ------------------------------------------------------------------------------------------------
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Forward:
+        """See :meth:`Detector.forward`; ``progress`` should be set before it in training."""
+        x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
+        with _inputs_of([branch[-1] for branch in self.head.cv3]) as hidden, _raw_outputs(self.head):
+            raw = self.network(x)
+        many = raw.get("one2many", raw)
+        pyramid = list(many["feats"])
+        outputs: dict[str, Any] = {
+            "scores": many["scores"],  # (N, K, A)
+            "distances": many["boxes"],  # (N, 4 R, A)
+            "final": raw.get("one2one"),  # the head without suppression, where there is one
+            "hidden": hidden,  # (N, C, H, W) a level: what the class scores are made of
+            "strides": self.head.stride.float(),
+        }
+        losses: dict[str, Tensor] = {}
+        if targets is not None:
+            criterion, size = self.network.init_criterion(), (images.shape[-2], images.shape[-1])
+            values, outputs["assignment"] = yolo_losses(criterion, raw, targets, size, self.progress)
+            losses = dict(zip(self.loss_weights, values.unbind(), strict=True))
+        return Forward(losses, pyramid, outputs)
+
+    @torch.no_grad()
+    def found(self, forward: Forward) -> list[Found]:
+        """As ultralytics validates: every class over the score, class-wise suppression, the best ``max_detections``.
+
+        yolo26's one-to-one head gives each object once: its best ``max_detections`` as they are.
+        """
+        out, final = forward.outputs, forward.outputs["final"]
+        scores = (final or out)["scores"].float().sigmoid().transpose(1, 2)  # (N, A, K)
+        boxes = decode(final["boxes"] if final else out["distances"], self._anchors(forward))
+        limit = torch.tensor([self.width, self.height] * 2, device=boxes.device, dtype=boxes.dtype)
+        result = []
+        for score, box in zip(scores, boxes, strict=True):
+            flat = score.flatten()
+            index = (flat > self.score).nonzero().squeeze(1)
+            best, order = flat[index].topk(min(self.max_detections if final else CANDIDATES, len(index)))
+            place, label = index[order] // score.shape[1], index[order] % score.shape[1]
+            own = box[place]
+            if not final:
+                keep = batched_nms(own, best, label, self.nms)[: self.max_detections]
+                own, best, label = own[keep], best[keep], label[keep]
+            own = torch.minimum(own.clamp(min=0), limit)
+            solid = ((own[:, 2:] - own[:, :2]) > 0.5).all(dim=1)
+            result.append(Found(own[solid], best[solid], label[solid]))
+        return result
+
+    def _anchors(self, forward: Forward) -> Anchors:
+        return anchor_points(forward.pyramid, forward.outputs["strides"])
+
+    # -- regions -------------------------------------------------------------------------------------------------
+
+    def labelled_regions(
+        self, forward: Forward, targets: Sequence[Target], letterboxes: list[Letterbox] | None = None
+    ) -> RegionBatch:
+        """Every anchor point the loss assigned to a labelled object; boxes are the objects' own.
+
+        A region's features are the last hidden features of the class branch, which have one width on all levels.
+        Its quality is the predicted score of the object's class: the assignment trains that score towards how well
+        class and box fit together (a target that grows with the predicted box' IoU), which is what FCOS needs
+        centerness for. From yolo26 all this is of the one-to-many head, through which gradients reach the backbone.
+        """
+        assignment: Assignment = forward.outputs["assignment"]
+        image, where = (assignment.index >= 0).nonzero(as_tuple=True)
+        chosen = assignment.index[image, where]
+        labels, boxes = torch.zeros_like(chosen), torch.zeros(len(chosen), 4, device=chosen.device)
+        for number, target in enumerate(targets):
+            own = image == number
+            labels[own], boxes[own] = target.labels[chosen[own]], target.boxes[chosen[own]].float()
+        return self._regions(forward, image, where, labels, boxes, letterboxes)
+
+    def scored_regions(
+        self, forward: Forward, foreground: float, background: float, letterboxes: list[Letterbox] | None = None
+    ) -> RegionBatch:
+        """Anchor points by their best class score: over ``foreground``, or under ``background`` with label -1.
+
+        Their quality is that best score, with gradient (see :meth:`labelled_regions`).
+        """
+        best, label = forward.outputs["scores"].detach().float().sigmoid().max(dim=1)  # (N, A)
+        image, where = ((best > foreground) | (best < background)).nonzero(as_tuple=True)
+        boxes = decode(forward.outputs["distances"].detach(), self._anchors(forward))[image, where]
+        batch = self._regions(forward, image, where, label[image, where], boxes, letterboxes)
+        batch.labels[batch.score < background] = -1
+        return batch
+
+    def _regions(
+        self,
+        forward: Forward,
+        image: Tensor,
+        where: Tensor,
+        labels: Tensor,
+        boxes: Tensor,
+        letterboxes: list[Letterbox] | None,
+    ) -> RegionBatch:
+        out = forward.outputs
+        features = torch.cat([level.flatten(2) for level in out["hidden"]], dim=2)[image, :, where]  # (P, D)
+        scores = out["scores"].float()[image, :, where].sigmoid()  # (P, K)
+        return RegionBatch(
+            features,
+            boxes,
+            labels,
+            scores.detach().amax(dim=1),
+            scores.gather(1, labels[:, None]).squeeze(1),
+            image,
+            self._anchors(forward).level[where],
+            forward.pyramid,
+            letterboxes,
+        )
+
+
+@contextmanager
+def _inputs_of(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """The inputs of some layers during one pass, in the layers' order."""
+    seen: list[Tensor] = []
+    hooks = [layer.register_forward_pre_hook(lambda _, given: seen.append(given[0])) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _raw_outputs(head: Any) -> Iterator[None]:
+    """Have the head give what the loss needs in evaluation too; its layers stay as they are."""
+    before, head.training = head.training, True
+    try:
+        yield
+    finally:
+        head.training = before
+
+
+def export_pt(detector: YOLODetector, path: str | Path) -> None:
+    """Write a plain ultralytics checkpoint, which ``YOLO("x.pt")`` loads; no class of nightaug is in it."""
+    network = copy.deepcopy(detector.network).cpu().float().eval().to(memory_format=torch.contiguous_format)
+    network.requires_grad_(True)
+    network.args = {"task": "detect", "imgsz": max(detector.width, detector.height)}
+    network.task = "detect"
+    content = {"epoch": -1, "model": network, "ema": None, "optimizer": None, "train_args": dict(network.args)}
+    with atomic_open(path, "wb") as stream:
+        torch.save(content, stream)
+
+
+# -- ultralytics itself ------------------------------------------------------------------------------------------
+
+
+def _ultralytics() -> Any:
+    """``ultralytics.nn.tasks``, imported without a network, without an installer, and leaving the process as it was.
+
+    Raises:
+        ConfigError: it is not installed, or cannot be imported.
+    """
+    name = "ultralytics.nn.tasks"
+    if name in sys.modules:
+        return sys.modules[name]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightaug" / "ultralytics"
+    os.environ["YOLO_AUTOINSTALL"] = "0"  # else it would pip-install what a checkpoint names
+    # It asks the network whether there is one, sends statistics, and writes settings into the home folder.
+    for key, value in {"YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(cache), "YOLO_VERBOSE": "0"}.items():
+        os.environ.setdefault(key, value)
+    threads, drawing, save = os.environ.get("OMP_NUM_THREADS"), cv2.getNumThreads(), torch.save
+    printing = np.get_printoptions()
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = getattr(error, "name", None) == "ultralytics"
+        raise ConfigError(
+            "YOLO needs ultralytics (AGPL-3.0): pip install 'nightaug[yolo]'"
+            if missing
+            else f"ultralytics cannot be imported ({error}); install it again: pip install 'nightaug[yolo]'"
+        ) from error
+    finally:
+        # Its import sets all of these for the whole process; OpenCV without threads would slow everything else down.
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        cv2.setNumThreads(drawing)
+        torch.save = save
+        np.set_printoptions(**printing)
+
+
+def _build(tasks: Any, architecture: dict[str, Any], source: str) -> Any:
+    try:
+        network = tasks.DetectionModel(copy.deepcopy(architecture), verbose=False)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
+        raise ConfigError(f"{source}: its architecture cannot be built ({error})") from error
+    return network.train()
+
+
+def _released(detector: str) -> Path:
+    downloads = importlib.import_module("ultralytics.utils.downloads")
+    release = inspect.signature(downloads.attempt_download_asset).parameters["release"].default
+    return fetch_release(detector, str(release))
