@@ -1,0 +1,378 @@
+"""``nightaug compare`` as one function: the same detector, budget and test for every arm, and one table at the end.
+
+Everything is kept as it is made. Run again, a comparison goes on: finished rows are neither trained nor tested again,
+a row that was stopped continues at its newest state, and added arms or seeds are all that is new.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nightaug.config import Settings, build
+from nightaug.detect.truth import Truth
+from nightaug.errors import ConfigError, DatasetError, Interrupted
+from nightaug.experiment.arms import CHECKPOINT, default_arms, expand, is_built_in, read_arms, shares, slug, wanted_rows
+from nightaug.experiment.compare_data import Arm, Data, build_arm, read_data
+from nightaug.experiment.compare_facts import facts
+from nightaug.experiment.compare_rows import Backend, Detectors, Rows, is_done, read_state
+from nightaug.experiment.compare_settings import (
+    DAY,
+    CompareOptions,
+    CompareSettings,
+    joined,
+    read_settings,
+    write_settings,
+)
+from nightaug.experiment.compare_table import TableMaker, row_folder
+from nightaug.experiment.compare_translate import (
+    TranslatorSource,
+    check_directions,
+    folders,
+    needed,
+    parse_translators,
+    render,
+)
+from nightaug.images import atomic_write_bytes
+from nightaug.runs import lock_folder
+
+#: Seeds of a comparison where nothing is said.
+SEEDS = 3
+#: Detector settings a comparison sets itself.
+_OWN = ("steps", "seed")
+
+Say = Callable[[str], None]
+
+
+def run_compare(
+    dataset: Path,
+    out: Path,
+    *,
+    detector: str | None = None,
+    translators: Sequence[str] = (),
+    arms: Sequence[str] | None = None,
+    arms_file: Path | None = None,
+    layers: Sequence[Mapping[str, Any]] = (),
+    options: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    day_steps: int | None = None,
+    seeds: int | None = None,
+    only: Sequence[str] = (),
+    weights: str | None = None,
+    bootstrap: int | None = None,
+    allow_shared_drives: bool = False,
+    world_version: int | str | None = None,
+    command: str | None = None,
+    cpu: bool = False,
+    dry_run: bool = False,
+    say: Say = lambda text: None,
+    backend: Backend | None = None,
+    report: Callable[[Path, Say], Path] | None = None,
+) -> dict[str, Any]:
+    """Compare what training images are worth on real night images.
+
+    What a folder was begun with holds where nothing else is said, so that ``run_compare(dataset, out)`` goes on.
+
+    Args:
+        dataset: folder of ``nightaug prepare``; its labelled night test images are what everything is tested on.
+        out: folder of the comparison.
+        detector: overrides the layers' detector.
+        translators: ``relight``, runs, weight files or translated folders, each also as ``NAME=...``.
+        arms: names, see :mod:`nightaug.experiment.arms`; None: the usual ones and those of ``arms_file``.
+        layers: settings of the detector, later ones win.
+        options: of :class:`CompareOptions`.
+        steps: optimiser steps of every arm. day_steps: of the day checkpoint they start from; None: as ``steps``.
+        seeds: how many, from 0.
+        only: train only these rows now: ``ARM``, ``ARM@SEED``, ``@SEED`` or ``checkpoint``; the table holds what is
+            done.
+        weights: a detector every arm starts from, in place of a day checkpoint.
+        bootstrap: replicates.
+        allow_shared_drives: go on where drives of the test images are also in train; the table says so.
+        world_version: of the sample world, where the dataset does not lead to its ``world.json``.
+        command: for the table.
+        dry_run: say what would be done, write nothing.
+        backend: the detectors; a stand-in in tests.
+        report: writes the page; None: :func:`nightaug.experiment.report.write_report`.
+
+    Returns:
+        The table as in ``table.json``; of a dry run the planned rows.
+
+    Raises:
+        ConfigError: settings that contradict each other or those the folder was begun with; all in one message.
+        DatasetError: nothing to train or test on.
+        Interrupted: stopped by Ctrl-C; run again, it goes on.
+        NightaugError: as training and translating.
+    """
+    backend = backend or Detectors()
+    before = read_settings(out / "compare.yaml")
+    overrides = {"detector": detector, "steps": steps, "weights": weights}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    recorded = [{**before.detector, "steps": before.steps}] if before else []
+    # An early stop would be another budget.
+    base = backend.settings([*recorded, *layers, given, {"patience": None}])
+    counted = {key: getattr(before, key) for key in CompareOptions.model_fields} if before else {}
+    counted |= {**(options or {}), **({} if bootstrap is None else {"bootstrap": bootstrap})}
+    sources = _translators(before, translators)
+    parts = _parts(before, arms, arms_file, list(sources))
+    dump = base.model_dump(mode="json")
+    budget = int(dump["steps"])
+    settings = build(
+        CompareSettings,
+        counted,
+        {
+            "dataset": str(dataset.absolute()),
+            "detector": {key: value for key, value in dump.items() if key not in _OWN},
+            "steps": budget,
+            "day_steps": None if _starts_trained(base) else day_steps or (before and before.day_steps) or budget,
+            "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
+            "arms": {name: tuple(part.model_dump() for part in some) for name, some in parts.items()},
+            "translators": {name: sources[name].record().model_dump() for name, _ in needed(parts)},
+        },
+    )
+    if before:
+        settings = joined(before, settings, out, lambda name: any((out / "runs" / slug(name)).glob("seed*/row.json")))
+    check_directions(settings.arms, sources)
+    wanted = wanted_rows(only, list(settings.arms), settings.seeds)
+    data = read_data(dataset, settings.dev_share, allow_shared_drives)
+    work = _Comparison(out, settings, data, base, sources, backend, cpu, say)
+    work.describe(wanted)
+    if dry_run:
+        return {"dry_run": True, "rows": [{"arm": arm, "seed": seed} for arm, seed in wanted]}
+    _check_out(out, dataset)
+    lock = lock_folder(out)
+    try:
+        work.start()
+        work.train(wanted)
+        table = work.table(facts(settings, dataset, command, world_version))
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped; what is finished in {out} is kept, run the same command again to go on") from error
+    finally:
+        lock.close()
+    for note in table["notes"]:
+        say(f"note: {note}")
+    if report is None:
+        from nightaug.experiment.report import write_report
+
+        report = write_report
+    report(out, say)
+    return table
+
+
+def _translators(before: CompareSettings | None, given: Sequence[str]) -> dict[str, TranslatorSource]:
+    sources = parse_translators(given)
+    for name, record in (before.translators if before else {}).items():
+        sources.setdefault(name, TranslatorSource.recorded(name, record))
+    return sources
+
+
+def _parts(
+    before: CompareSettings | None, arms: Sequence[str] | None, arms_file: Path | None, translators: Sequence[str]
+) -> dict[str, Any]:
+    """The arms this call asks for; those a folder was begun with need not be named again."""
+    own = read_arms(arms_file) if arms_file is not None else {}
+    if arms is None and before is None:
+        return expand(default_arms(translators, own), own, translators)
+    if arms is None:
+        # Nothing is named, so what is new is meant: arms of the file, and a new translator's images beside the day.
+        new = [name for name in translators if before is not None and name not in before.translators]
+        arms = [*own, *(f"day+translated:{name}" for name in new)]
+    if before is not None:
+        own = {**{name: parts for name, parts in before.arms.items() if not is_built_in(name)}, **own}
+    return expand(arms, own, translators)
+
+
+def _starts_trained(settings: Settings) -> bool:
+    """Whether the arms start from weights somebody trained; a day checkpoint is not needed then."""
+    given = [getattr(settings, key, None) for key in ("weights", "pretrained")]
+    return any(given) or str(getattr(settings, "detector", "")).endswith(".pt")
+
+
+def _check_out(out: Path, dataset: Path) -> None:
+    """Refuse a folder that holds something else, or is the dataset."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; choose another")
+    here, there = out.resolve(), dataset.resolve()
+    if here == there or there in here.parents:
+        raise ConfigError(f"--out {out} lies in the dataset; choose a folder outside")
+    begun = (out / "compare.yaml").exists()
+    if out.is_dir() and not begun and any(entry.name != ".lock" for entry in out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no comparison; choose another --out")
+
+
+class _Comparison:
+    """One comparison on disk, from settings to table."""
+
+    def __init__(
+        self,
+        out: Path,
+        settings: CompareSettings,
+        data: Data,
+        base: Settings,
+        sources: Mapping[str, TranslatorSource],
+        backend: Backend,
+        cpu: bool,
+        say: Say,
+    ) -> None:
+        self.out, self.settings, self.data, self.base = out, settings, data, base
+        self.sources, self.backend, self.cpu, self.say = sources, backend, cpu, say
+        self.truth = Truth.from_frames(data.test, data.classes)
+        self.dev_truth = Truth.from_frames(data.dev, data.classes)
+        if not self.truth.annotations:
+            raise DatasetError(f"{data.root}: test/B has no boxes to test on")
+        for reason, number in self.truth.skipped.items():
+            say(f"test images: {number:,} {reason}")
+        self.rows = Rows(backend, data.classes, self.truth, self.dev_truth, data.dev, cpu, say)
+        self._built: dict[str, Arm] = {}
+
+    # -- before ----------------------------------------------------------------------------------------------
+
+    def describe(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Say what will be trained on what, and what of it is done."""
+        settings, data = self.settings, self.data
+        self.say(
+            f"{data.root}: {len(data.train['A']):,} day and {len(data.train['B']):,} night images to train on, "
+            f"{len(self.dev_truth.images):,} for choices, {len(self.truth.images):,} night images to test on"
+        )
+        for note in data.notes:
+            self.say(f"  {note}")
+        for name, parts in settings.arms.items():
+            said = []
+            for part, share in zip(parts, shares(parts), strict=True):
+                words = " ".join(filter(None, (Path(part.data).name, part.split, part.domain)))
+                said.append(f"{share:.0%} {words}{self._number(part.data, part.domain)}")
+            self.say(f"  {name}: {', '.join(said)}")
+        batch = getattr(self.base, "batch", 1) * getattr(self.base, "accumulate", 1)
+        arms = [(arm, seed) for arm, seed in wanted if arm != CHECKPOINT]
+        done = sum(is_done(row_folder(self.out, slug(arm), seed)) for arm, seed in arms)
+        self.say(
+            f"{len(arms)} runs of {settings.steps:,} steps with {batch} images each ({done} done), "
+            f"{len(arms) * settings.steps * batch:,} images in all"
+        )
+        if settings.day_steps:
+            seeds = sorted({seed for _, seed in wanted})
+            done = sum(self._is_trained(seed) for seed in seeds)
+            self.say(f"{len(seeds)} day checkpoints of {settings.day_steps:,} steps to start from ({done} done)")
+
+    def _number(self, data: str, domain: str | None) -> str:
+        """How many images a part has, as far as that is known before anything is made."""
+        if data == "dataset":
+            number = sum(len(frames) for own, frames in self.data.train.items() if domain in (own, None))
+            return f" ({number:,} images)"
+        if data.startswith("translated:"):
+            # What was day is now night.
+            return f" (up to {len(self.data.train['A' if domain == 'B' else 'B']):,} images)"
+        return ""
+
+    def checkpoint(self, seed: int) -> Path:
+        """The run folder of a seed's day checkpoint."""
+        return self.out / "checkpoints" / f"seed{seed}"
+
+    def _is_trained(self, seed: int) -> bool:
+        state = read_state(self.checkpoint(seed))
+        return state is not None and state.trained
+
+    def start(self) -> None:
+        """Write what the comparison is, unless its arms or its test images cannot be what they should be."""
+        for name in self.settings.arms:
+            if self._is_made(name):
+                self.arm(name)
+        both = (("truth.json", self.truth), ("dev_truth.json", self.dev_truth))
+        for name, truth in both:
+            path = self.out / name
+            if path.exists():
+                there = Truth.read(path)
+                if any(getattr(there, key) != getattr(truth, key) for key in ("classes", "images", "annotations")):
+                    raise ConfigError(
+                        f"{path} holds other images, classes or boxes than {self.data.root} now; choose another --out"
+                    )
+        write_settings(self.settings, self.out / "compare.yaml")
+        for name, truth in both:
+            truth.write(self.out / name)
+        paths = {str(number): os.path.abspath(frame.path or "") for number, frame in self.truth.frames.items()}
+        _write_json(self.out / "images.json", paths)
+
+    # -- rows ------------------------------------------------------------------------------------------------
+
+    def arm(self, name: str) -> Arm:
+        """An arm with its images, translated first where need be."""
+        if name not in self._built:
+            parts = self.settings.arms[name]
+            ways = needed({name: parts})
+            for translator, direction in ways:
+                render(self.sources[translator], direction, self.data.root, self.out, self.cpu, self.say)
+            self._built[name] = build_arm(name, parts, folders(ways, self.sources, self.out), self.data)
+        return self._built[name]
+
+    def _is_made(self, name: str) -> bool:
+        """Whether an arm's images are all there already."""
+        ways = needed({name: self.settings.arms[name]})
+        return all(self.sources[one].is_made(direction, self.out) for one, direction in ways)
+
+    def train(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """Train and test what is not done, seed by seed."""
+        for name, seed in wanted:
+            start = self._day_checkpoint(seed)
+            if name == CHECKPOINT:
+                continue
+            arm = self.arm(name)
+            folder = row_folder(self.out, arm.slug, seed)
+            if not is_done(folder):
+                self.say(f"{arm.name}, seed {seed}")
+            self.rows.train(arm, seed, folder, self._settings(self.settings.steps, seed, start))
+            self.rows.test(folder)
+
+    def _day_checkpoint(self, seed: int) -> Path | None:
+        """The weights every arm of a seed starts from; trained first where need be."""
+        if not self.settings.day_steps:
+            return None
+        folder = self.checkpoint(seed)
+        if not self._is_trained(seed):
+            self.say(f"day checkpoint, seed {seed}")
+        self.rows.train(self.arm(DAY), seed, folder, self._settings(self.settings.day_steps, seed, None))
+        # The last weights, as everywhere here: the best ones would have been chosen.
+        return folder / "last.safetensors"
+
+    def _settings(self, steps: int, seed: int, start: Path | None) -> Settings:
+        own: dict[str, Any] = {"steps": steps, "seed": seed}
+        if start is not None:
+            own["weights"] = os.path.abspath(start)
+        return self.backend.settings([self.settings.detector, own])
+
+    # -- after -----------------------------------------------------------------------------------------------
+
+    def table(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Put together what is done; arms whose images are not made yet are missing in it."""
+        for name in self.settings.arms:
+            if self._is_made(name):
+                self.arm(name)
+        arms = [self._built[name] for name in self.settings.arms if name in self._built]
+        for arm in arms:
+            for seed in self.settings.seeds:
+                folder = row_folder(self.out, arm.slug, seed)
+                if is_done(folder):
+                    self.rows.check(arm, seed, folder)
+        self._write_pairs(arms)
+        return TableMaker(self.out, self.settings, self.data, arms, self.truth, self.dev_truth).make(facts, self.say)
+
+    def _write_pairs(self, arms: Sequence[Arm]) -> None:
+        """Day images and what they were rendered to, for the page: the same ones for every arm, as far as they go."""
+        pairs = []
+        for arm in arms:
+            found = sorted(
+                (os.path.abspath(day), os.path.abspath(made))
+                for source in arm.sources
+                if source.spec.domain != "A"
+                for made, day in source.origins.items()
+            )
+            number = min(self.settings.pairs, len(found))
+            some = [found[i * len(found) // number] for i in range(number)]
+            pairs += [{"source": day, "arm": arm.name, "translated": made} for day, made in some]
+        _write_json(self.out / "pairs.json", pairs)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    atomic_write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")

@@ -1,0 +1,82 @@
+"""What a table says of how it was made: versions, commit, machine, date."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from nightaug import __version__
+from nightaug.config import load_yaml
+from nightaug.errors import ConfigError
+from nightaug.experiment.compare_settings import CompareSettings
+
+
+def facts(
+    settings: CompareSettings, dataset: Path, command: str | None, world_version: int | str | None
+) -> dict[str, Any]:
+    """What the table says of how it was made."""
+    shape = {key: settings.detector.get(key) for key in ("batch", "width", "height")}
+    return {
+        "nightaug": __version__,
+        "world_version": world_version if world_version is not None else _world_version(dataset),
+        "commit": _commit(),
+        "command": command,
+        "machine": _machine(),
+        "date": datetime.date.today().isoformat(),
+        "detector": settings.detector.get("detector"),
+        "dataset": dataset.absolute().name,
+        "steps": settings.steps,
+        "day_steps": settings.day_steps,
+        **shape,
+    }
+
+
+def _world_version(dataset: Path) -> int | str | None:
+    """The version of the sample world a dataset was prepared from, None where it is of another making."""
+    places = [dataset]
+    try:
+        places += [Path(str(source[0])) for source in load_yaml(dataset / "prepare.json")["settings"]["sources"]]
+    except (ConfigError, KeyError, TypeError, IndexError):
+        pass
+    for place in places:
+        try:
+            version = load_yaml(place / "world.json").get("world_version")
+        except ConfigError:
+            continue
+        if isinstance(version, (int, str)):
+            return version
+    return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, None where it is installed without one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=2,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _machine() -> str:
+    """Cores and GPUs, in words."""
+    import torch
+
+    words = [f"{os.cpu_count()} cores", platform.machine()]
+    if torch.cuda.is_available():
+        number = torch.cuda.device_count()
+        words.insert(0, f"{number} x {torch.cuda.get_device_name(0)}" if number > 1 else torch.cuda.get_device_name(0))
+    return ", ".join(words)

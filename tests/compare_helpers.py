@@ -1,0 +1,154 @@
+"""A small prepared dataset with drives, and detectors that need no training."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nightaug.config import Settings, build
+from nightaug.data.frames import Frame
+from nightaug.detect.truth import Truth
+from nightaug.experiment.compare_data import Arm
+from nightaug.images import encode_image
+
+CLASSES = ("car", "traffic light", "truck")
+SIDE = 64
+
+
+def write_part(root: Path, split: str, domain: str, names: Mapping[str, str], trucks: bool = True) -> None:
+    """Images of one folder with two cars, a light and sometimes a truck each; ``names``: file name -> drive."""
+    folder = root / split / domain
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = encode_image(np.full((SIDE, SIDE, 3), 200 if domain == "A" else 40, np.uint8), "png")
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for number, (name, drive) in enumerate(names.items(), 1):
+        (folder / name).write_bytes(picture)
+        time = "daytime" if domain == "A" else "night"
+        images.append(
+            {"id": number, "file_name": name, "width": SIDE, "height": SIDE, "timeofday": time, "video": drive}
+        )
+        found = [(1, 2, 20), (1, 30, 16), (2, 48, 6)] + ([(3, 24, 30)] if trucks and number % 3 == 0 else [])
+        for category, at, side in found:
+            boxes.append(
+                {
+                    "id": len(boxes) + 1, "image_id": number, "category_id": category,
+                    "bbox": [at, at % 20, side, side], "area": side * side, "iscrowd": 0,
+                }
+            )  # fmt: skip
+    document = {
+        "images": images,
+        "annotations": boxes,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, 1)],
+    }
+    file = root / "annotations" / f"{split}_{domain}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(document))
+
+
+def names_of(drives: Sequence[str], each: int, word: str) -> dict[str, str]:
+    """``each`` images of every drive."""
+    return {f"{word}-{drive}-{i}.png": drive for drive in drives for i in range(each)}
+
+
+def make_dataset(root: Path, val: bool = False, trucks: bool = True) -> Path:
+    """8 train drives with 3 day and 3 night images each, 10 test drives of 3 night images; val drives on demand."""
+    train = [f"d{i}" for i in range(8)]
+    write_part(root, "train", "A", names_of(train, 3, "day"), trucks)
+    write_part(root, "train", "B", names_of(train, 3, "night"), trucks)
+    write_part(root, "test", "A", names_of(["t0"], 1, "day"), trucks)
+    write_part(root, "test", "B", names_of([f"t{i}" for i in range(10)], 3, "night"), trucks)
+    if val:
+        write_part(root, "val", "A", names_of(["v0"], 2, "day"), trucks)
+        write_part(root, "val", "B", names_of(["v0", "v1"], 2, "night"), trucks)
+    return root
+
+
+def make_translated(root: Path, data: Path, weights: Mapping[str, float] | None = None) -> Path:
+    """What translate makes of the dataset's train/A, with a manifest; ``weights`` by file name."""
+    document = json.loads((data / "annotations" / "train_A.json").read_text())
+    names = {image["file_name"]: image["video"] for image in document["images"]}
+    write_part(root, "train", "B", names)
+    rows = [
+        {
+            "source": f"train/A/{name}", "output": f"train/B/{name}", "sha256": f"{number:064x}", "translator": "gan",
+            "checkpoint_sha": None, "direction": "day2night", "seed": 0, "source_timeofday": "daytime", "inputs": 1,
+            "weight": (weights or {}).get(name, 1.0), "dropped_boxes": [2] if number == 1 else [],
+        }
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    (root / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "translation.json").write_text(json.dumps({"direction": "day2night", "finished": True}))
+    return root
+
+
+class FakeSettings(Settings):
+    detector: str = "fake"
+    steps: int = 10
+    batch: int = 4
+    width: int = 64
+    height: int = 64
+    seed: int = 0
+    weights: str | None = None
+    pretrained: str | None = None
+    patience: int | None = 3
+    learning_rate: float = 0.1
+    workers: int = 0
+
+
+class Trained(NamedTuple):
+    step: int
+    finished: bool
+
+
+#: Share of the boxes each arm's detector finds.
+SKILL = {"day": 0.3, "day+night": 0.9, "night": 0.85, "day+translated-gan": 0.6, "day+translated-relight": 0.6}
+
+
+class FakeDetectors:
+    """Finds as many boxes as its arm is said to; counts what it is asked for."""
+
+    def __init__(self, skill: Mapping[str, float] = SKILL) -> None:
+        self.skill = dict(skill)
+        self.trained: list[tuple[str, int, Settings, Arm, list[Frame]]] = []
+        self.detected: list[tuple[str, str, int]] = []
+        #: Rows (arm's folder, seed) in which Ctrl-C is pressed the next time, and classes an arm never finds.
+        self.stop_in: set[tuple[str, str]] = set()
+        self.blind: dict[str, set[str]] = {}
+
+    def settings(self, layers: Sequence[Mapping[str, Any]]) -> FakeSettings:
+        return build(FakeSettings, *layers)
+
+    def train(
+        self, arm: Arm, dev: Sequence[Frame], classes: tuple[str, ...], out: Path, settings: Settings, cpu: bool
+    ) -> Trained:
+        assert isinstance(settings, FakeSettings)
+        self.trained.append((f"{out.parent.name}/{out.name}", settings.seed, settings, arm, list(dev)))
+        if (out.parent.name, out.name) in self.stop_in:
+            self.stop_in.remove((out.parent.name, out.name))
+            return Trained(3, False)
+        (out / "last.safetensors").write_bytes(f"{out.parent.name} {out.name}".encode())
+        return Trained(settings.steps, True)
+
+    def detect(self, run: Path, truth: Truth, cpu: bool, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+        arm = run.parent.name
+        self.detected.append((arm, run.name, len(truth.images)))
+        rng = np.random.default_rng(zlib.crc32(f"{arm}{run.name}".encode()))
+        blind = {truth.classes.index(name) + 1 for name in self.blind.get(arm, set())}
+        results = []
+        for row in truth.annotations:
+            hit = rng.random() < self.skill.get(arm, 0.5) and row["category_id"] not in blind
+            results.append(
+                {
+                    "image_id": row["image_id"],
+                    "category_id": row["category_id"],
+                    "bbox": row["bbox"] if hit else [0.0, 50.0, 10.0, 10.0],
+                    "score": round(float(0.5 + 0.4 * rng.random() if hit else 0.4 * rng.random()), 4),
+                }
+            )
+        return results

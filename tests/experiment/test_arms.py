@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from compare_helpers import make_dataset, make_translated, names_of, write_part
+
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.experiment.arms import default_arms, expand, read_arms, shares, slug, wanted_rows
+from nightaug.experiment.compare_data import build_arm, read_data
+from nightaug.experiment.compare_settings import SourceSpec
+from nightaug.experiment.compare_translate import check_directions, parse_translators
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def drives_of(frames: list) -> set[str]:
+    return {frame.video for frame in frames}
+
+
+# -- names -----------------------------------------------------------------------------------------------------
+
+
+def test_translated_arms_come_once_a_translator_and_day_always_first() -> None:
+    arms = expand(["translated", "day+night", "day+translated:gan"], {}, ["relight", "gan"])
+    assert list(arms) == ["day", "translated:relight", "translated:gan", "day+night", "day+translated:gan"]
+    assert [part.data for part in arms["day+translated:gan"]] == ["dataset", "translated:gan"]
+    assert [part.domain for part in arms["day+night"]] == ["A", "B"]
+    assert default_arms([], ["mine"]) == ["day", "night", "day+night", "mine"]
+    assert slug("day+translated:gan") == "day+translated-gan"
+
+
+def test_parts_weigh_the_same_where_nothing_is_said() -> None:
+    for parts in expand(["day+night", "day+translated", "seed-translated"], {}, ["gan"]).values():
+        assert shares(parts) == [1 / len(parts)] * len(parts)
+    assert shares([SourceSpec(data="dataset", weight=3), SourceSpec(data="dataset")]) == [0.75, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("names", "translators", "why"),
+    [
+        (["day+nite"], [], "unknown arm 'day+nite'; did you mean 'day+night'"),
+        (["day+translated"], [], "arm 'day+translated' needs a translator"),
+        (["translated:relihgt"], ["relight"], "unknown translator 'relihgt'; did you mean 'relight'"),
+    ],
+)
+def test_unknown_names_are_one_line_with_a_hint(names: list[str], translators: list[str], why: str) -> None:
+    with pytest.raises(ConfigError, match=why.replace("+", r"\+")):
+        expand(names, {}, translators)
+
+
+def test_rows_to_train_now() -> None:
+    arms, seeds = ["day", "night"], [0, 1]
+    assert wanted_rows([], arms, seeds) == [("day", 0), ("night", 0), ("day", 1), ("night", 1)]
+    assert wanted_rows(["night", "day@1"], arms, seeds) == [("night", 0), ("day", 1), ("night", 1)]
+    assert wanted_rows(["@1", "checkpoint@0"], arms, seeds) == [
+        ("checkpoint", 0), ("checkpoint", 1), ("day", 1), ("night", 1),
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"nigt.*did you mean 'night'"):
+        wanted_rows(["nigt"], arms, seeds)
+    with pytest.raises(ConfigError, match="no such arm and seed"):
+        wanted_rows(["day@7"], arms, seeds)
+
+
+# -- an arms file ----------------------------------------------------------------------------------------------
+
+
+def test_arms_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    file = write(
+        tmp_path / "arms.yaml",
+        "mine:\n- {data: dataset, domain: A, weight: 3}\n- {data: 'translated:gan'}\n"
+        "other: [{data: more, split: all}]\n",
+    )
+    own = read_arms(file)
+    assert own["mine"][0].weight == 3
+    assert own["mine"][1].domain == "B"
+    assert own["other"][0].data == str(tmp_path / "more")
+    assert list(expand(["mine"], own, ["gan"])) == ["day", "mine"]
+    with pytest.raises(ConfigError, match="unknown translator 'gan'"):
+        expand(["mine"], own, ["relight"])
+
+
+def test_all_mistakes_of_a_file_at_once(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "arms.yaml",
+        """
+day: [{data: dataset}]
+'a/b': [{data: dataset}]
+empty: []
+words: [dataset]
+keys: [{data: dataset, wieght: 2, domain: C}]
+data: [{data: datset}, {data: 'translatd:gan'}]
+""",
+    )
+    with pytest.raises(ConfigError) as caught:
+        read_arms(file)
+    text = str(caught.value)
+    assert "\n" not in text
+    for said in (
+        "arm 'day': the name is a built-in arm's",
+        "arm 'a/b': a name has letters",
+        "arm 'empty': expected a list of parts",
+        "arm 'words', part 1: expected {data:",
+        "did you mean 'weight'",
+        "domain: Input should be 'A' or 'B'",
+        "unknown data 'datset', neither 'dataset', 'translated:NAME' nor a folder; did you mean 'dataset'",
+        "did you mean 'translated:gan'",
+    ):
+        assert said in text
+
+
+# -- translators -----------------------------------------------------------------------------------------------
+
+
+def test_names_of_translators(tmp_path: Path) -> None:
+    run = tmp_path / "cyclegan"
+    run.mkdir()
+    for file in (run / "config.yaml", run / "best.safetensors", tmp_path / "public.pth"):
+        file.write_text("x: 1")
+    data = make_dataset(tmp_path / "data")
+    made = make_translated(tmp_path / "made", data)
+    found = parse_translators(["relight", str(run), str(tmp_path / "public.pth"), str(made), f"other={run}"])
+    assert list(found) == ["relight", "cyclegan", "public", "made", "other"]
+    assert list(parse_translators([str(run / "best.safetensors")])) == ["cyclegan"]
+    assert found["made"].model is None
+    assert found["made"].is_made("day2night", tmp_path)
+    assert found["cyclegan"].folder("night2day", tmp_path) == tmp_path / "translated" / "cyclegan-night2day"
+    with pytest.raises(ConfigError, match="two translators are called 'relight'"):
+        parse_translators(["relight", f"relight={run}"])
+    with pytest.raises(ConfigError, match="expected relight, a run, a weight file"):
+        parse_translators(["relihgt"])
+    with pytest.raises(ConfigError, match="neither a train-translator run nor a translated folder"):
+        parse_translators([str(data / "annotations")])
+
+
+def test_seed_translated_needs_both_directions(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data")
+    made = make_translated(tmp_path / "made", data)
+    for given, name in (("relight", "relight"), (str(made), "made")):
+        translators = parse_translators([given])
+        with pytest.raises(ConfigError, match=f"arm 'seed-translated:{name}'"):
+            check_directions(expand(["seed-translated"], {}, list(translators)), translators)
+        check_directions(expand(["day+translated"], {}, list(translators)), translators)
+
+
+# -- images ----------------------------------------------------------------------------------------------------
+
+
+def test_dev_is_cut_in_whole_drives_and_never_trained_on(tmp_path: Path) -> None:
+    data = read_data(make_dataset(tmp_path / "data"), 0.15)
+    assert data.dev
+    held = drives_of(data.dev)
+    assert all(frame.timeofday == "night" for frame in data.dev)
+    assert not held & drives_of([*data.train["A"], *data.train["B"]])
+    assert len(data.dev) == 3 * len(held)  # whole drives
+    assert len(data.train["A"]) == len(data.train["B"]) == 24 - len(data.dev)
+    assert [f.name for f in read_data(tmp_path / "data", 0.15).dev] == [f.name for f in data.dev]
+    # A translation of the same dataset is cut at the same drives, whatever its own labels say of them.
+    made = make_translated(tmp_path / "made", tmp_path / "data")
+    arms = expand(["day+translated"], {}, ["made"])
+    arm = build_arm("day+translated:made", arms["day+translated:made"], {("made", "B"): made}, data)
+    assert not held & drives_of([frame for source in arm.sources for frame in source.frames])
+    assert arm.sources[1].held_back == len(data.dev)
+    assert len(arm.sources[1].frames) == len(data.train["A"])
+
+
+def test_a_val_split_of_other_drives_is_dev(tmp_path: Path) -> None:
+    data = read_data(make_dataset(tmp_path / "data", val=True), 0.15)
+    assert drives_of(data.dev) == {"v0", "v1"}
+    assert len(data.train["A"]) == 24
+    # A val split of drives that train has too is none.
+    write_part(tmp_path / "data", "val", "B", names_of(["d0"], 2, "late"))
+    again = read_data(tmp_path / "data", 0.15)
+    assert not drives_of(again.dev) & drives_of(again.train["A"])
+    assert drives_of(again.dev) < {f"d{i}" for i in range(8)}
+
+
+def test_a_test_drive_in_train_is_refused_or_noted(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data")
+    write_part(root, "test", "B", names_of(["d3", "t1"], 2, "late"))
+    with pytest.raises(ConfigError, match=r"1 of 2 test drives are also in train \(such as video d3\)"):
+        read_data(root, 0.15)
+    data = read_data(root, 0.15, allow_shared_drives=True)
+    assert any("flatter" in note for note in data.notes)
+    assert "d3" not in drives_of(data.dev)
+
+
+def test_drives_are_those_prepare_wrote_down(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data")
+    # As prepare knows them, all night images of drive d0 and d1 are one drive with the day images of d2.
+    rows = [
+        f'{{"file": "train/{domain}/{word}-{drive}-{i}.png", "drive": "ride"}}'
+        for domain, word, drives in (("A", "day", ("d2",)), ("B", "night", ("d0", "d1")))
+        for drive in drives
+        for i in range(3)
+    ]
+    (root / "manifest.jsonl").write_text("\n".join(rows))
+    data = read_data(root, 0.4)
+    inside = {"d0", "d1"} <= drives_of(data.dev)
+    assert inside or not {"d0", "d1"} & drives_of(data.dev)
+    assert inside == ("d2" not in drives_of(data.train["A"]))
+
+
+def test_manifest_weights_reach_the_frames(tmp_path: Path) -> None:
+    data = read_data(make_dataset(tmp_path / "data", val=True), 0.15)
+    made = make_translated(tmp_path / "made", tmp_path / "data", {"day-d0-0.png": 0.0, "day-d0-1.png": 0.5})
+    arm = build_arm("translated:m", expand(["translated"], {}, ["m"])["translated:m"], {("m", "B"): made}, data)
+    frames = {frame.name: frame for frame in arm.sources[0].frames}
+    assert arm.dropped == 1
+    assert "day-d0-0.png" not in frames
+    assert (frames["day-d0-1.png"].extra or {})["weight"] == 0.5
+    assert [box.weight for box in frames["day-d0-1.png"].boxes] == [1, 1, 0]
+    assert arm.boxes()["traffic light"] == 22  # 24 images: one dropped, one box dropped
+    assert not arm.night_boxes
+    assert arm.name == "translated:m"
+    assert arm.sources[0].origins[made / "train/B/day-d0-1.png"] == data.root / "train/A/day-d0-1.png"
+    before = arm.checksum()
+    make_translated(made, tmp_path / "data", {"day-d0-0.png": 0.0, "day-d0-1.png": 0.6})
+    again = build_arm("translated:m", [arm.sources[0].spec], {("m", "B"): made}, data)
+    assert again.checksum() != before
+
+
+def test_night_labels_are_in_the_arms_name(tmp_path: Path) -> None:
+    data = read_data(make_dataset(tmp_path / "data", val=True), 0.15)
+    made = make_translated(tmp_path / "made", tmp_path / "data")
+    back = tmp_path / "back"
+    write_part(back, "train", "A", names_of(["d0"], 3, "night"))
+    arms = expand(["seed-translated", "night", "translated"], {}, ["m"])
+    folders = {("m", "B"): made, ("m", "A"): back}
+    built = {name: build_arm(name, parts, folders, data) for name, parts in arms.items()}
+    assert built["seed-translated:m"].name == "seed-translated:m [night boxes]"
+    assert built["night"].night_boxes
+    assert built["night"].name == "night"  # a ceiling, its name says it
+    assert not built["day"].night_boxes
+    assert not built["translated:m"].night_boxes
+    mine = build_arm("mine", [SourceSpec(data="dataset")], {}, data)
+    assert mine.name == "mine [night boxes]"
+    (made / "translation.json").write_text('{"settings": {"night_boxes": true}}')
+    assert build_arm("t", arms["translated:m"], folders, data).night_boxes
+
+
+def test_sources_that_are_empty_or_not_for_training(tmp_path: Path) -> None:
+    data = read_data(make_dataset(tmp_path / "data"), 0.15)
+    with pytest.raises(ConfigError, match="train on the train split only"):
+        build_arm("x", [SourceSpec(data="dataset", split="test")], {}, data)
+    with pytest.raises(ConfigError, match="train on the train split only"):
+        build_arm("x", [SourceSpec(data=str(tmp_path / "data"), split="test")], {}, data)
+    other = tmp_path / "other"
+    write_part(other, "train", "B", names_of(["t0", "t1"], 2, "copied"))  # drives of the test images
+    with pytest.raises(DatasetError, match=r"no labelled image.*4 of dev or test drives"):
+        build_arm("x", [SourceSpec(data=str(other))], {}, data)
+
+
+def test_datasets_that_cannot_be_compared_on(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data")
+    (root / "test" / "B").rename(root / "gone")
+    with pytest.raises(DatasetError, match="test/B has no labelled night images"):
+        read_data(root, 0.15)
+    with pytest.raises(DatasetError, match="prepare it first"):
+        read_data(root / "train" / "A", 0.15)

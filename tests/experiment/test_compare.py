@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compare_helpers import SIDE, FakeDetectors, make_dataset, make_translated, names_of, write_part
+
+from nightaug.data.formats import open_dataset
+from nightaug.detect.truth import Truth
+from nightaug.errors import ConfigError, Interrupted
+from nightaug.experiment.compare import run_compare
+from nightaug.experiment.compare_rows import DETECTIONS, read_state
+from nightaug.runs import lock_folder
+
+ARMS = ("day", "night", "day+night", "day+translated")
+FEW = ("day", "day+translated")
+OPTIONS = {"min_boxes": 25, "bootstrap": 40}
+
+
+class World:
+    """A dataset, a translated folder of it, and a comparison that is run as often as one likes."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = make_dataset(root / "data")
+        self.made = make_translated(root / "gan", self.data)
+        self.out = root / "out"
+        self.fake = FakeDetectors()
+        self.lines: list[str] = []
+        self.reports: list[Path] = []
+
+    def run(self, **changes: Any) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"arms": ARMS, "translators": [str(self.made)], "seeds": 1, "options": OPTIONS}
+        self.fake.trained.clear()
+        self.fake.detected.clear()
+
+        def report(folder: Path, say: Callable[[str], None]) -> Path:
+            assert (folder / "table.json").exists()
+            self.reports.append(folder)
+            return folder / "index.html"
+
+        return run_compare(
+            self.data, self.out, **{**wanted, **changes}, say=self.lines.append, backend=self.fake, report=report
+        )
+
+    def names(self) -> list[str]:
+        return [name for name, *_ in self.fake.trained]
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.out / name).read_text())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def arm_of(table: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(arm for arm in table["arms"] if arm["name"] == name)
+
+
+def test_a_comparison_from_end_to_end(world: World) -> None:
+    table = world.run(steps=20, day_steps=7, seeds=2, command="nightaug compare")
+    assert world.reports == [world.out]
+    assert table == world.read("table.json")
+    assert [arm["name"] for arm in table["arms"]] == ["day", "night", "day+night", "day+translated:gan"]
+    gan = arm_of(table, "day+translated:gan")
+    assert 0.2 < gan["recovered"]["day+night"]["value"] < 0.9
+    assert gan["recovered"]["day+night"]["low"] < gan["recovered"]["day+night"]["value"]
+    assert arm_of(table, "day")["over_day"] == {"value": 0, "low": 0, "high": 0}
+    assert arm_of(table, "day+night")["recovered"]["day+night"] == {"value": 1, "low": 1, "high": 1}
+    assert table["ceilings"]["day+night"]["measurable"]
+    # 30 night images with 2 cars and a light each, 10 trucks.
+    assert table["test"] == {"images": 30, "boxes": {"car": 60, "traffic light": 30, "truck": 10}}
+    assert table["classes"] == ["car", "traffic light", "truck"]
+    assert table["measured_classes"] == ["car", "traffic light"]
+    assert not gan["per_class"]["truck"]["measured"]
+    both = [gan["per_class"][name]["AP"] for name in ("car", "traffic light")]
+    assert gan["AP"]["mean"] == pytest.approx(sum(both) / 2)
+    assert gan["AP_all"]["mean"] == pytest.approx((sum(both) + gan["per_class"]["truck"]["AP"]) / 3)
+    assert gan["per_class"]["car"]["change"] == pytest.approx(
+        gan["per_class"]["car"]["AP"] - arm_of(table, "day")["per_class"]["car"]["AP"]
+    )
+    assert [row["seed"] for row in gan["seeds"]] == [0, 1]
+    assert gan["AP"]["mean"] == pytest.approx(sum(row["AP"] for row in gan["seeds"]) / 2)
+    assert gan["AP"]["spread"] > 0
+    assert [(part["data"], part["domain"], part["weight"]) for part in gan["sources"]] == [
+        ("dataset", "A", 0.5), ("translated:gan", "B", 0.5),
+    ]  # fmt: skip
+    assert table["notes"][0] == "demonstration, 30 images and 2 seeds"
+    assert table["verdict"].startswith("day+translated:gan recovers 0.")
+    assert table["command"] == "nightaug compare"
+    assert (table["steps"], table["day_steps"], table["batch"]) == (20, 7, 4)
+
+
+def test_files_for_the_page(world: World) -> None:
+    world.fake.skill["day"] = 0.6
+    table = world.run()
+    truth = Truth.read(world.out / "truth.json")
+    assert len(truth.images) == 30
+    images = world.read("images.json")
+    assert sorted(map(int, images)) == [image["id"] for image in truth.images]
+    assert all(Path(path).name == image["file_name"] for path, image in zip(images.values(), truth.images, strict=True))
+    pairs = world.read("pairs.json")
+    assert len(pairs) == 6
+    assert {pair["arm"] for pair in pairs} == {"day+translated:gan"}
+    for pair in pairs:
+        assert Path(pair["source"]).parent == world.data / "train" / "A"
+        assert Path(pair["translated"]) == world.made / "train" / "B" / Path(pair["source"]).name
+        assert Path(pair["source"]).exists()
+    for arm in table["arms"]:
+        for row in arm["seeds"]:
+            folder = world.out / row["folder"]
+            assert folder == world.out / "runs" / arm["slug"] / f"seed{row['seed']}"
+            assert json.loads((folder / "detections.json").read_text())
+            for name in ("metrics.json", "dev_metrics.json"):
+                assert json.loads((folder / name).read_text())["confusion"]["score"] == table["score"]
+    # Wrong boxes of the stand-in score under 0.4, right ones over 0.5.
+    assert 0.3 < table["score"] <= 0.5
+
+
+def test_every_arm_has_the_same_budget_and_starts_from_the_days_checkpoint(world: World) -> None:
+    world.run(steps=20, day_steps=7, seeds=2)
+    by_name = {name: (settings, arm) for name, _, settings, arm, _ in world.fake.trained}
+    assert len(by_name) == len(world.fake.trained) == 2 + 4 * 2
+    for seed in (0, 1):
+        first, day = by_name.pop(f"checkpoints/seed{seed}")
+        assert (first.steps, first.seed, first.weights) == (7, seed, None)
+        assert day.key == "day"
+    for name, (settings, arm) in by_name.items():
+        seed = int(name[-1])
+        assert (settings.steps, settings.batch, settings.seed, settings.patience) == (20, 4, seed, None)
+        assert settings.weights == str(world.out / "checkpoints" / f"seed{seed}" / "last.safetensors")
+        assert sum(source.weight for source in arm.sources) == pytest.approx(1)
+        assert len({source.weight for source in arm.sources}) == 1  # half and half
+
+
+def test_no_drive_of_dev_or_test_is_trained_on(world: World) -> None:
+    world.run(seeds=2, arms=["day", "day+translated"])
+    devs = [[frame.name for frame in dev] for *_, dev in world.fake.trained]
+    assert all(dev == devs[0] for dev in devs)  # one cut for all seeds and arms
+    held = {frame.video for frame in world.fake.trained[0][4]} | {f"t{i}" for i in range(10)}
+    for *_, arm, _ in world.fake.trained:
+        for source in arm.sources:
+            assert source.frames
+            assert not held & {frame.video for frame in source.frames}
+
+
+def test_with_trained_weights_there_is_no_day_checkpoint(world: World) -> None:
+    table = world.run(weights="some/run")
+    assert table["day_steps"] is None
+    assert not (world.out / "checkpoints").exists()
+    assert {settings.weights for _, _, settings, _, _ in world.fake.trained} == {"some/run"}
+    other = World(world.out.parent / "other")
+    other.run(layers=[{"pretrained": "COCO_V1"}], arms=["day"])
+    assert other.names() == ["day/seed0"]
+
+
+def test_finished_rows_are_neither_trained_nor_tested_again(world: World) -> None:
+    first = world.run()
+    assert len(world.fake.detected) == 2 * 4  # dev and test, once a row
+    assert sum(images == 30 for *_, images in world.fake.detected) == 4
+    before = {path: path.stat().st_mtime_ns for path in world.out.rglob("*detections.json")}
+    again = world.run()
+    assert world.fake.trained == []
+    assert world.fake.detected == []
+    assert again["arms"] == first["arms"]
+    assert before == {path: path.stat().st_mtime_ns for path in world.out.rglob("*detections.json")}
+    # Nor without weights, which are large and need not be kept ...
+    for path in (world.out / "runs").rglob("last.safetensors"):
+        path.unlink()
+    world.run()
+    assert world.fake.detected == []
+    # ... but a detector with other weights is another one.
+    (world.out / "runs" / "night" / "seed0" / "last.safetensors").write_bytes(b"others")
+    world.run()
+    assert [row for row in world.fake.detected if row[2] == 30] == [("night", "seed0", 30)]
+
+
+def test_nothing_needs_to_be_said_again(world: World) -> None:
+    first = world.run(steps=20, layers=[{"learning_rate": 0.5}], arms=["day", "day+translated"])
+    again = run_compare(world.data, world.out, backend=world.fake, report=lambda folder, say: folder)
+    assert again["arms"] == first["arms"]
+    assert again["steps"] == 20
+
+
+def test_stopped_inside_an_arm_it_goes_on_there(world: World) -> None:
+    world.fake.stop_in.add(("night", "seed0"))
+    with pytest.raises(Interrupted, match=r"stopped in night, seed 0, at step 3; run the same command again"):
+        world.run()
+    assert world.names() == ["checkpoints/seed0", "day/seed0", "night/seed0"]
+    assert not (world.out / "table.json").exists()
+    state = read_state(world.out / "runs" / "night" / "seed0")
+    assert state is not None
+    assert (state.step, state.trained) == (3, False)
+    world.run()
+    assert world.names()[:2] == ["night/seed0", "day+night/seed0"]
+    assert "day/seed0" not in world.names()
+
+
+def test_a_second_ctrl_c_is_no_traceback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> list[dict[str, Any]]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(world.fake, "detect", interrupted)
+    with pytest.raises(Interrupted, match="run the same command again"):
+        world.run(arms=["day"])
+    monkeypatch.undo()
+    world.run(arms=["day"])  # the folder is free again
+    assert "day/seed0" not in world.names()
+    assert ("day", "seed0", 30) in world.fake.detected
+
+
+def test_changed_settings_are_refused_all_at_once(world: World) -> None:
+    world.run(arms=FEW)
+    with pytest.raises(ConfigError) as caught:
+        world.run(arms=FEW, steps=99, layers=[{"batch": 8, "learning_rate": 1.0, "workers": 3}])
+    text = str(caught.value)
+    for said in ("steps was 10, is 99", "batch was 4, is 8", "learning_rate was 0.1, is 1.0", "choose another --out"):
+        assert said in text
+    assert "workers" not in text
+    world.run(arms=FEW, layers=[{"workers": 3}], options={"min_boxes": 5, "bootstrap": 50})
+    assert world.fake.trained == []
+    arms = world.out.parent / "arms.yaml"
+    arms.write_text("mine: [{data: dataset, domain: A}]")
+    world.run(arms=["mine"], arms_file=arms)
+    arms.write_text("mine: [{data: dataset, domain: B}]")
+    with pytest.raises(ConfigError, match="arm 'mine' has other parts"):
+        world.run(arms=["mine"], arms_file=arms)
+
+
+def test_changed_images_are_refused(world: World) -> None:
+    world.run(arms=FEW)
+    make_translated(world.made, world.data, {"day-d0-0.png": 0.5, "day-d7-0.png": 0.5})
+    with pytest.raises(ConfigError, match=r"training images of day\+translated:gan are not those"):
+        world.run(arms=FEW, seeds=2)
+    make_translated(world.made, world.data)
+    world.run(arms=FEW)
+    write_part(world.data, "test", "B", names_of([f"t{i}" for i in range(9)], 3, "night"))
+    with pytest.raises(ConfigError, match=r"truth.json holds other images"):
+        world.run(arms=FEW)
+
+
+def test_arms_and_seeds_may_be_added(world: World) -> None:
+    world.run(arms=["day", "day+night"], translators=[])
+    first = world.read("table.json")
+    table = world.run(arms=["night"])
+    assert world.names() == ["night/seed0"]
+    assert [arm["name"] for arm in table["arms"]] == ["day", "day+night", "night"]
+    assert arm_of(table, "day+night")["AP"] == arm_of(first, "day+night")["AP"]
+    table = world.run(arms=None, seeds=2)  # a new translator, not named in any arm, and one more seed
+    assert set(world.names()) == {
+        "checkpoints/seed1", "day/seed1", "day+night/seed1", "night/seed1", "day+translated-gan/seed0",
+        "day+translated-gan/seed1",
+    }  # fmt: skip
+    assert table["seeds"] == [0, 1]
+
+
+def test_only_some_rows_now(world: World) -> None:
+    arms = ["day", "day+night"]
+    world.run(only=["checkpoint"], seeds=2, arms=arms)
+    assert world.names() == ["checkpoints/seed0", "checkpoints/seed1"]
+    table = world.run(only=["day", "day+night@0"], seeds=2, arms=arms)
+    assert world.names() == ["day/seed0", "day+night/seed0", "day/seed1"]
+    assert [arm["name"] for arm in table["arms"]] == ["day", "day+night"]
+    assert [row["seed"] for row in arm_of(table, "day+night")["seeds"]] == [0]
+    assert arm_of(table, "day+night")["over_day"]["value"] > 0
+    assert any("not finished yet" in note and "day+night seed 1" in note for note in table["notes"])
+    assert table["verdict"].startswith("real night images (day+night) are worth +")
+    assert world.run(seeds=2, arms=arms)["notes"][-1].startswith("dev:")
+
+
+def test_day_may_come_later(world: World) -> None:
+    table = world.run(only=["day+night"], arms=["day+night"])
+    row = arm_of(table, "day+night")
+    assert row["over_day"] is None
+    assert "not finished" in row["recovered"]["day+night"]["not_measurable"]
+    assert table["score"] is None
+    metrics = world.read("runs/day+night/seed0/metrics.json")
+    assert metrics["confusion"]["score"] == 0.25
+    world.fake.skill["day"] = 0.6
+    score = world.run(arms=["day"])["score"]
+    assert world.read("runs/day+night/seed0/metrics.json")["confusion"]["score"] == score != 0.25
+    assert ("day+night", "seed0", 30) not in world.fake.detected  # made anew from what is there
+    assert table["verdict"] == "nothing to compare with day only yet"
+
+
+def test_ceilings_no_better_than_day_are_not_measurable(world: World) -> None:
+    world.fake.skill.update({"day+night": 0.3, "night": 0.05})
+    table = world.run()
+    found = arm_of(table, "day+translated:gan")["recovered"]
+    assert "not clearly above day only" in found["day+night"]["not_measurable"]
+    assert "below day only" in found["night"]["not_measurable"]
+    assert not table["ceilings"]["day+night"]["measurable"]
+    assert "night gap not measurable" in table["verdict"]
+
+
+def test_a_class_that_lost_is_named(world: World) -> None:
+    world.fake.blind["day+translated-gan"] = {"traffic light"}
+    table = world.run()
+    row = arm_of(table, "day+translated:gan")
+    assert row["lost"] == ["traffic light"]
+    fall = -100 * row["per_class"]["traffic light"]["change"]
+    assert f"; traffic light lost {fall:.1f} AP against day only" in table["verdict"]
+
+
+def test_a_class_some_arm_never_saw_is_not_measured(world: World) -> None:
+    # No trucks by day: the day arm could not know them.
+    write_part(world.data, "train", "A", names_of([f"d{i}" for i in range(8)], 3, "day"), trucks=False)
+    table = world.run(options={"min_boxes": 5, "bootstrap": 40}, arms=["day", "night"])
+    assert table["measured_classes"] == ["car", "traffic light"]
+    many = world.run(options={"min_boxes": 500, "bootstrap": 40}, arms=["day", "night"])
+    assert many["measured_classes"] == ["car", "traffic light", "truck"]
+    assert any("no class has 500 test boxes" in note for note in many["notes"])
+
+
+def test_a_dry_run_says_everything_and_writes_nothing(world: World) -> None:
+    plan = world.run(dry_run=True, steps=20)
+    assert not world.out.exists()
+    assert world.fake.trained == []
+    assert len(plan["rows"]) == 4
+    text = "\n".join(world.lines)
+    assert "21 day and 21 night images to train on" in text
+    assert "day+translated:gan: 50% dataset train A (21 images), 50% translated:gan train B (up to 21 images)" in text
+    assert "4 runs of 20 steps with 4 images each (0 done), 320 images in all" in text
+    assert "1 day checkpoints of 20 steps" in text
+
+
+def test_relight_is_translated_here_train_only_and_once(world: World) -> None:
+    table = world.run(translators=["relight"], arms=["day", "translated"], cpu=True)
+    made = world.out / "translated" / "relight"
+    assert len(open_dataset(made).frames("train", "B")) == 24
+    assert not (made / "test").exists()
+    assert arm_of(table, "translated:relight")["sources"][0]["images"] == 21
+    image = made / "train" / "B" / "day-d0-0.png"
+    before = image.stat().st_mtime_ns
+    world.run(translators=["relight"], arms=["day", "translated", "day+translated"])
+    assert image.stat().st_mtime_ns == before
+    assert world.names() == ["day+translated-relight/seed0"]
+
+
+def test_folders_that_are_something_else_are_left_alone(world: World) -> None:
+    with pytest.raises(ConfigError, match="lies in the dataset"):
+        run_compare(world.data, world.data / "compare", backend=world.fake)
+    world.out.mkdir()
+    (world.out / "thesis.txt").write_text("x")
+    with pytest.raises(ConfigError, match="not empty and holds no comparison"):
+        world.run()
+    assert os.listdir(world.out) == ["thesis.txt"]
+    (world.out / "thesis.txt").unlink()
+    with lock_folder(world.out), pytest.raises(ConfigError, match="in use by another process"):
+        world.run()
+
+
+def test_the_version_of_the_sample_world_is_found(world: World) -> None:
+    source = world.data.parent / "world"
+    source.mkdir()
+    (source / "world.json").write_text('{"world_version": "1.0"}')
+    (world.data / "prepare.json").write_text(json.dumps({"settings": {"sources": [[str(source), None]]}}))
+    assert world.run(arms=["day"])["world_version"] == "1.0"
+    assert world.run(arms=["day"], world_version="2")["world_version"] == "2"
+
+
+def test_detections_are_boxes_of_the_originals(world: World) -> None:
+    world.run(arms=["day"])
+    rows = world.read(f"runs/day/seed0/{DETECTIONS}")
+    assert all(0 <= row["bbox"][0] < SIDE for row in rows)
+    assert {row["image_id"] for row in rows} == set(range(1, 31))
