@@ -30,6 +30,8 @@ from nightaug.images import atomic_write_text
 
 #: Missing things named on top of the page; the rest are counted there and listed at its end.
 NAMED = 5
+#: Letters from which a verdict is set smaller.
+LONG = 180
 
 
 def write_report(folder: Path, say: Callable[[str], None] = lambda text: None) -> Path:
@@ -77,7 +79,8 @@ def _page(compared: Compared) -> str:
     ]
     there = [(key, title, content) for key, title, content in sections if content]
     about = " · ".join(safe(word) for word in ("nightaug compare", table.detector, table.dataset, table.date) if word)
-    body = [f'<header><p class="eyebrow">{about}</p><h1>{safe(verdict(table))}</h1>']
+    size = ' class="long"' if len(verdict(table)) > LONG else ""
+    body = [f'<header><p class="eyebrow">{about}</p><h1{size}>{safe(verdict(table))}</h1>']
     said = "".join(f"<li>{safe(note)}</li>" for note in notes(table, compared.missing))
     if said:
         body.append(f'<ul class="notes">{said}</ul>')

@@ -14,6 +14,7 @@ from nightaug.data.text import plain, without_surrogates
 from nightaug.detect.eval_results import read_results
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
+from nightaug.experiment.arms import slug
 from nightaug.runs import RunFolder
 
 Number = float | None
@@ -214,9 +215,9 @@ def read_comparison(folder: Path) -> Compared:
             path = folder / "runs" / arm.slug / f"seed{seed}"
             metrics = _part(compared, path / "metrics.json", Metrics)
             compared.runs.append(Run(arm.name, seed, path, metrics, _log(path)))
-    named = {arm.name for arm in table.arms}
-    compared.missing += [f"{name}: no seed finished" for name in _wanted_arms(folder) if name not in named]
-    compared.missing += [f"{name}: the ceiling has no row" for name in table.ceilings if name not in named]
+    there = {arm.slug for arm in table.arms}
+    wanted = dict.fromkeys([*_wanted_arms(folder), *table.ceilings])
+    compared.missing += [f"{name}: no seed finished" for name in wanted if slug(name) not in there]
     compared.truth = _truth(compared)
     images = _part(compared, folder / "images.json", dict[int, str]) or {}
     compared.images = {number: Path(path) for number, path in images.items()}

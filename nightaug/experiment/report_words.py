@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nightaug.data.text import plain
+from nightaug.experiment.arms import NIGHT_MARK
 from nightaug.experiment.report_read import Arm, ClassRow, Interval, Number, Stat, Table
 
 NONE = "\u2013"
@@ -94,7 +95,7 @@ def marks(arm: Arm, table: Table) -> list[str]:
         known.append("baseline")
     if arm.name in table.ceilings:
         known.append("ceiling")
-    if arm.night_boxes:
+    if arm.night_boxes and not arm.name.endswith(NIGHT_MARK):
         known.append("night boxes")
     return known
 
@@ -105,7 +106,7 @@ def reasons(table: Table) -> dict[str, list[str]]:
     for ceiling, gap in table.ceilings.items():
         said = [rows.not_measurable for arm in table.arms if (rows := arm.recovered.get(ceiling)) is not None]
         texts = [text for text in said if text]
-        if not texts and gap is not None and not gap.measurable:
+        if not texts and gap is not None and not gap.measurable and gap.value is not None:
             texts = [f"the interval of {ceiling} - day, {gained(gap)} AP, contains 0"]
         for text in dict.fromkeys(texts):
             why.setdefault(text, []).append(ceiling)

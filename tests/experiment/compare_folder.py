@@ -16,10 +16,10 @@ BOXES = (900, 410, 130, 96, 12)
 #: Name, slug, mean AP, share of the objects found, night boxes, translator.
 ARMS: tuple[tuple[str, str, float, float, bool, str | None], ...] = (
     ("day", "day", 0.182, 0.35, False, None),
-    ("day+translated:relight", "day-translated-relight", 0.241, 0.55, False, "relight"),
-    ("day+translated:cyclegan", "day-translated-cyclegan", 0.196, 0.4, False, "cyclegan"),
+    ("day+translated:relight", "day+translated-relight", 0.241, 0.55, False, "relight"),
+    ("day+translated:cyclegan", "day+translated-cyclegan", 0.196, 0.4, False, "cyclegan"),
     ("night", "night", 0.288, 0.7, True, None),
-    ("day+night", "day-night", 0.301, 0.8, True, None),
+    ("day+night", "day+night", 0.301, 0.8, True, None),
 )
 SEEDS = [0, 1]
 #: Names that would be markup, or break a table, if they were written as they are.

@@ -41,17 +41,22 @@ def test_no_detections_and_no_objects() -> None:
 
 
 def test_images_where_arms_differ_come_first_then_random_ones() -> None:
-    known = truth(*((image, 1, [0, 0, 50, 50], 0) for image in range(1, 8)), (8, 1, [0, 0, 9, 9], 1))
+    known = truth(
+        *((image, 1, [0, 0, 50, 50], 0) for image in range(1, 8)), (8, 1, [0, 0, 9, 9], 1), (5, 2, [60, 60, 9, 9], 0)
+    )
     arms = {
         "day": outcomes(known, [], 0.3),
-        "night": outcomes(known, [found(5, 1, [0, 0, 50, 50], 0.9)], 0.3),
+        "night": outcomes(
+            known,
+            [found(5, 1, [0, 0, 50, 50], 0.9), found(5, 2, [60, 60, 9, 9], 0.9), found(2, 1, [0, 0, 50, 50], 0.9)],
+            0.3,
+        ),
     }
     shown = choose(known, arms, set(range(1, 9)), most=2, random=3)
-    assert shown[0].image == 5
-    assert not shown[0].at_random
-    rest = [item.image for item in shown[1:]]
+    assert [(item.image, item.at_random) for item in shown[:2]] == [(5, False), (2, False)]
+    rest = [item.image for item in shown[2:]]
     assert len(rest) == 3
-    assert all(item.at_random for item in shown[1:])
-    assert rest == sorted(set(rest) - {5, 8})
+    assert all(item.at_random for item in shown[2:])
+    assert rest == sorted(set(rest) - {2, 5, 8})
     assert shown == choose(known, arms, set(range(1, 9)), most=2, random=3)
     assert [item.image for item in choose(known, arms, {1, 8})] == [1]
