@@ -180,6 +180,18 @@ def test_an_unfinished_comparison_is_reported_as_far_as_it_is(folder: Path) -> N
     assert any("more, listed in the page" in line for line in said)
 
 
+def test_losses_written_in_parts_are_drawn_one_by_one(folder: Path) -> None:
+    line = {"step": 10, "classification": 0.4, "box": 0.7, "learning_rate": 0.01, "val_AP": 0.2, "val_AP/car": 0.3}
+    for path in folder.glob("runs/*/*/metrics.jsonl"):
+        path.write_text(json.dumps(line) + "\n")
+    text = Read(write_report(folder).read_text("utf-8")).text
+    assert "training loss: classification" in text
+    assert "training loss: box" in text
+    assert "AP on dev while training" in text
+    assert "learning_rate" not in text
+    assert "val_AP" not in text
+
+
 def test_the_table_alone_makes_a_page(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != "table.json":
