@@ -67,6 +67,22 @@ def test_a_closed_form() -> None:
     assert found.ap[0] == pytest.approx(0.3 * found.ap50[0] + 0.7 * above)
 
 
+def test_of_equal_overlaps_the_later_box_is_taken_as_coco_does() -> None:
+    """The first detection lies midway; which box it takes decides whether the second one finds its own."""
+    truth, _ = made(0, images=1, classes=1, boxes=0)
+    truth.annotations = [
+        {"id": n, "image_id": 1, "category_id": 1, "bbox": [x, 0.0, 40.0, 40.0], "area": 1600.0, "iscrowd": 0}
+        for n, x in ((1, 0.0), (2, 8.0))
+    ]
+    for second in (0.0, 8.0):
+        results = [
+            {"image_id": 1, "category_id": 1, "bbox": [x, 0.0, 40.0, 40.0], "score": score}
+            for x, score in ((4.0, 0.9), (second, 0.8))
+        ]
+        found = average_precision(match(truth, results))
+        np.testing.assert_allclose(found.ap, _reference(truth, results)[0], rtol=0, atol=1e-12)
+
+
 def test_scaling_all_weights_changes_nothing_and_zero_weights_leave_nothing() -> None:
     truth, results = made(7)
     matches = match(truth, results)

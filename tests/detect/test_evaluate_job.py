@@ -191,6 +191,21 @@ def test_splits_and_domains(tmp_path: Path) -> None:
         run_evaluate(results, root, out=tmp_path / "m.json", split="train", classes=["tram"])
 
 
+def test_ids_that_two_parts_of_a_prepared_dataset_share_are_not_guessed(tmp_path: Path) -> None:
+    root = tmp_path / "prepared"
+    for domain in ("A", "B"):
+        write_image(root / "test" / domain / f"{domain}.png", picture(1))
+        frame = Frame(f"{domain}.png", [Box(4, 5, 30, 40, "car")], 96, 64)
+        coco.write([frame], root / "annotations" / f"test_{domain}.json", ("car",))
+    results = _results(tmp_path / "r.json", [_row(1, 1, CAR)])
+    with pytest.raises(DatasetError, match="--domain"):
+        run_evaluate(results, root, out=tmp_path / "m.json")
+    night = run_evaluate(results, root, out=tmp_path / "m.json", domain="B")
+    assert (night["images"], night["all"]["AP50"]) == (1, pytest.approx(1))
+    named = run_evaluate(_results(results, [_row("A.png", 1, CAR)]), root, out=tmp_path / "m.json")
+    assert (named["images"], named["all"]["AR_100"]) == (2, pytest.approx(0.5))
+
+
 class _Stub:
     """Stands in for a detector that knows cars and trams; counts how often it was asked."""
 
