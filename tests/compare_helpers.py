@@ -131,6 +131,7 @@ class FakeDetectors:
         self.trained.append((f"{out.parent.name}/{out.name}", settings.seed, settings, arm, list(dev)))
         if (out.parent.name, out.name) in self.stop_in:
             self.stop_in.remove((out.parent.name, out.name))
+            (out / "state").mkdir()
             return Trained(3, False)
         (out / "last.safetensors").write_bytes(f"{out.parent.name} {out.name}".encode())
         return Trained(settings.steps, True)

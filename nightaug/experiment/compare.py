@@ -125,6 +125,8 @@ def run_compare(
         counted,
         {
             "dataset": str(dataset.absolute()),
+            "allow_shared_drives": allow_shared_drives or (before is not None and before.allow_shared_drives),
+            "world_version": world_version if world_version is not None else before and before.world_version,
             "detector": {key: value for key, value in dump.items() if key not in _OWN},
             "steps": budget,
             "day_steps": None if _starts_trained(base) else day_steps or (before and before.day_steps) or budget,
@@ -137,7 +139,7 @@ def run_compare(
         settings = joined(before, settings, out, lambda name: any((out / "runs" / slug(name)).glob("seed*/row.json")))
     check_directions(settings.arms, sources)
     wanted = wanted_rows(only, list(settings.arms), settings.seeds)
-    data = read_data(dataset, settings.dev_share, allow_shared_drives)
+    data = read_data(dataset, settings.dev_share, settings.allow_shared_drives)
     work = _Comparison(out, settings, data, base, sources, backend, cpu, say)
     work.describe(wanted)
     if dry_run:
@@ -147,7 +149,7 @@ def run_compare(
     try:
         work.start()
         work.train(wanted)
-        table = work.table(facts(settings, dataset, command, world_version))
+        table = work.table(facts(settings, dataset, command))
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped; what is finished in {out} is kept, run the same command again to go on") from error
     finally:
@@ -255,7 +257,7 @@ class _Comparison:
         if settings.day_steps:
             seeds = sorted({seed for _, seed in wanted})
             done = sum(self._is_trained(seed) for seed in seeds)
-            self.say(f"{len(seeds)} day checkpoints of {settings.day_steps:,} steps to start from ({done} done)")
+            self.say(f"day checkpoints of {settings.day_steps:,} steps to start from: {len(seeds)} ({done} done)")
 
     def _number(self, data: str, domain: str | None) -> str:
         """How many images a part has, as far as that is known before anything is made."""

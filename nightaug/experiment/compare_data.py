@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -125,6 +126,7 @@ class Arm:
             if box.weight > 0 and not box.crowd
         )
 
+    @cached_property
     def checksum(self) -> str:
         """Changes with the images, their boxes and their weights; not with the folder they lie in."""
         value = 0
@@ -245,7 +247,7 @@ def _cut_dev(
     dev = {domain: [f for d, where, f in pool if where == domain and d in drives] for domain in DOMAINS}
     if not dev["A"] and not dev["B"]:
         raise DatasetError(f"{root}: its drives are too large to cut off {share:.0%} of them; use more drives")
-    notes.append(f"dev: {len(drives)} drives cut off from train")
+    notes.append(f"dev: {len(drives)} {'drive' if len(drives) == 1 else 'drives'} cut off from train")
     if not dev["B"]:
         notes.append("dev holds day images only: no labelled night drive could be cut off")
     return drives, dev["B"] or dev["A"]

@@ -15,14 +15,12 @@ from nightaug.errors import ConfigError
 from nightaug.experiment.compare_settings import CompareSettings
 
 
-def facts(
-    settings: CompareSettings, dataset: Path, command: str | None, world_version: int | str | None
-) -> dict[str, Any]:
+def facts(settings: CompareSettings, dataset: Path, command: str | None) -> dict[str, Any]:
     """What the table says of how it was made."""
     shape = {key: settings.detector.get(key) for key in ("batch", "width", "height")}
     return {
         "nightaug": __version__,
-        "world_version": world_version if world_version is not None else _world_version(dataset),
+        "world_version": _world_version(dataset) if settings.world_version is None else settings.world_version,
         "commit": _commit(),
         "command": command,
         "machine": _machine(),

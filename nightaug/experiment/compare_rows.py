@@ -6,6 +6,7 @@ any more. The test images are run through a detector once: only other weights ma
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -178,7 +179,7 @@ class Rows:
         Raises:
             ConfigError: it was begun with other training images.
         """
-        inputs = arm.checksum()
+        inputs = arm.checksum
         state = read_state(folder) or RowState(arm.key, seed, inputs)
         if state.inputs != inputs:
             raise ConfigError(
@@ -205,7 +206,10 @@ class Rows:
         finally:
             state.wall_s += time.monotonic() - began
             _write_state(folder, state)
-        if not state.trained:
+        if state.trained:
+            # Several times the size of the weights, and of no use after the last step.
+            shutil.rmtree(folder / "state", ignore_errors=True)
+        else:
             raise Interrupted(
                 f"stopped in {arm.key}, seed {seed}, at step {state.step:,}; run the same command again to go on"
             )

@@ -69,6 +69,10 @@ class CompareSettings(CompareOptions):
     """``compare.yaml``: everything that decides about the numbers of a comparison."""
 
     dataset: str
+    #: Go on where drives of the test images are also in train.
+    allow_shared_drives: bool = False
+    #: Of the sample world, where the dataset does not lead to its world.json.
+    world_version: int | str | None = None
     detector: dict[str, Any]
     steps: PositiveInt
     #: Steps of the day checkpoint every arm is fine-tuned from; null: the arms start from pretrained weights.

@@ -89,7 +89,8 @@ def size_notes(images: int, seeds: int, min_images: int, min_seeds: int) -> list
     """``demonstration, 300 images`` where test images or seeds are few."""
     few = [f"{images:,} images"] if images < min_images else []
     few += [f"{seeds} {'seed' if seeds == 1 else 'seeds'}"] if seeds < min_seeds else []
-    return [f"demonstration, {' and '.join(few)}"] if few else []
+    notes = [f"demonstration, {' and '.join(few)}"] if few else []
+    return [*notes, "one seed: the intervals hold no spread of training"] if seeds == 1 else notes
 
 
 def missing_note(missing: Sequence[str]) -> list[str]:

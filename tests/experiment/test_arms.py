@@ -218,10 +218,10 @@ def test_manifest_weights_reach_the_frames(tmp_path: Path) -> None:
     assert not arm.night_boxes
     assert arm.name == "translated:m"
     assert arm.sources[0].origins[made / "train/B/day-d0-1.png"] == data.root / "train/A/day-d0-1.png"
-    before = arm.checksum()
+    before = arm.checksum
     make_translated(made, tmp_path / "data", {"day-d0-0.png": 0.0, "day-d0-1.png": 0.6})
     again = build_arm("translated:m", [arm.sources[0].spec], {("m", "B"): made}, data)
-    assert again.checksum() != before
+    assert again.checksum != before
 
 
 def test_night_labels_are_in_the_arms_name(tmp_path: Path) -> None:

@@ -74,6 +74,12 @@ def test_a_few_denominators_at_zero_only_widen_the_interval() -> None:
     arm = samples(np.full((1, 1), 0.05), np.zeros(1000), (0,))
     found = gap.recovered(arm, day, ceiling, [0], seed=0)
     assert found == {"value": pytest.approx(0.5), "low": pytest.approx(0.5), "high": pytest.approx(0.5)}
+    # Where 10 replicates lie far out at each side, those without a share count as further out still.
+    wide = np.full(1000, 0.05)
+    wide[24:34], wide[34:44] = -0.05, 0.2
+    spread = gap.Samples((0,), np.full((1, 1), 0.05), wide[None, :, None])
+    found = gap.recovered(spread, day, ceiling, [0], seed=0)
+    assert found == {"value": pytest.approx(0.5), "low": pytest.approx(-0.5), "high": pytest.approx(2.0)}
     denominators[24:40] = -0.01
     assert "not_measurable" in gap.recovered(
         arm, day, gap.Samples((0,), ceiling.point, denominators[None, :, None]), [0], 0

@@ -70,7 +70,7 @@ def test_without_translated_arms_the_gap_itself_is_said() -> None:
     ("images", "seeds", "note"),
     [
         (300, 3, ["demonstration, 300 images"]),
-        (300, 1, ["demonstration, 300 images and 1 seed"]),
+        (300, 1, ["demonstration, 300 images and 1 seed", "one seed: the intervals hold no spread of training"]),
         (2000, 3, []),
     ],
 )
