@@ -334,7 +334,8 @@ class _Comparison:
         folder = self.checkpoint(seed)
         if not self._is_trained(seed):
             self.say(f"day checkpoint, seed {seed}")
-        self.rows.train(self.arm(DAY), seed, folder, self._settings(self.settings.day_steps, seed, None))
+        day = Arm("day checkpoint", self.arm(DAY).sources)
+        self.rows.train(day, seed, folder, self._settings(self.settings.day_steps, seed, None))
         # The last weights, as everywhere here: the best ones would have been chosen.
         return folder / "last.safetensors"
 

@@ -129,7 +129,7 @@ def test_every_arm_has_the_same_budget_and_starts_from_the_days_checkpoint(world
     for seed in (0, 1):
         first, day = by_name.pop(f"checkpoints/seed{seed}")
         assert (first.steps, first.seed, first.weights) == (7, seed, None)
-        assert day.key == "day"
+        assert [source.spec.domain for source in day.sources] == ["A"]
     for name, (settings, arm) in by_name.items():
         seed = int(name[-1])
         assert (settings.steps, settings.batch, settings.seed, settings.patience) == (20, 4, seed, None)
