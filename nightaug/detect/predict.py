@@ -62,6 +62,7 @@ class PredictResult:
         failed: images that could not be read or drawn, by name, with the reason; the rest was finished.
         stopped: ended early by Ctrl-C; calling again goes on.
         detections: in ``detections.json``, of all images done so far.
+        shown: of these, the ones sure enough for pictures and YOLO lines.
         video: the drawn video, None for images.
     """
 
@@ -71,6 +72,7 @@ class PredictResult:
     failed: dict[str, str] = field(default_factory=dict)
     stopped: bool = False
     detections: int = 0
+    shown: int = 0
     video: Path | None = None
 
 
@@ -157,7 +159,7 @@ def run_predict(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     video = input.is_file() and is_video(input)
     inputs = None if video else find_images(input, limit)
-    check_apart([input] if inputs is None else inputs.folders, out)
+    check_apart(input, [] if inputs is None else inputs.folders, out)
     check_folder(out, facts, overwrite)
     what, need = _announce_video(input, limit, draw) if inputs is None else _announce_images(inputs, output)
     say(f"{what}; {len(known)} classes by {run} on {device}, about {max(1, need // 10**6):,} MB on disk")
@@ -288,7 +290,7 @@ def _video(job: _Job, eyes: Eyes, limit: int | None) -> PredictResult:
     result = PredictResult(out, video=target)
     before = read_state(out) or {}
     if not job.overwrite and _video_is_done(job, before, state):
-        result.present, result.detections = before["images"], before["detections"]
+        result.present, result.detections, result.shown = (before[key] for key in ("images", "detections", "shown"))
         job.say(f"all {result.present:,} frames were there; in {shown(out)}")
         return result
     former = before.get("video")
@@ -345,10 +347,13 @@ def _finish(
     """COCO's two files of all images done so far, and what happened."""
     output = job.output
     if job.coco:
-        result.detections = write_coco(output.out, rows, names, output.classes, output.wanted, video)
+        result.detections, result.shown = write_coco(
+            output.out, rows, names, output.classes, output.wanted, output.score, video
+        )
     outcome = {
         "images": result.present + result.written,
         "detections": result.detections,
+        "shown": result.shown,
         "finished": not result.stopped,
     }
     write_state(output.out, job.facts | facts | outcome)
@@ -362,7 +367,7 @@ def _sum_up(job: _Job, result: PredictResult, unit: str, seconds: float) -> None
     if result.failed:
         counts.append(f"{len(result.failed):,} skipped")
     if job.coco:
-        counts.append(f"{result.detections:,} detections")
+        counts.append(f"{result.detections:,} detections ({result.shown:,} of {job.output.score:g} or more)")
     where = result.video if result.video is not None else result.out
     job.say(f"{', '.join(counts)}; in {shown(where)}")
     for name, reason in list(result.failed.items())[:10]:

@@ -35,7 +35,7 @@ class Inputs(NamedTuple):
     """All images of an input, sorted by name, and what was left out."""
 
     items: list[Item]
-    folders: list[Path]  # what was read; nothing may be written there
+    folders: list[Path]  # where images are, if not in the input itself
     left_out: Counter[str]
 
 
@@ -49,7 +49,7 @@ def find_images(source: Path, limit: int | None = None) -> Inputs:
         DatasetError: there is none.
     """
     left_out: Counter[str] = Counter()
-    folders = [source]
+    folders: list[Path] = []
     try:
         dataset = open_dataset(source)
     except DatasetError as error:
@@ -61,9 +61,10 @@ def find_images(source: Path, limit: int | None = None) -> Inputs:
         root = source if source.is_dir() else source.parent
         found = {}
         for part in dataset.parts:
-            if not source.is_dir() and part.source is not None:
-                folders.append(part.images)
             extra = [Frame(name, path=part.images / name) for name in part.labels.unlabelled]
+            if not source.is_dir() and part.source is not None:
+                extra = []  # a label file means the images it names
+                folders.append(part.images)
             for frame in [*part.labels.frames, *extra]:
                 if frame.path is None:
                     left_out["in the labels, but not there"] += 1

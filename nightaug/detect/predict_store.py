@@ -141,19 +141,23 @@ def write_state(out: Path, facts: Mapping[str, Any]) -> None:
     atomic_write_text(out / STATE, json.dumps({"kind": KIND, **facts}, indent=1) + "\n")
 
 
-def check_apart(inputs: Sequence[Path], out: Path) -> None:
+def check_apart(source: Path, folders: Sequence[Path], out: Path) -> None:
     """Refuse an output folder that could write over the input, or be read as a part of it next time.
 
+    Args:
+        source: the input.
+        folders: where its images are, if elsewhere.
+
     Raises:
-        ConfigError: ``out`` is an input folder, lies in one, or lies around an input.
+        ConfigError: ``out`` is the input, lies in it, or lies around it or its images.
     """
-    target = os.path.realpath(out)
-    for given in inputs:
-        source = os.path.realpath(given)
-        if target == source or (given.is_dir() and target.startswith(source + os.sep)):
-            raise ConfigError(f"--out {shown(out)} lies in the input {shown(given)}; choose a folder outside")
-        if source.startswith(target.rstrip(os.sep) + os.sep):
-            raise ConfigError(f"--out {shown(out)} lies around the input {shown(given)}; choose another folder")
+    target, given = os.path.realpath(out), os.path.realpath(source)
+    if target == given or (source.is_dir() and target.startswith(given + os.sep)):
+        raise ConfigError(f"--out {shown(out)} lies in the input {shown(source)}; choose a folder outside")
+    for folder in (source, *folders):
+        real = os.path.realpath(folder)
+        if real == target or real.startswith(target.rstrip(os.sep) + os.sep):
+            raise ConfigError(f"--out {shown(out)} lies around the input {shown(folder)}; choose another folder")
 
 
 def check_folder(out: Path, facts: Mapping[str, Any], overwrite: bool) -> None:
@@ -242,16 +246,17 @@ def write_coco(
     names: Iterable[str | None],
     classes: Sequence[str],
     wanted: frozenset[int] | None,
+    score: float,
     video: str | None,
-) -> int:
+) -> tuple[int, int]:
     """Write the image list and the results list: image ids are positions in ``names``, category ids in ``classes``.
 
     Both count from 1. A name of None keeps its number for an image that has no result.
 
     Returns:
-        How many detections there are.
+        How many detections there are, and how many of them have at least ``score``.
     """
-    total = 0
+    total, sure = 0, 0
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     with atomic_open(out / IMAGES) as images, atomic_open(out / RESULTS) as results:
         images.write(b'{"info": {"description": "images of nightaug predict"},\n"images": [')
@@ -269,9 +274,10 @@ def write_coco(
             for entry in _results(row, image_id, wanted):
                 results.write((b",\n" if total else b"\n") + msgspec.json.encode(entry))
                 total += 1
+                sure += entry["score"] >= score
         images.write(b'\n],\n"annotations": [],\n"categories": ' + msgspec.json.encode(categories) + b"}\n")
         results.write(b"\n]\n")
-    return total
+    return total, sure
 
 
 def _results(row: PredictionRow, image_id: int, wanted: frozenset[int] | None) -> Iterator[dict[str, Any]]:

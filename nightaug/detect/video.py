@@ -129,6 +129,10 @@ class VideoReader:
             self.end = f"{self.done:,} frames could be read, the file says {self.count:,}"
         return frame
 
+    def __iter__(self) -> Iterator[ImageArray]:
+        while (frame := self.read()) is not None:
+            yield frame
+
     def close(self) -> None:
         self._capture.release()
 
