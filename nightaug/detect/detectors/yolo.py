@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from nightaug.detect.detectors.base import Detector, Forward, Found, Target
+from nightaug.detect.detectors.fcos_loss import Assignment
 from nightaug.detect.detectors.yolo_files import check_architecture, fetch_release, find_architecture, read_checkpoint
-from nightaug.detect.detectors.yolo_loss import Anchors, Assignment, anchor_points, decode, yolo_losses
+from nightaug.detect.detectors.yolo_loss import Anchors, anchor_points, decode, yolo_losses
 from nightaug.detect.regions import RegionBatch
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import CheckpointError, ConfigError
@@ -285,7 +286,7 @@ def _ultralytics() -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        missing = getattr(error, "name", None) == "ultralytics"
+        missing = (error.name or "").split(".")[0] == "ultralytics"
         raise ConfigError(
             "YOLO needs ultralytics (AGPL-3.0): pip install 'nightaug[yolo]'"
             if missing

@@ -10,7 +10,9 @@ from __future__ import annotations
 import pickle
 import re
 import socket
+import zipfile
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
     if not tensors:
         raise CheckpointError(f"{path} holds no weights")
     architecture = vars(network).get("yaml")
-    return tensors, architecture if isinstance(architecture, dict) else None
+    return tensors, dict(architecture) if isinstance(architecture, dict) else None
 
 
 def _tensors(module: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -119,9 +121,8 @@ def check_architecture(architecture: Any, source: str, layers: Any) -> dict[str,
     Raises:
         ConfigError: it is no detector, or holds something that is not a layer.
     """
-    rows = []
     try:
-        copied = _plain(architecture)
+        copied: dict[str, Any] = _plain(architecture)
         rows = [(str(row[2]), row) for part in ("backbone", "head") for row in copied[part]]
     except (TypeError, KeyError, IndexError) as error:
         raise ConfigError(f"{source} is no YOLO architecture: it needs lists 'backbone' and 'head'") from error
@@ -184,7 +185,10 @@ def fetch_release(detector: str, release: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), progress=False)
-    except (OSError, RuntimeError) as error:
+        if not zipfile.is_zipfile(path):
+            path.unlink()
+            raise OSError("what came is not a whole weight file")
+    except (OSError, RuntimeError, HTTPException) as error:
         raise CheckpointError(
             f"{file} cannot be downloaded ({error}); fetch {url} elsewhere and put it into {folder}, or give the file "
             "itself with --set pretrained=FILE, or start from scratch with --set pretrained=null"

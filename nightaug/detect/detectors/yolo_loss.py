@@ -111,7 +111,8 @@ class WeightedLoss:
         """(3,): box, cls, and dfl (or l1), each divided by the weighted sum of the target scores."""
         loss: Tensor = self.criterion.loss(predictions, self.labels.batch)[0]
         # It divided by its own sum, and has multiplied by the batch's size.
-        return loss / len(self.labels.images) * (self._own_total / across_processes(self._own_total).clamp(min=1))
+        loss = loss / len(self.labels.images) * (self._own_total / across_processes(self._own_total).clamp(min=1))
+        return loss
 
     def _weighted_assignment(
         self, scores: Tensor, boxes: Tensor, points: Tensor, labels: Tensor, truth: Tensor, valid: Tensor, **more: Any
