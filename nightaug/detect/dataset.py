@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nightaug.data.frames import Frame
+from nightaug.data.upright import upright
 from nightaug.detect.augment import Augment
 from nightaug.detect.detectors.base import Target
 from nightaug.detect.sampling import Mixture
@@ -138,7 +139,8 @@ class DetectionSamples(Dataset[Sample]):
             if frame.path is None or frame.path in self.unreadable:
                 continue
             try:
-                return frame, read_image(frame.path)
+                # Labels drawn on the pixels as stored are turned like the image.
+                return upright(frame), read_image(frame.path)
             except ImageError:
                 self.unreadable.add(frame.path)
         raise DatasetError(f"none of the {len(frames)} images of '{self.mixture.sources[number].name}' can be decoded")
@@ -175,6 +177,8 @@ class StillImages(Dataset[Sample]):
         except ImageError:
             image, unreadable = np.full((8, 8, 3), 114, np.uint8), 1
         fitted, box = letterbox(image, self.width, self.height)
+        if unreadable:
+            box = box._replace(width=0, height=0)  # so that whoever gets the batch knows which one it was
         nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0))
         return Sample(to_tensor(fitted), nothing, box, str(self.paths[index]), unreadable)
 

@@ -64,9 +64,8 @@ def detect_images(
         for group in make_loader(images, range(len(paths)), batch, workers, device.type == "cuda", drop_last=False):
             with autocast(device, precision):
                 forward = detector(group.images.to(device))
-            lost = [box.width == 8 and box.height == 8 for box in group.letterboxes] if group.unreadable else []
-            for at, found in enumerate(detector.found(forward)):
-                yield to_original(found, group.letterboxes[at], bool(lost) and lost[at])
+            for found, box in zip(detector.found(forward), group.letterboxes, strict=True):
+                yield to_original(found, box, unreadable=box.width == 0)
     finally:
         detector.train(training)
 

@@ -35,7 +35,8 @@ def rate_factor(step: int, settings: DetectorSettings) -> float:
 
 def make_optimizer(network: nn.Module, settings: DetectorSettings, rate: float) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum or AdamW; biases and normalisation are not decayed."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:

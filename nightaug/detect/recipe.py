@@ -171,7 +171,7 @@ def estimate(trainer: DetectorTrainer) -> str:
         began = time.monotonic()
         with accelerator.autocast():
             forward = detector(images, targets)
-        weighted_total(forward.losses, trainer.loss_weights).backward()
+        accelerator.backward(weighted_total(forward.losses, trainer.loss_weights))
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)

@@ -50,10 +50,17 @@ class RegionBatch:
     def select(self, keep: Tensor) -> RegionBatch:
         """The regions of a mask (P,) or of indices; the pyramid stays whole."""
         return RegionBatch(
-            *(getattr(self, name)[keep] for name in
-              ("features", "boxes", "labels", "score", "quality", "image_index", "level")),
-            pyramid=self.pyramid, letterboxes=self.letterboxes, clip=None if self.clip is None else self.clip[keep],
-        )  # fmt: skip
+            self.features[keep],
+            self.boxes[keep],
+            self.labels[keep],
+            self.score[keep],
+            self.quality[keep],
+            self.image_index[keep],
+            self.level[keep],
+            self.pyramid,
+            self.letterboxes,
+            None if self.clip is None else self.clip[keep],
+        )
 
     def original_boxes(self) -> Tensor:
         """(P, 4) xyxy in pixels of each region's own original image.

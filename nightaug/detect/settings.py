@@ -19,6 +19,8 @@ class FCOSSettings(Settings):
     channels: int = Field(256, ge=32)
     #: Convolutions of each head tower (published: 4).
     convs: int = Field(4, ge=1, le=8)
+    #: Share of the backbone's channels (fcos-resnet18 without pretrained weights only): 0.5 trains three times as fast.
+    width: float = Field(1.0, gt=0, le=1)
     #: Normalisation of the backbone. auto: frozen with pretrained weights, group from scratch.
     norm: Literal["auto", "batch", "frozen", "group"] = "auto"
     #: A location is positive within this many strides of an object's centre (published: 1.5).

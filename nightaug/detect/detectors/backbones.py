@@ -5,17 +5,18 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from nightaug.errors import CheckpointError
+from nightaug.errors import CheckpointError, ConfigError
 from nightaug.runs import load_weights
 
 #: Seconds without an answer after which a download is given up.
@@ -46,7 +47,7 @@ BACKBONES: dict[str, BackboneKind] = {
 def norm_layer(norm: str) -> Callable[..., nn.Module]:
     """A constructor (channels) -> normalisation for ``batch``, ``frozen`` or ``group``."""
     if norm == "frozen":
-        return FrozenBatchNorm2d
+        return FrozenBatchNorm2d  # type: ignore[no-any-return]
     if norm == "group":
         return lambda channels: nn.GroupNorm(_groups(channels), channels)
     return nn.BatchNorm2d
@@ -57,16 +58,55 @@ def _groups(channels: int) -> int:
     return next(groups for groups in (32, 16, 8, 4, 2, 1) if channels % groups == 0)
 
 
-def build_backbone(name: str, channels: int, norm: str) -> BackboneWithFPN:
-    """The feature pyramid network of a detector: five maps (N, ``channels``, H / s, W / s), s = 8, 16, 32, 64, 128."""
+class SlimResNet18(ResNet):  # type: ignore[misc]
+    """ResNet-18 whose four stages have ``width`` times their channels: for training without a GPU.
+
+    Args:
+        width: in (0, 1]; the stages get 64, 128, 256 and 512 times it, whole multiples of 8. The stem keeps its 64.
+        norm: constructor of the normalisation.
+    """
+
+    def __init__(self, width: float, norm: Callable[..., nn.Module]) -> None:
+        self._width = width
+        super().__init__(BasicBlock, [2, 2, 2, 2], norm_layer=norm)
+
+    def _make_layer(
+        self, block: type[BasicBlock | Bottleneck], planes: int, *args: int, **options: bool | int
+    ) -> nn.Sequential:
+        layer: nn.Sequential = super()._make_layer(block, slim(planes, self._width), *args, **options)
+        return layer
+
+
+def slim(channels: int, width: float) -> int:
+    """``channels`` times ``width``, a whole multiple of 8."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def build_backbone(name: str, channels: int, norm: str, width: float = 1.0) -> BackboneWithFPN:
+    """The feature pyramid network of a detector: five maps (N, ``channels``, H / s, W / s), s = 8, 16, 32, 64, 128.
+
+    Args:
+        name: key of :data:`BACKBONES`.
+        norm: ``batch``, ``frozen`` or ``group``.
+        width: less than 1 makes a ResNet-18 with that share of its channels.
+
+    Raises:
+        ConfigError: a width for another backbone.
+    """
     kind = BACKBONES[name]
-    # The width of GroupNorm is the builder's own business: torchvision calls norm_layer(channels).
-    network = getattr(torchvision.models, kind.model)(weights=None, norm_layer=norm_layer(norm))
+    inside = kind.channels
+    if width == 1.0:
+        network = getattr(torchvision.models, kind.model)(weights=None, norm_layer=norm_layer(norm))
+    elif kind.model != "resnet18":
+        raise ConfigError(f"fcos.width below 1 is for fcos-resnet18 only, not for {name}")
+    else:
+        network = SlimResNet18(width, norm_layer(norm))
+        inside = tuple(slim(value, width) for value in kind.channels)  # type: ignore[assignment]
     body = network.features if "mobilenet" in kind.model else network
     return BackboneWithFPN(
         body,
         return_layers={layer: str(at) for at, layer in enumerate(kind.layers)},
-        in_channels_list=list(kind.channels),
+        in_channels_list=list(inside),
         out_channels=channels,
         extra_blocks=LastLevelP6P7(channels, channels),
     )
@@ -110,8 +150,8 @@ def fetch_weights(source: str, kinds: tuple[str, ...]) -> Mapping[str, Tensor]:
     return state
 
 
-def _enum(name: str) -> type:
-    found: type = getattr(torchvision.models, name, None) or getattr(torchvision.models.detection, name)
+def _enum(name: str) -> Any:
+    found = getattr(torchvision.models, name, None) or getattr(torchvision.models.detection, name)
     return found
 
 

@@ -31,8 +31,10 @@ class Target:
     image_weight: float = 1.0
 
     def to(self, device: torch.device | str) -> Target:
-        moved = (value.to(device, non_blocking=True) for value in (self.boxes, self.labels, self.weights))
-        return Target(*moved, image_weight=self.image_weight)
+        boxes, labels, weights = (
+            value.to(device, non_blocking=True) for value in (self.boxes, self.labels, self.weights)
+        )
+        return Target(boxes, labels, weights, self.image_weight)
 
 
 class Found(NamedTuple):

@@ -7,13 +7,14 @@ replaced, by one that knows label weights (see :mod:`nightaug.detect.detectors.f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
@@ -66,12 +67,12 @@ class FCOSDetector(Detector):
             norm = "frozen" if settings.pretrained else "group"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            backbone = build_backbone(settings.detector, settings.fcos.channels, norm)
+            backbone = build_backbone(settings.detector, settings.fcos.channels, norm, settings.fcos.width)
             self.network = FCOS(
                 backbone,
                 len(classes),
                 anchor_generator=AnchorGenerator(tuple((size,) for size in SIZES), ((1.0,),) * len(SIZES)),
-                head=FCOSHead(settings.fcos.channels, 1, len(classes), settings.fcos.convs),
+                head=_head(settings.fcos.channels, len(classes), settings.fcos.convs),
             )
             nn.init.constant_(self.network.head.regression_head.bbox_reg.bias, START_DISTANCE)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
@@ -169,11 +170,11 @@ class FCOSDetector(Detector):
     ) -> RegionBatch:
         """Every location assigned to a labelled object (METHODS 2.1); boxes are the objects' own."""
         assignment: Assignment = forward.outputs["assignment"]
-        image, where = (assignment.index >= 0).nonzero(as_tuple=True)
+        image, where = (assignment.served >= 0).nonzero(as_tuple=True)
         batch = self._regions(forward, image, where, letterboxes)
         for number, target in enumerate(targets):
             own = image == number
-            chosen = assignment.index[number, where[own]]
+            chosen = assignment.served[number, where[own]]
             batch.labels[own], batch.boxes[own] = target.labels[chosen], target.boxes[chosen].to(batch.boxes.dtype)
         return batch
 
@@ -204,6 +205,18 @@ class FCOSDetector(Detector):
             forward.pyramid,
             letterboxes,
         )
+
+
+def _head(channels: int, classes: int, convs: int) -> FCOSHead:
+    """torchvision's head with 8 channels a normalisation group at any width (at 256 that is its own 32 groups).
+
+    Its 32 groups would leave a narrow head one or two channels each, which on P7's few pixels is no statistic.
+    """
+    head = FCOSHead(channels, 1, classes, convs)
+    norm = partial(nn.GroupNorm, channels // 8)
+    head.classification_head = FCOSClassificationHead(channels, 1, classes, convs, norm_layer=norm)
+    head.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=norm)
+    return head
 
 
 def _is_detector_file(source: str) -> bool:

@@ -34,11 +34,11 @@ class Locations(NamedTuple):
 class Assignment(NamedTuple):
     """For a batch: which object each location serves.
 
-    ``index`` (N, A): position in the image's targets, -1 for background; ``weight`` (N, A): of the location's
+    ``served`` (N, A): position in the image's targets, -1 for background; ``weight`` (N, A): of the location's
     object, or for background 1 (0 inside a box of weight 0), times the image's weight.
     """
 
-    index: Tensor
+    served: Tensor
     weight: Tensor
 
 

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nightaug.data.formats import open_dataset
+from nightaug.data.frames import Box, Frame
+from nightaug.detect.sampling import Source
+from nightaug.detect.sources import (
+    SourceSpec,
+    fingerprint,
+    known_classes,
+    load_frames,
+    load_source,
+    map_classes,
+    parse_source,
+    spread,
+)
+from nightaug.errors import ConfigError, DatasetError
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("dataset", SourceSpec("dataset")),
+        ("dataset:train:A:0.5", SourceSpec("dataset", "train", "A", 0.5)),
+        ("dataset:val:B", SourceSpec("dataset", "val", "B")),
+        ("some/folder:train", SourceSpec("some/folder", "train")),
+        ("x:all:all:2", SourceSpec("x", "all", "all", 2.0)),
+        ("x:0.25", SourceSpec("x", weight=0.25)),
+    ],
+)
+def test_specs(text: str, spec: SourceSpec) -> None:
+    assert parse_source(text) == spec
+
+
+@pytest.mark.parametrize("text", ["", ":train", "dataset:trian:A", "dataset:train:C", "dataset:train:A:-1"])
+def test_a_wrong_spec_says_what_is_expected(text: str) -> None:
+    with pytest.raises(ConfigError, match="--data"):
+        parse_source(text)
+
+
+def test_domains_and_splits(streets: Path) -> None:
+    dataset = open_dataset(streets)
+    day = load_source(SourceSpec("dataset", "train", "A"), dataset)
+    both = load_source(SourceSpec(str(streets), "train", "all"), dataset)
+    assert {frame.timeofday for frame in day.frames} == {"daytime"}
+    assert len(both.frames) > len(day.frames)
+    with pytest.raises(DatasetError, match=r"no images \(the dataset has: train/A"):
+        load_source(SourceSpec("dataset", "all", "A")._replace(split="dev"), dataset)
+
+
+def test_unlabelled_frames_do_not_train(tmp_path: Path, streets: Path) -> None:
+    dataset = open_dataset(streets)
+    for part in dataset.parts:
+        for frame in part.labels.frames:
+            frame.extra = {"labelled": False}
+    with pytest.raises(DatasetError, match="none of them labelled"):
+        load_source(SourceSpec("dataset", "train", "A"), dataset)
+
+
+def test_a_manifests_weights_reach_images_and_boxes(tmp_path: Path, streets: Path) -> None:
+    dataset = open_dataset(streets)
+    names = [f"train/A/{frame.name}" for frame in dataset.frames("train", "A")]
+    rows = [
+        {"output": names[0], "weight": 0.5, "dropped_boxes": [1], "sha256": "x"},
+        {"output": names[1], "weight": 0.0, "dropped_boxes": []},
+        {"output": names[2], "weight": 1.0, "dropped_boxes": []},
+    ]
+    manifest = streets / "manifest.jsonl"
+    before = manifest.read_bytes()
+    try:
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        frames = load_frames(open_dataset(streets), "train", "A")
+        manifest.write_text('{"output": 3}\n')
+        with pytest.raises(DatasetError, match="line 1"):
+            load_frames(open_dataset(streets), "train", "A")
+    finally:
+        manifest.write_bytes(before)
+    by_name = {f"train/A/{frame.name}": frame for frame in frames}
+    assert names[1] not in by_name
+    assert [box.weight for box in by_name[names[0]].boxes] == [1.0, 0.0]
+    assert by_name[names[0]].extra["weight"] == 0.5
+    assert by_name[names[2]].extra is None or "weight" not in by_name[names[2]].extra
+
+
+def test_classes_come_in_their_usual_order() -> None:
+    frames = [Frame("a", [Box(0, 0, 1, 1, name) for name in ("tram", "truck", "bicycle", "ambulance")])]
+    assert known_classes(frames) == ("bicycle", "truck", "ambulance", "tram")
+    assert known_classes(frames, ("tram",)) == ("bicycle", "truck", "tram", "ambulance")
+
+
+def test_classes_are_renamed_by_any_of_their_names() -> None:
+    frames = [Frame("a", [Box(0, 0, 1, 1, "rider"), Box(0, 0, 1, 1, "car")])]
+    mapped = map_classes(frames, {"Rider": "person"})
+    assert [box.category for box in mapped[0].boxes] == ["pedestrian", "car"]
+    assert frames[0].boxes[0].category == "rider"
+
+
+def test_spread_takes_from_everywhere() -> None:
+    frames = [Frame(f"{n:03d}") for n in reversed(range(100))]
+    assert [frame.name for frame in spread(frames, 4)] == ["000", "025", "050", "075"]
+    assert len(spread(frames, 1000)) == 100
+
+
+def test_the_fingerprint_sees_labels_and_weights() -> None:
+    def of(weight: float, x: float) -> str:
+        return fingerprint([Source("a", [Frame("a", [Box(0, 0, x, 1, "car", weight=weight)])])])
+
+    assert len({of(1, 1), of(0.5, 1), of(1, 2)}) == 3

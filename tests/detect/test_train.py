@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from street import TINY
+
+from nightaug.config import build
+from nightaug.data.formats import open_dataset
+from nightaug.detect.checkpoint import load_detector
+from nightaug.detect.optimization import MovingAverage, learning_rate, make_optimizer, rate_factor
+from nightaug.detect.settings import DetectorSettings
+from nightaug.detect.sources import SourceSpec, load_frames, load_source
+from nightaug.detect.train import DetectorTrainer
+from nightaug.errors import ConfigError, NightaugError
+
+CLASSES = ("car", "traffic light")
+
+
+def trainer(data: Path, out: Path, target: bool = False, **changes: Any) -> DetectorTrainer:
+    dataset = open_dataset(data)
+    sources = [load_source(SourceSpec("dataset", "train", domain), dataset) for domain in "AB"]
+    return DetectorTrainer(
+        sources,
+        load_frames(dataset, "val", "all"),
+        CLASSES,
+        out,
+        build(DetectorSettings, TINY, changes),
+        cpu=True,
+        target=load_frames(dataset, "train", "B") if target else (),
+    )
+
+
+def files(out: Path) -> tuple[bytes, str]:
+    return (out / "last.safetensors").read_bytes(), (out / "metrics.jsonl").read_text()
+
+
+def test_a_run_writes_what_it_promises_and_its_loss_falls(streets: Path, tmp_path: Path) -> None:
+    made = trainer(streets, tmp_path / "run", steps=30, log_every=5, learning_rate=2e-3)
+    result = made.run()
+    assert result.finished
+    assert result.step == 30
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    totals = [row["classification"] + row["box"] + row["centerness"] for row in rows]
+    assert totals[-1] < 0.8 * totals[0]
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert load_detector(tmp_path / "run").classes == CLASSES
+
+
+def test_a_stopped_run_ends_like_one_that_never_stopped(streets: Path, tmp_path: Path) -> None:
+    trainer(streets, tmp_path / "whole", steps=6).run()
+    short = trainer(streets, tmp_path / "halves", steps=6)
+    real = short.step
+
+    def stop_at_3(step: int, batches: Any) -> Any:
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return real(step, batches)
+
+    short.step = stop_at_3  # type: ignore[method-assign]
+    assert threading.current_thread() is threading.main_thread()
+    result = short.run()
+    assert (result.step, result.finished) == (3, False)
+    result = trainer(streets, tmp_path / "halves", steps=6).run(resume=True)
+    assert result.finished
+    assert files(tmp_path / "whole") == files(tmp_path / "halves")
+
+
+def test_a_killed_run_loses_only_what_came_after_the_last_state(streets: Path, tmp_path: Path) -> None:
+    trainer(streets, tmp_path / "whole", steps=6).run()
+    broken = trainer(streets, tmp_path / "killed", steps=6)
+    real = broken.step
+
+    def die(step: int, batches: Any) -> Any:
+        if step == 4:
+            raise KeyboardInterrupt
+        return real(step, batches)
+
+    broken.step = die  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        broken.run()
+    broken.folder.close()
+    assert broken.folder.latest_state() == 4
+    trainer(streets, tmp_path / "killed", steps=6).run(resume=True)
+    assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+def test_other_data_cannot_be_resumed(streets: Path, tmp_path: Path) -> None:
+    trainer(streets, tmp_path / "run").run()
+    dataset = open_dataset(streets)
+    only_day = [load_source(SourceSpec("dataset", "train", "A"), dataset)]
+    settings = build(DetectorSettings, TINY, {"steps": 6})
+    with pytest.raises(ConfigError, match="trained on other data"):
+        DetectorTrainer(only_day, [], CLASSES, tmp_path / "run", settings, cpu=True).run(resume=True)
+    with pytest.raises(ConfigError, match="add --resume"):
+        trainer(streets, tmp_path / "run").run()
+    with pytest.raises(ConfigError, match="learning_rate was"):
+        trainer(streets, tmp_path / "run", learning_rate=0.5).run(resume=True)
+
+
+def test_validation_keeps_the_best_and_patience_stops(streets: Path, tmp_path: Path) -> None:
+    made = trainer(streets, tmp_path / "run", steps=12, evaluate_every=2, patience=2, learning_rate=1e-9, ema=0.0)
+    result = made.run()
+    assert result.stopped_early
+    assert result.step == 6  # the first evaluation is the best; two without a better one
+    assert (tmp_path / "run" / "best.safetensors").exists()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val_AP" in row] == [2, 4, 6]
+    again = trainer(streets, tmp_path / "run", steps=12, evaluate_every=2, patience=2, learning_rate=1e-9, ema=0.0)
+    assert again.run(resume=True).step == 6
+
+
+def test_accumulated_passes_are_one_large_batch(streets: Path, tmp_path: Path) -> None:
+    frozen = {"fcos": {"norm": "group"}, "ema": 0.0, "steps": 1, "clip_norm": None}
+    at_once = trainer(streets, tmp_path / "a", batch=4, **frozen)
+    in_two = trainer(streets, tmp_path / "b", batch=2, accumulate=2, **frozen)
+    assert at_once.global_batch == in_two.global_batch == 4
+    first = next(at_once.batches(0))[0][0]
+    second = [batch for batch, _ in next(in_two.batches(0))]
+    assert torch.equal(first.images, torch.cat([batch.images for batch in second]))
+
+
+def test_the_target_is_a_second_stream_without_labels(streets: Path, tmp_path: Path) -> None:
+    made = trainer(streets, tmp_path / "run", target=True)
+    seen = [pair for group in made.batches(0) for pair in group]
+    assert all(target is not None and not any(len(t.boxes) for t in target.targets) for _, target in seen)
+    assert all(Path(p).parts[-2] == "B" for _, target in seen for p in target.paths)
+    again = [pair for group in trainer(streets, tmp_path / "x", target=True).batches(2) for pair in group]
+    assert again[0][1].paths == seen[2][1].paths
+
+
+def test_a_loss_that_becomes_nan_stops_with_its_name(streets: Path, tmp_path: Path) -> None:
+    made = trainer(streets, tmp_path / "run", steps=8)
+    real = made.step
+
+    def poison(step: int, batches: Any) -> Any:
+        parts = real(step, batches)
+        return parts | {"box": parts["box"] * float("nan")} if step == 5 else parts
+
+    made.step = poison  # type: ignore[method-assign]
+    with pytest.raises(
+        NightaugError, match=r"box became non-finite at or before step 6; the last good state is step 4"
+    ):
+        made.run()
+    made.folder.close()
+    assert all(bool(p.isfinite().all()) for p in load_detector(tmp_path / "run").parameters())
+
+
+def test_two_processes_train_the_same_detector(streets: Path, tmp_path: Path) -> None:
+    """torchrun with two processes of batch 2 against one of batch 4: equal up to float noise."""
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from test_train import trainer\n"
+        "trainer(Path(sys.argv[2]), Path(sys.argv[3]), steps=3, batch=2, ema=0.5,\n"
+        "        fcos={'norm': 'group'}).run()\n"
+    )
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
+    command += [str(script), str(here), str(streets), str(tmp_path / "two")]
+    # In a session of its own: gloo's workers sometimes hang after finishing, and must not hold the test up.
+    run = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, start_new_session=True
+    )
+    try:
+        run.wait(timeout=100)
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)
+    group = {"norm": "group"}
+    trainer(streets, tmp_path / "one", steps=3, batch=4, ema=0.5, fcos=group).run()
+    one, two = (load_detector(tmp_path / name).state_dict() for name in ("one", "two"))
+    assert max(float((one[key].float() - two[key].float()).abs().max()) for key in one) < 2e-4
+
+
+def test_rates_follow_the_schedule() -> None:
+    s = build(DetectorSettings, {"steps": 100, "warmup": 10})
+    assert rate_factor(0, s) == pytest.approx(0.1)
+    assert rate_factor(9, s) == pytest.approx(1.0)
+    assert rate_factor(55, s) == pytest.approx(0.505, abs=1e-3)
+    assert rate_factor(100, s) == pytest.approx(0.01)
+    steps = build(DetectorSettings, {"steps": 100, "warmup": 0, "schedule": "step", "drops": [0.5, 0.8]})
+    assert [rate_factor(at, steps) for at in (0, 50, 90)] == pytest.approx([1, 0.1, 0.01])
+    assert learning_rate(build(DetectorSettings, {}), 32) == pytest.approx(0.02)
+    assert learning_rate(build(DetectorSettings, {"optimizer": "adamw"}), 64) == pytest.approx(0.002)
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    optimizer = make_optimizer(network, build(DetectorSettings, {"weight_decay": 0.1}), 0.1)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    assert [sum(p.numel() for p in group["params"]) for group in optimizer.param_groups] == [18, 6]
+
+
+def test_the_average_follows_early_and_slowly_later() -> None:
+    live = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        live.weight.fill_(0.0)
+    average = MovingAverage(live, 0.99)
+    with torch.no_grad():
+        live.weight.fill_(1.0)
+    average.update(live, 0)
+    assert average.network.weight.item() == pytest.approx(0.9)
+    average.update(live, 100_000)
+    assert average.network.weight.item() == pytest.approx(0.9 + 0.1 * 0.01)
