@@ -73,6 +73,7 @@ class YOLODetector(Detector):
         models = Path(tasks.__file__).parents[1] / "cfg" / "models"
         architecture = (facts or {}).get("architecture") or find_architecture(settings.detector, models)
         architecture = check_architecture(architecture, settings.detector, tasks) | {"nc": len(classes)}
+        architecture["yaml_file"] = Path(str(architecture.get("yaml_file", ""))).name  # not where it lay
         self.facts = {"architecture": copy.deepcopy(architecture)}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)

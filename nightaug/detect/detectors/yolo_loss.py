@@ -110,9 +110,9 @@ class WeightedLoss:
     def __call__(self, predictions: Mapping[str, Any]) -> Tensor:
         """(3,): box, cls, and dfl (or l1), each divided by the weighted sum of the target scores."""
         loss: Tensor = self.criterion.loss(predictions, self.labels.batch)[0]
-        # It divided by its own sum, and has multiplied by the batch's size.
-        loss = loss / len(self.labels.images) * (self._own_total / across_processes(self._own_total).clamp(min=1))
-        return loss
+        # It has multiplied by the batch's size, and divided by its own sum instead of the mean of all processes.
+        share = self._own_total.clamp(min=1) / across_processes(self._own_total).clamp(min=1)
+        return loss / len(self.labels.images) * share
 
     def _weighted_assignment(
         self, scores: Tensor, boxes: Tensor, points: Tensor, labels: Tensor, truth: Tensor, valid: Tensor, **more: Any
@@ -134,7 +134,7 @@ class WeightedLoss:
         self.assignment = Assignment(place, weight)
         self._target_scores = target_scores
         weighted = target_scores * weight[..., None]
-        self._own_total = weighted.sum().clamp(min=1)
+        self._own_total = weighted.sum()
         # The loss takes the weights of the box losses and its divisor from here.
         return target_labels, target_boxes, weighted, positive, index
 

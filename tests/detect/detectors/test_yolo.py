@@ -343,6 +343,7 @@ def test_code_in_a_checkpoint_is_never_run(trap: object, tmp_path: Path, monkeyp
     [
         ({"activation": "__import__('os').mkdir('trap')"}, "activation"),
         ({"backbone": [[-1, 1, "torch_safe_load", ["x.pt"]]]}, "torch_safe_load"),
+        ({"backbone": [[-1, 1, "TorchVision", [512, "resnet18"]]]}, "TorchVision"),
         ({"head": [[[4], 1, "Segment", ["nc"]]]}, "no detector"),
         ({"head": None}, "no YOLO architecture"),
         ({"head": [[[99], 1, "Detect", ["nc"]]]}, "cannot be built"),
@@ -401,6 +402,7 @@ def refuse(*args, **named):
     raise SystemExit("asked the network")
 socket.getaddrinfo = socket.socket.connect = refuse
 import cv2, torch
+cv2.setNumThreads(3)
 before = (torch.save, cv2.getNumThreads(), dict(os.environ))
 from nightaug.config import build
 from nightaug.detect.detectors import build_detector
