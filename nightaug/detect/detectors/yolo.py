@@ -185,8 +185,8 @@ class YOLODetector(Detector):
         centerness for. From yolo26 all this is of the one-to-many head, through which gradients reach the backbone.
         """
         assignment: Assignment = forward.outputs["assignment"]
-        image, where = (assignment.index >= 0).nonzero(as_tuple=True)
-        chosen = assignment.index[image, where]
+        image, where = (assignment.served >= 0).nonzero(as_tuple=True)
+        chosen = assignment.served[image, where]
         labels, boxes = torch.zeros_like(chosen), torch.zeros(len(chosen), 4, device=chosen.device)
         for number, target in enumerate(targets):
             own = image == number

@@ -112,7 +112,8 @@ class WeightedLoss:
         loss: Tensor = self.criterion.loss(predictions, self.labels.batch)[0]
         # It has multiplied by the batch's size, and divided by its own sum instead of the mean of all processes.
         share = self._own_total.clamp(min=1) / across_processes(self._own_total).clamp(min=1)
-        return loss / len(self.labels.images) * share
+        loss = loss / len(self.labels.images) * share
+        return loss
 
     def _weighted_assignment(
         self, scores: Tensor, boxes: Tensor, points: Tensor, labels: Tensor, truth: Tensor, valid: Tensor, **more: Any
