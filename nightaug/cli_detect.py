@@ -128,3 +128,139 @@ def train_detector(
     else:
         say(f"stopped at step {result.step:,}; continue with: nightaug train-detector {dataset} --out {out} --resume")
         raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="train-detector run, weight file, or a .json of COCO results.")],
+    dataset: Annotated[Path, typer.Argument(help="Labelled images, in any format.")],
+    out: Annotated[Path, typer.Option("--out", help="Metrics to write, a .json file.")],
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    domain: Annotated[str | None, typer.Option(help="A (day) or B (night); both otherwise.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Only these, comma separated; 'all' counts unknown ones as missed.")
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score in the confusion matrix; the best F1 otherwise.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Truth file whose image numbers a results file uses, if not found by itself.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, if it is not found by itself.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label file or folder, likewise.")] = None,
+    format: Annotated[str | None, typer.Option(help="Format of the labels, if looking is wrong.")] = None,
+    batch: BatchOption = 8,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Detect anew.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure a detector: COCO AP by class, size, time of day, weather and scene, curves, confusion matrix."""
+    from nightaug.detect.evaluate_job import run_evaluate
+
+    run_evaluate(
+        run, dataset, out=out, split=split, domain=domain, classes=words(classes), score=score, truth_file=truth,
+        images=images, labels=labels, format=format, batch=batch, device=device, workers=workers,
+        overwrite=overwrite, dry_run=dry_run, say=say,
+    )  # fmt: skip
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="train-detector run or weight file.")],
+    input: Annotated[Path, typer.Argument(help="Image, folder, dataset, or video file.")],
+    out: Out,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score drawn and in YOLO lines; 0.25 otherwise.")
+    ] = None,
+    draw: Annotated[bool, typer.Option(help="Write pictures with the boxes.")] = True,
+    format: Annotated[str, typer.Option(help="Result files: coco, yolo, or both, comma separated.")] = "coco,yolo",
+    classes: Classes = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images or video frames.")] = None,
+    batch: BatchOption = 8,
+    device: Device = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode and draw.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Draw detections on images or a video, and write them as COCO and YOLO files. Run again, it goes on."""
+    from nightaug.detect.predict import run_predict
+
+    result = run_predict(
+        run, input, out, score=score, draw=draw, formats=words(format) or (), classes=words(classes), limit=limit,
+        batch=batch, device=device, precision=precision, workers=workers, overwrite=overwrite, dry_run=dry_run,
+        say=say,
+    )  # fmt: skip
+    if result is not None and (result.stopped or result.failed):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    dataset: Annotated[Path, typer.Argument(help="Prepared dataset; its labelled night test images are the ruler.")],
+    out: Out,
+    detector: Annotated[str | None, typer.Option(help="As for train-detector.")] = None,
+    translator: Annotated[
+        list[str] | None,
+        typer.Option(help="relight, a run, a weight file or a translated folder; NAME=... names it. Repeatable."),
+    ] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Comma separated: day, night, day+night, day+translated, translated, ...")
+    ] = None,
+    arms_file: Annotated[Path | None, typer.Option(help="YAML of your own arms (docs/compare.md).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of every arm.")] = None,
+    day_steps: Annotated[
+        int | None, typer.Option(min=1, help="Of the day checkpoint all arms start from; as --steps otherwise.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many; 3 otherwise.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train only these now: ARM, ARM@SEED, @SEED, checkpoint. Repeatable.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Detector every arm starts from, instead.")] = None,
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    bootstrap: Annotated[int | None, typer.Option(min=40, help="Replicates; 1000 otherwise.")] = None,
+    allow_shared_drives: Annotated[
+        bool, typer.Option("--allow-shared-drives", help="Go on where test drives are in train; the table says so.")
+    ] = False,
+    cpu: Cpu = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure what training images are worth on real night: arms of equal budget, seeds, intervals, the night gap.
+
+    Run again with the same --out, it goes on where it was stopped; arms and seeds can be added.
+    """
+    from nightaug.experiment.compare import run_compare
+
+    run_compare(
+        dataset, out, detector=detector, translators=translator or (), arms=words(arms), arms_file=arms_file,
+        layers=settings_layers(preset, config, None, set_, {}), steps=steps, day_steps=day_steps, seeds=seeds,
+        only=only or (), weights=weights, bootstrap=bootstrap, allow_shared_drives=allow_shared_drives,
+        command=_command(), cpu=cpu, dry_run=dry_run, say=say,
+    )  # fmt: skip
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+) -> None:
+    """Make the page and the Markdown table of a comparison anew from its files."""
+    from nightaug.experiment.report import write_report
+
+    write_report(folder, say=say)
+
+
+def _command() -> str:
+    """What was typed, for the table; folders by name only, so that a published row names no one's machine."""
+    import sys
+
+    return " ".join(["nightaug", *(_masked(part) for part in sys.argv[1:])])
+
+
+def _masked(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if equals and value.startswith(("/", "~")):
+        return f"{name}={_masked(value)}"
+    return f"$DATA/{Path(text).name}" if text.startswith(("/", "~")) else text

@@ -18,6 +18,7 @@ from nightaug.config import (
     section,
 )
 from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
 
 
@@ -95,5 +96,9 @@ def test_missing_file_and_unknown_preset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_shipped_preset_loads_and_comes_back_from_yaml(name: str) -> None:
-    settings = build(TranslatorSettings, load_preset(name)["translator"])
-    assert build(TranslatorSettings, parse_yaml(dump_yaml(settings), name)) == settings
+    models = {"translator": TranslatorSettings, "detector": DetectorSettings}
+    preset = load_preset(name)
+    assert set(preset) == set(models)
+    for part, model in models.items():
+        settings = build(model, preset[part])
+        assert build(model, parse_yaml(dump_yaml(settings), name)) == settings

@@ -26,6 +26,7 @@ def write_detector(path: Path, detector: Detector, settings: DetectorSettings, s
         "step": step,
         "classes": list(detector.classes),
         "settings": settings.model_dump(mode="json"),
+        "facts": dict(detector.facts),
     }
     # One entry: safetensors writes several in random order, and equal runs should give equal files.
     save_weights(path, detector.state_dict(), {"nightaug": json.dumps(facts)})
@@ -87,7 +88,7 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu", which: s
         settings = build(DetectorSettings, facts["settings"])
     except ConfigError as error:
         raise CheckpointError(f"{file} was written by nightaug {facts.get('version')}: {error}") from error
-    detector = build_detector(settings, tuple(facts["classes"]), pretrained=False)
+    detector = build_detector(settings, tuple(facts["classes"]), pretrained=False, facts=facts.get("facts"))
     put_weights(detector, file)
     return detector.to(device).eval()
 

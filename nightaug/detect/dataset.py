@@ -162,7 +162,7 @@ class StepSampler(Sampler[int]):
 
 
 class StillImages(Dataset[Sample]):
-    """Images as they are, letterboxed: for evaluation and prediction. An unreadable one becomes grey, and is counted."""
+    """Images as they are, letterboxed: for evaluation and prediction. An unreadable one becomes grey."""
 
     def __init__(self, paths: Sequence[Path], width: int, height: int) -> None:
         self.paths, self.width, self.height = list(paths), width, height

@@ -146,8 +146,10 @@ def describe(trainer: DetectorTrainer, data: TrainingData) -> list[str]:
     ]
     if data.target:
         lines.append(f"target (no labels): {len(data.target):,} images")
-    lines.append(f"{len(trainer.classes)} classes: {', '.join(trainer.classes)}; {len(trainer.val):,} validation images")
-    lines += [line for line in (getattr(trainer.live, "loaded", ""), trainer.loaded and f"from {trainer.loaded}") if line]
+    lines.append(
+        f"{len(trainer.classes)} classes: {', '.join(trainer.classes)}; {len(trainer.val):,} validation images"
+    )
+    lines += [line for line in (trainer.live.loaded, trainer.loaded and f"from {trainer.loaded}") if line]
     lines.append(
         f"{settings.detector} at {settings.width}x{settings.height} on {accelerator.num_processes} x "
         f"{accelerator.device.type}, precision {trainer.precision}, {settings.steps:,} steps of "

@@ -86,7 +86,7 @@ class DetectorTrainer:
         self.fingerprint = fingerprint(self.mixture.sources)
         self.val = spread(val, settings.evaluate_images)
 
-        detector = build_detector(settings, self.classes)
+        detector = build_detector(settings, self.classes, pretrained=settings.weights is None)
         self.loaded = str(start_from(detector, settings.weights)) if settings.weights else ""
         detector.to(memory_format=torch.channels_last)
         self.global_batch = settings.batch * settings.accumulate * self.accelerator.num_processes
@@ -125,6 +125,7 @@ class DetectorTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * rate_factor(step, settings)
         self.network.train()
+        self.live.progress = step / settings.steps
         self.optimizer.zero_grad()
         parts: dict[str, Tensor] = {}
         share = 1.0 / len(batches)
@@ -244,6 +245,9 @@ class DetectorTrainer:
             folder.write_settings(settings)
             folder.cut_metrics(start)
             folder.log(f"nightaug {__version__}: {'resumed at' if start else 'to'} step {start or settings.steps}")
+            for line in (self.live.loaded, self.loaded):
+                if line:
+                    folder.log(f"weights: {line}")
             board = _tensorboard(folder.path, start) if settings.tensorboard else None
             validator = Validator(self.val, self.classes, settings) if self.val and settings.evaluate_every else None
         done, stopped, unreadable, waiting = start, False, 0, 0.0
@@ -264,13 +268,15 @@ class DetectorTrainer:
                 if done % settings.log_every == 0 or last:
                     spent = max(time.monotonic() - began, 1e-9)
                     speed = {"steps_per_second": (done - since) / spent, "data_share": waiting / spent}
-                    means = self._means(done) | {"learning_rate": self.rate * rate_factor(done - 1, settings)}
+                    means = self._means(done)
+                    raw = {name: torch.tensor(means[name]) for name in self.loss_weights}
+                    means["loss"] = weighted_total(raw, self.loss_weights).item()
+                    means["learning_rate"] = self.rate * rate_factor(done - 1, settings)
                     if accelerator.is_main_process:
                         folder.append_metrics(done, means)
                         _scalars(board, done, means | speed)
-                        total = weighted_total({name: torch.tensor(means[name]) for name in self.loss_weights},
-                                               self.loss_weights)  # fmt: skip
-                        progress(done, f"loss {total:.3f}" + (f" best AP {100 * self.best:.1f}" if self.best else ""))
+                        best = f" best AP {100 * self.best:.1f}" if self.best else ""
+                        progress(done, f"loss {means['loss']:.3f}{best}")
                     since, began, waiting = done, time.monotonic(), 0.0
                 # In a group of processes all must agree to stop, else the others wait for ever.
                 stopped = self._agree(stop.requested) if done % 10 == 0 or accelerator.num_processes == 1 else stopped

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nightaug.data.frames import Box, Frame
 from nightaug.detect.augment import Augment
-from nightaug.detect.dataset import DetectionSamples, StillImages, StepSampler, make_loader
+from nightaug.detect.dataset import DetectionSamples, StepSampler, StillImages, make_loader
 from nightaug.detect.sampling import Mixture, Source
 from nightaug.detect.settings import DetectorAugmentation
 from nightaug.errors import DatasetError

@@ -29,7 +29,9 @@ class FindsWhite(Detector):
         result = []
         for image in forward.outputs["images"]:
             y, x = (image.amin(dim=0) > 200).nonzero(as_tuple=True)
-            boxes = torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]).float()[None] if len(x) else x.new_zeros(0, 4)
+            boxes = (
+                torch.stack([x.min(), y.min(), x.max() + 1, y.max() + 1]).float()[None] if len(x) else x.new_zeros(0, 4)
+            )
             result.append(Found(boxes, torch.full((len(boxes),), 0.5), torch.ones(len(boxes), dtype=torch.long)))
         return result
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from nightaug.detect.detectors.base import Detector, Forward, Found, Target
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
@@ -27,11 +30,18 @@ def detector_kind(name: str) -> str:
     )
 
 
-def build_detector(settings: DetectorSettings, classes: tuple[str, ...], pretrained: bool = True) -> Detector:
+def build_detector(
+    settings: DetectorSettings,
+    classes: tuple[str, ...],
+    pretrained: bool = True,
+    facts: Mapping[str, Any] | None = None,
+) -> Detector:
     """A new detector as the settings say; its random weights depend on ``settings.seed`` only.
 
     Args:
         pretrained: load ``settings.pretrained``; False where a checkpoint replaces all weights anyway.
+
+        facts: of the weight file it is built for, see :class:`Detector`; None builds from the settings alone.
 
     Raises:
         ConfigError: unknown detector, or its extra is not installed.
@@ -45,4 +55,4 @@ def build_detector(settings: DetectorSettings, classes: tuple[str, ...], pretrai
         return FCOSDetector(settings, classes, pretrained)
     from nightaug.detect.detectors.yolo import YOLODetector
 
-    return YOLODetector(settings, classes, pretrained)
+    return YOLODetector(settings, classes, pretrained, facts)

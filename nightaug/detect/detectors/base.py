@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -69,6 +70,9 @@ class Detector(nn.Module):
         width, height: of the network's input, pixels.
         score, nms, max_detections: which detections are given.
         loss_weights: a weight for every loss :meth:`forward` gives.
+        progress: share of the training steps that are done, in [0, 1]; some losses shift their weight with it.
+        facts: what a weight file must hold beside settings and classes to build the same network again.
+        loaded: a line on the pretrained weights it started from, or empty.
     """
 
     name: str
@@ -79,6 +83,9 @@ class Detector(nn.Module):
     nms: float = 0.6
     max_detections: int = 100
     loss_weights: Mapping[str, float]
+    progress: float = 0.0
+    facts: Mapping[str, Any] = MappingProxyType({})
+    loaded: str = ""
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Forward:
         """Run the network.
