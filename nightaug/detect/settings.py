@@ -71,7 +71,7 @@ class DetectorSettings(Settings):
     #: Classes to train, in this order; null: all that are labelled.
     classes: tuple[str, ...] | None = None
     #: Classes to rename first, e.g. {rider: pedestrian}.
-    rename: dict[str, str] = {}
+    rename: dict[str, str] = Field(default_factory=dict)
     #: Unlabelled images of the target domain, for adaptation: a folder or dataset.
     target: str | None = None
 

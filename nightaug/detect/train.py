@@ -225,7 +225,7 @@ class DetectorTrainer:
             self.folder.start(self.settings, resume, MAY_CHANGE)
             self._claimed = True
 
-    def run(self, resume: bool = False, title: str = "training") -> TrainResult:
+    def run(self, resume: bool = False, title: str = "training") -> TrainResult:  # noqa: PLR0912
         """Train from the start, or from the newest state, to ``settings.steps``, to a halt, or to the first Ctrl-C.
 
         Raises:

@@ -14,7 +14,8 @@ from nightaug.images import write_image
 
 #: An FCOS small enough to train in a test.
 TINY: dict[str, Any] = {
-    "detector": "fcos-resnet18", "width": 128, "height": 64, "fcos": {"channels": 32, "convs": 1, "norm": "batch", "width": 0.25},
+    "detector": "fcos-resnet18", "width": 128, "height": 64,
+    "fcos": {"channels": 32, "convs": 1, "norm": "batch", "width": 0.25},
     "batch": 2, "steps": 4, "log_every": 2, "save_every": 2, "evaluate_every": 0, "warmup": 2, "optimizer": "adamw",
     "learning_rate": 1e-3, "ema": 0.9, "mixed_precision": "fp32", "tensorboard": False,
 }  # fmt: skip

@@ -93,7 +93,7 @@ def test_a_pipeline_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_pipeline_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("not: a pipeline")
-    with pytest.raises(ConfigError, match="albumentations.save"):
+    with pytest.raises(ConfigError, match=r"albumentations\.save"):
         Augment(STILL.model_copy(update={"pipeline": str(tmp_path / "bad.yaml")}), 64, 64)
 
 
