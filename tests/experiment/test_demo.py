@@ -11,16 +11,22 @@ from nightaug.experiment.demo import run_demo
 
 def test_demo_runs_from_end_to_end_and_again(tmp_path: Path) -> None:
     lines: list[str] = []
-    page = run_demo(tmp_path, 0.1, 8, lines.append)
+    page = run_demo(tmp_path, 0.1, 0.1, 8, lines.append)
     text = page.read_text("utf-8")
     assert text.count('type="range"') >= 4
-    assert "Demonstration on" in text
+    assert "demonstration" in text.lower()
+    assert "Demonstration on" in page.with_name("translation.html").read_text("utf-8")
+    said = "\n".join(lines)
+    for word in ("demonstration", "day+night", "day+translated:relight", "day+translated:cyclegan"):
+        assert word in said.lower()
     for name in ("relight", "cyclegan"):
         frames = open_dataset(tmp_path / name).frames()
         assert frames
         assert all(frame.timeofday == "night" and frame.path for frame in frames)
     weights = (tmp_path / "translator" / "last.safetensors").read_bytes()
-    run_demo(tmp_path, 0.1, 8, lines.append)
+    table = (tmp_path / "comparison" / "table.json").read_bytes()
+    run_demo(tmp_path, 0.1, 0.1, 8, lines.append)
+    assert (tmp_path / "comparison" / "table.json").read_bytes() == table
     assert (tmp_path / "translator" / "last.safetensors").read_bytes() == weights
     with pytest.raises(ConfigError, match="other settings"):
-        run_demo(tmp_path, 0.1, 9, lines.append)
+        run_demo(tmp_path, 0.1, 0.1, 9, lines.append)
