@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from street import TINY
+
+from nightaug.cli import main
+from nightaug.data.formats import open_dataset
+from nightaug.detect.checkpoint import load_detector, read_facts
+from nightaug.detect.recipe import duration, gather
+from nightaug.detect.settings import DetectorSettings
+from nightaug.errors import ConfigError
+
+WORDS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if key not in {"detector", "fcos"}]
+WORDS += [f"--set=fcos.{key}={value}" for key, value in TINY["fcos"].items()]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as exit:
+        main([str(word) for word in words])
+    out = capsys.readouterr()
+    return int(exit.value.code or 0), out.out, out.err
+
+
+def train(capsys: pytest.CaptureFixture[str], data: Path, out: Path, *words: object) -> tuple[int, str, str]:
+    return run(capsys, "train-detector", data, "--out", out, "--detector", "fcos-resnet18", "--cpu", *WORDS, *words)
+
+
+def test_train_resume_and_start_from(capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path) -> None:
+    code, out, _ = train(capsys, streets, tmp_path / "run", "--data", "dataset:train:A", "--classes", "car")
+    assert code == 0
+    assert "estimate:" in out
+    assert "6 day, 0 night" in out or "day, 0 night" in out
+    assert load_detector(tmp_path / "run").classes == ("car",)
+    # Everything else is known from the folder.
+    code, out, _ = run(capsys, "train-detector", streets, "--out", tmp_path / "run", "--resume", "--steps", 6, "--cpu")
+    assert code == 0
+    assert "finished at step 6" in out
+    assert read_facts(tmp_path / "run" / "last.safetensors")["step"] == 6
+    code, _, err = train(capsys, streets, tmp_path / "run")
+    assert code == 2
+    assert "add --resume" in err
+    code, _, err = train(capsys, streets, tmp_path / "next", "--weights", tmp_path / "run")
+    assert code == 2
+    assert "knows the classes car" in err
+    code, out, _ = train(capsys, streets, tmp_path / "next", "--weights", tmp_path / "run", "--classes", "car")
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "learning_rat=1"], "Unknown key: 'learning_rat' (did you mean 'learning_rate'?)"),
+        (["--set", "width=100"], "width must be a multiple of 32"),
+        (["--detector", "fcos-resnet19"], "unknown detector 'fcos-resnet19'"),
+        (["--classes", "zebra"], "--classes zebra: not in the training labels (there are: car, traffic light)"),
+        (["--data", "dataset:train:C"], "expected NAME:SPLIT:DOMAIN:WEIGHT"),
+        (["--data", "dataset:all:A:0"], "there is no training data"),
+        (["--rename", "car"], "expected --rename old=new"),
+        (["--steps", "3", "--epochs", "1"], "--steps or --epochs, not both"),
+        (["--weights", "nowhere"], "nowhere: no such file or run folder"),
+        (["--pretrained", "nowhere.pth"], "nowhere.pth: no such weight file"),
+        (["--stepz", "3"], "No such option"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(
+    capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    code, _, err = train(capsys, streets, tmp_path / "run", *words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_dry_run_writes_nothing_and_its_settings_are_a_config(
+    capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path
+) -> None:
+    code, out, _ = train(capsys, streets, tmp_path / "run", "--epochs", 2, "--dry-run")
+    assert code == 0
+    assert not (tmp_path / "run").exists()
+    settings = yaml.safe_load(out[out.index("data:") :])
+    images = sum(len(open_dataset(streets).frames("train", domain)) for domain in "AB")
+    assert settings["steps"] == 2 * -(-images // 2)
+
+
+def test_the_estimate_changes_no_weight(capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path) -> None:
+    """The timed passes must leave no trace: a run from Python, without an estimate, ends with the same bytes."""
+    from test_train import trainer
+
+    code, _, _ = train(capsys, streets, tmp_path / "cli", "--data", "dataset:train:A", "--data", "dataset:train:B")
+    assert code == 0
+    trainer(streets, tmp_path / "python").run()
+    one, two = (load_detector(tmp_path / name).state_dict() for name in ("cli", "python"))
+    assert all(bool((one[key] == two[key]).all()) for key in one)
+
+
+def test_renamed_classes_are_trained_and_evaluated_as_one(streets: Path) -> None:
+    settings = DetectorSettings(rename={"traffic light": "car"})
+    data = gather(open_dataset(streets), settings)
+    assert data.classes == ("car",)
+    assert {box.category for frame in data.val for box in frame.boxes} == {"car"}
+
+
+def test_the_target_never_shows_labels_or_test_images(streets: Path) -> None:
+    data = gather(open_dataset(streets), DetectorSettings(target=str(streets)))
+    assert all("train" in (frame.path or Path()).parts for frame in data.target)
+    with pytest.raises(ConfigError, match="no images there"):
+        gather(open_dataset(streets), DetectorSettings(target=str(streets / "annotations" / "train_A.json")))
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from nightaug.cli import main\n"
+        "for command in ('train-detector', 'evaluate', 'predict', 'compare', 'report'):\n"
+        "    try: main([command, '--help'])\n"
+        "    except SystemExit as e: assert e.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'cv2', 'numpy', 'accelerate', 'PIL', 'ultralytics'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
