@@ -23,7 +23,9 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,yolo]"
+	@# ultralytics brings an OpenCV that needs a desktop's libraries, over the one we use: put ours back on top.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall opencv-python-headless
 	@touch $@
 
 demo: $(VENV)/.core
@@ -47,6 +49,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/relight_speed.py
 	$(BIN)/python benchmarks/translate_speed.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/evaluate_speed.py
+	$(BIN)/python benchmarks/detector_step.py
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
