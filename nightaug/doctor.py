@@ -20,6 +20,8 @@ CORE = (
     "torch",
     "torchvision",
     "accelerate",
+    "albumentations",
+    "faster-coco-eval",
     "numpy",
     "opencv-python-headless",
     "pillow",
