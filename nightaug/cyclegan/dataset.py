@@ -6,7 +6,7 @@ training processes and a resume in the middle of an epoch all see the same seque
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +14,12 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from nightaug.cyclegan.settings import Augmentation
 from nightaug.errors import DatasetError, ImageError
 from nightaug.images import ImageArray, list_images, read_image
+from nightaug.training import StepSampler
 
 
 class DomainFolders(NamedTuple):
@@ -151,21 +152,6 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
         # Counted in the batch because worker processes have copies of this object.
         result["unreadable"] = torch.tensor(float(len(self.unreadable)))
         return result
-
-
-class StepSampler(Sampler[int]):
-    """Item indices of one process from ``start`` to ``stop``, both counted in forward passes of all processes."""
-
-    def __init__(self, start: int, stop: int, batch: int, rank: int, world: int) -> None:
-        self.start, self.stop, self.batch, self.rank, self.world = start, stop, batch, rank, world
-
-    def __len__(self) -> int:
-        return (self.stop - self.start) * self.batch
-
-    def __iter__(self) -> Iterator[int]:
-        for step in range(self.start, self.stop):
-            first = (step * self.world + self.rank) * self.batch
-            yield from range(first, first + self.batch)
 
 
 def make_loader(dataset: UnpairedCrops, sampler: StepSampler, workers: int, pin: bool) -> DataLoader[dict[str, Tensor]]:

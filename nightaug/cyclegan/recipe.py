@@ -13,7 +13,7 @@ import torch
 from nightaug.config import build, dump_yaml
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.cyclegan.train import Trainer, TrainResult
-from nightaug.errors import NightaugError
+from nightaug.training import duration, training_errors
 
 #: A training step costs about this many generator passes (1885 GFLOP against 99 at 256 px).
 PASSES_A_STEP = 19
@@ -57,17 +57,11 @@ def run_recipe(
         if main:
             say(dump_yaml(settings).rstrip())
         return None
+    now = f"batch is {settings.batch}, crop {settings.crop}"
+    smaller = f"--set batch=1 and a larger accumulate, or a smaller crop or width ({now})"
     try:
-        return trainer.run(resume)
-    except torch.OutOfMemoryError as error:
-        raise NightaugError(
-            f"out of GPU memory with batch {settings.batch} and crop {settings.crop}: use --set batch=1 and a larger "
-            f"accumulate, or a smaller crop or width; the newest state is kept, --resume continues"
-        ) from error
-    except OSError as error:
-        raise NightaugError(
-            f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues"
-        ) from error
+        with training_errors(out, smaller):
+            return trainer.run(resume)
     finally:
         trainer.folder.close()
 
@@ -100,10 +94,4 @@ def estimate(trainer: Trainer) -> str:
     values = sum(p.numel() for module in (trainer.generators, trainer.discriminators) for p in module.parameters())
     # Weights, two Adam moments, the average, and the old state until the new one is complete; two weight files.
     disk = values * 4 * 3.5 * 2 + values * 4 * 2
-    return f"estimate: {_duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -25,7 +24,6 @@ from nightaug import __version__
 from nightaug.cyclegan.checkpoint import write_translator
 from nightaug.cyclegan.dataset import (
     DomainFolders,
-    StepSampler,
     UnpairedCrops,
     find_domains,
     make_loader,
@@ -38,9 +36,19 @@ from nightaug.cyclegan.pairs import DiscriminatorPair, GeneratorPair
 from nightaug.cyclegan.replay_buffer import ReplayBuffer
 from nightaug.cyclegan.samples import Scorer
 from nightaug.cyclegan.settings import TranslatorSettings
-from nightaug.errors import ConfigError, NightaugError
+from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
 from nightaug.runs import RunFolder, StopRequest, progress_bar, resolve_precision
+from nightaug.training import (
+    LossMeans,
+    StepSampler,
+    accumulate,
+    agree,
+    names_not_finite,
+    open_board,
+    refuse_not_finite,
+    write_scalars,
+)
 
 #: Settings a resumed run may have otherwise: those that do not change what the saved state means. Results then
 #: are those of the new settings from that step on.
@@ -110,10 +118,7 @@ class Trainer:
             torch.optim.Adam(discriminators.parameters(), **options),
         )
         self.buffers = {key: ReplayBuffer(settings.replay_buffer) for key in ("fake_a", "fake_b")}
-        # Losses since the last line of metrics, and the step of that line: part of the state, so that a
-        # resumed run writes the same lines.
-        self.sums: dict[str, Tensor] = {}
-        self.logged = 0
+        self.means = LossMeans()
         self.scorer: Scorer | None = None
         self.best_score: float | None = None
 
@@ -139,7 +144,7 @@ class Trainer:
                 weights = {name: getattr(settings.weights, name.split("_")[0]) for name in raw}
                 accelerator.backward(weighted_total(raw, weights) * share)
             fakes.append({key: out[key].detach() for key in self.buffers})
-            _add(parts, raw, share)
+            accumulate(parts, raw, share)
         self.opt_g.step()
 
         judge.requires_grad_(True)
@@ -158,7 +163,7 @@ class Trainer:
                     "discriminator_b": discriminator_loss(real_b, fake_b),
                 }
                 accelerator.backward(weighted_total(raw, dict.fromkeys(raw, 1.0)) * share)
-            _add(parts, raw, share)
+            accumulate(parts, raw, share)
         self.opt_d.step()
         self._average(step)
         return parts
@@ -195,7 +200,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         unwrap = self.accelerator.unwrap_model
         state: dict[str, Any] = {"buffers": {key: buffer.state_dict() for key, buffer in self.buffers.items()}}
-        state |= {"best_score": self.best_score, "data": self.fingerprint, "sums": self.sums, "logged": self.logged}
+        state |= {"best_score": self.best_score, "data": self.fingerprint, **self.means.state()}
         if self.accelerator.is_main_process:
             state |= {
                 "generators": unwrap(self.generators).state_dict(),
@@ -210,7 +215,7 @@ class Trainer:
     def save(self, step: int) -> None:
         """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one."""
         networks = {"generators": self.generators, "discriminators": self.discriminators}
-        bad = [name for name, value in self.sums.items() if not bool(value.isfinite())]
+        bad = self.means.not_finite()
         bad += [
             f"weights of the {name}"
             for name, network in networks.items()
@@ -252,8 +257,7 @@ class Trainer:
         for key, buffer in self.buffers.items():
             buffer.load_state_dict(own["buffers"][key], self.accelerator.device)
         self.best_score = main["best_score"]
-        self.sums = {key: value.to(self.accelerator.device) for key, value in own["sums"].items()}
-        self.logged = own["logged"]
+        self.means.load(own, self.accelerator.device)
 
     # -- the recipe --------------------------------------------------------------------------------------------
 
@@ -312,27 +316,28 @@ class Trainer:
             folder.log(
                 f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}"
             )
-            board = _tensorboard(folder.path, start) if settings.tensorboard else None
+            board = open_board(folder.path, start) if settings.tensorboard else None
             self.scorer = Scorer(self.validation, settings)
         done, stopped, unreadable = start, False, 0
         with StopRequest().listen() as stop, progress_bar("training", settings.steps, start, "steps") as progress:
             began, since = time.monotonic(), start
             for group in self.batches(start) if start < settings.steps else ():
-                _add(self.sums, self.step(done, group), 1.0)
+                self.means.add(self.step(done, group))
                 unreadable = max(unreadable, *(int(batch["unreadable"].max()) for batch in group))
                 done += 1
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
-                    means = self._means(done)
+                    means = self._take_means(done)
                     rate = (done - since) / max(time.monotonic() - began, 1e-9)
                     if accelerator.is_main_process:
                         folder.append_metrics(done, means)
-                        _scalars(board, done, means | {"steps_per_second": rate})
+                        write_scalars(board, done, means | {"steps_per_second": rate})
                         total = means["adversarial_a2b"] + means["adversarial_b2a"]
                         progress(done, f"adversarial {total:.3f} cycle {means['cycle_a'] + means['cycle_b']:.3f}")
                     since, began = done, time.monotonic()
-                # In a group of processes all must agree to stop, else the others wait for ever.
-                stopped = self._agree(stop.requested) if done % 10 == 0 or accelerator.num_processes == 1 else stopped
+                stopped = (
+                    agree(accelerator, stop.requested) if done % 10 == 0 or accelerator.num_processes == 1 else stopped
+                )
                 if (done % settings.sample_every == 0 or last) and accelerator.is_main_process:
                     self._sample(done, board)
                 if done % settings.save_every == 0 or last or stopped:
@@ -346,30 +351,14 @@ class Trainer:
         folder.close()
         return TrainResult(done, done >= settings.steps, self.best_score, unreadable)
 
-    def _agree(self, requested: bool) -> bool:
-        if self.accelerator.num_processes == 1:
-            return requested
-        flag = torch.tensor([float(requested)], device=self.accelerator.device)
-        reduced: Tensor = self.accelerator.reduce(flag, "sum")
-        return bool(reduced.item() > 0)
-
     def _refuse(self, bad: list[str], at: int) -> None:
-        """Stop where something became NaN or infinite, saying what, when, and where to go on from."""
-        if bad:
-            good = self.folder.latest_state()
-            where = f"the last good state is step {good}" if good else "no state was saved yet"
-            raise NightaugError(
-                f"{', '.join(bad)} became non-finite at or before step {at}; {where}: "
-                f"go on with --resume --set learning_rate=... (lower) or --set mixed_precision=fp32"
-            )
+        advice = "--resume --set learning_rate=... (lower) or --set mixed_precision=fp32"
+        refuse_not_finite(self.folder, bad, at, advice)
 
-    def _means(self, at: int) -> dict[str, float]:
+    def _take_means(self, at: int) -> dict[str, float]:
         """Mean losses of all processes since the last call; checks that they are finite."""
-        names = sorted(self.sums)
-        stacked: Tensor = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]), "mean")
-        means = {name: value / (at - self.logged) for name, value in zip(names, stacked.tolist(), strict=True)}
-        self.sums, self.logged = {}, at
-        self._refuse([name for name, value in means.items() if not math.isfinite(value)], at)
+        means = self.means.take(self.accelerator, at)
+        self._refuse(names_not_finite(means), at)
         return means
 
     def _sample(self, step: int, board: Any) -> None:
@@ -377,27 +366,8 @@ class Trainer:
         scores = self.scorer(self.saved_generators(), self.accelerator.device, self.folder.path / "samples", step)
         if scores:
             self.folder.append_metrics(step, scores)
-        _scalars(board, step, scores)
+        write_scalars(board, step, scores)
         score = scores.get("score")
         if score is not None and (self.best_score is None or score < self.best_score):
             self.best_score = score
             self._write_weights("best", step)
-
-
-def _add(sums: dict[str, Tensor], parts: dict[str, Tensor], share: float) -> None:
-    for name, value in parts.items():
-        sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * share
-
-
-def _tensorboard(path: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(path / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
-
-
-def _scalars(board: Any, step: int, values: dict[str, float]) -> None:
-    if board is not None:
-        for name, value in values.items():
-            board.add_scalar(name, value, step)

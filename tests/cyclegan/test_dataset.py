@@ -69,13 +69,6 @@ def test_an_epoch_visits_every_image_once(domains: Path) -> None:
     assert [data._file(0, i) for i in range(6)] != [data._file(0, 6 + i) for i in range(6)]
 
 
-def test_processes_together_see_what_one_would(domains: Path) -> None:
-    one = list(StepSampler(2, 5, 4, 0, 1))
-    two = [list(StepSampler(2, 5, 2, rank, 2)) for rank in range(2)]
-    merged = [i for step in range(3) for rank in range(2) for i in two[rank][step * 2 : step * 2 + 2]]
-    assert merged == one
-
-
 def test_worker_processes_change_nothing(domains: Path) -> None:
     batches = [
         [batch["a"] for batch in make_loader(crops(domains), StepSampler(0, 3, 2, 0, 1), workers, False)]

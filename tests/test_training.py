@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from nightaug.errors import NightaugError
+from nightaug.runs import RunFolder
+from nightaug.training import (
+    LossMeans,
+    StepSampler,
+    accumulate,
+    agree,
+    duration,
+    names_not_finite,
+    open_board,
+    refuse_not_finite,
+    training_errors,
+    write_scalars,
+)
+
+
+def test_processes_together_see_what_one_would() -> None:
+    one = list(StepSampler(2, 5, 4, 0, 1))
+    two = [list(StepSampler(2, 5, 2, rank, 2)) for rank in range(2)]
+    merged = [i for step in range(3) for rank in range(2) for i in two[rank][step * 2 : step * 2 + 2]]
+    assert merged == one
+    assert len(StepSampler(2, 5, 2, 0, 2)) == len(two[0])
+
+
+def test_means_are_per_step_and_survive_a_stop() -> None:
+    accelerator = Accelerator(cpu=True)
+    whole, halves = LossMeans(), LossMeans()
+    for step in range(4):
+        parts = {"a": torch.tensor(float(step), requires_grad=True), "b": torch.tensor(2.0)}
+        whole.add(parts)
+        halves.add(parts)
+        if step == 1:
+            saved = halves.state()
+            halves = LossMeans()
+            halves.load(saved, torch.device("cpu"))
+    assert whole.take(accelerator, 4) == halves.take(accelerator, 4) == {"a": 1.5, "b": 2.0}
+    whole.add({"a": torch.tensor(8.0)})
+    assert whole.take(accelerator, 6) == {"a": 4.0}
+
+
+def test_shares_add_up() -> None:
+    sums: dict[str, torch.Tensor] = {}
+    for value in (1.0, 3.0):
+        accumulate(sums, {"x": torch.tensor(value)}, 0.5)
+    assert sums["x"].item() == 2.0
+
+
+def test_what_is_not_finite_is_named() -> None:
+    means = LossMeans()
+    means.add({"good": torch.tensor(1.0), "bad": torch.tensor(float("inf"))})
+    assert means.not_finite() == ["bad"]
+    assert names_not_finite({"x": float("nan"), "y": 0.0}) == ["x"]
+
+
+def test_a_halt_says_what_when_and_where_to_go_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    refuse_not_finite(folder, [], 3, "nothing")
+    with pytest.raises(NightaugError, match=r"box became non-finite at or before step 7; no state was saved yet"):
+        refuse_not_finite(folder, ["box"], 7, "less")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "last.json").write_text(json.dumps({"step": 5}))
+    with pytest.raises(NightaugError, match="the last good state is step 5: go on with less"):
+        refuse_not_finite(folder, ["box"], 7, "less")
+
+
+def test_full_gpu_and_full_disk_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(NightaugError, match="out of GPU memory: use batch=1"), training_errors(tmp_path, "batch=1"):
+        raise torch.OutOfMemoryError("x")
+    with pytest.raises(NightaugError, match="No space left"), training_errors(tmp_path, ""):
+        raise OSError(28, "No space left on device")
+
+
+def test_one_process_agrees_with_itself() -> None:
+    accelerator = Accelerator(cpu=True)
+    assert agree(accelerator, True)
+    assert not agree(accelerator, False)
+
+
+def test_boards_take_scalars(tmp_path: Path) -> None:
+    board = open_board(tmp_path, 0)
+    write_scalars(board, 1, {"x": 1.0})
+    write_scalars(None, 1, {"x": 1.0})
+    board.close()
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
