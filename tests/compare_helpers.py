@@ -24,11 +24,13 @@ def write_part(root: Path, split: str, domain: str, names: Mapping[str, str], tr
     """Images of one folder with two cars, a light and sometimes a truck each; ``names``: file name -> drive."""
     folder = root / split / domain
     folder.mkdir(parents=True, exist_ok=True)
-    picture = encode_image(np.full((SIDE, SIDE, 3), 200 if domain == "A" else 40, np.uint8), "png")
+    picture = np.full((SIDE, SIDE, 3), 200 if domain == "A" else 40, np.uint8)
     images: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     for number, (name, drive) in enumerate(names.items(), 1):
-        (folder / name).write_bytes(picture)
+        # No two images are the same file.
+        picture[0, 0] = list(zlib.crc32(f"{root.name}/{split}/{domain}/{name}".encode()).to_bytes(4)[:3])
+        (folder / name).write_bytes(encode_image(picture, "png"))
         time = "daytime" if domain == "A" else "night"
         images.append(
             {"id": number, "file_name": name, "width": SIDE, "height": SIDE, "timeofday": time, "video": drive}

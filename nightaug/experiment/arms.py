@@ -31,6 +31,9 @@ NIGHT_MARK = " [night boxes]"
 #: The detector every arm is fine-tuned from, as ``only`` names it.
 CHECKPOINT = "checkpoint"
 
+#: Bytes of an arm's name: it becomes a folder's.
+_LONGEST = 120
+
 Parts = tuple[SourceSpec, ...]
 
 _DAY_PART = SourceSpec(data=DATASET, domain="A")
@@ -65,8 +68,10 @@ def read_arms(path: Path) -> dict[str, Parts]:
             mistakes.append(f"arm '{name}': the name is a built-in arm's")
         elif name == CHECKPOINT:
             mistakes.append(f"arm '{name}': the name stands for the detector every arm starts from")
-        elif not re.fullmatch(r"[\w+.:\- ]*\w[\w+.:\- ]*", name):
-            mistakes.append(f"arm '{name}': a name has letters, digits and + - . : _ only")
+        elif not re.fullmatch(r"[\w+][\w+.:\- ]*", name) or not re.search(r"\w", name) or name != name.strip():
+            mistakes.append(f"arm '{name}': a name has letters, digits and + - . : _ only, and begins with a letter")
+        elif len(name.encode()) > _LONGEST:
+            mistakes.append(f"arm '{name[:20]}...': its name is longer than {_LONGEST} bytes")
         elif not isinstance(value, list) or not value:
             mistakes.append(f"arm '{name}': expected a list of parts such as {{data: dataset, domain: A}}")
         else:

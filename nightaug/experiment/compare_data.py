@@ -20,6 +20,7 @@ from nightaug.data.frames import Frame
 from nightaug.data.splits import cut, find_drives
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.experiment.arms import DATASET, TRANSLATED, shares, shown_name, slug
+from nightaug.experiment.compare_held import Held, origin_of, places_by_name
 from nightaug.experiment.compare_settings import SourceSpec
 from nightaug.translate.plan import ManifestRow, read_manifest
 
@@ -51,7 +52,8 @@ class Data:
         dev: labelled frames every choice is made on: night, from drives nothing trains on.
         test: labelled night frames of the test split.
         drives: place in the dataset (``train/A/x.jpg``) -> drive.
-        held: drives of dev and test; no arm may train on them, whatever folder its images come from.
+        by_name: see :func:`origin_of`.
+        held: what of it no arm may train on, whatever folder its images come from.
         notes: what the reader of the table should know.
     """
 
@@ -61,7 +63,8 @@ class Data:
     dev: list[Frame]
     test: list[Frame]
     drives: dict[str, str]
-    held: frozenset[str]
+    by_name: dict[str, str]
+    held: Held
     notes: list[str] = field(default_factory=list)
 
 
@@ -201,8 +204,10 @@ def read_data(root: Path, dev_share: float, allow_shared_drives: bool = False) -
     seen = {box.category for frame in dataset.frames() for box in frame.boxes}
     classes = tuple(name for name in ordered_classes(seen) if name in seen)
     test = [frame for _, frame in by_part["test", "B"]]
-    held = frozenset(dev_drives | (test_drives - shared))
-    return Data(root, classes, train, dev, test, drives, held, notes)
+    # Day images of the other splits too: "all" of a folder made from this dataset is not meant to bring them in.
+    others = {drives[place] for place in places if not place.startswith("train/")}
+    held = Held.of(dev_drives | (others - train_drives), ((drives[p], frame.path) for p, frame in places.items()))
+    return Data(root, classes, train, dev, test, drives, places_by_name(places), held, notes)
 
 
 def _drives(root: Path, places: dict[str, Frame]) -> dict[str, str]:
@@ -268,12 +273,11 @@ def read_source(spec: SourceSpec, share: float, folder: Path, data: Data) -> Arm
     """
     title = " ".join(filter(None, (Path(spec.data).name, spec.split, spec.domain)))
     if folder.resolve() == data.root.resolve():
-        if spec.split != "train":
-            raise ConfigError(
-                f"part {title}: arms train on the train split only, {spec.split} is kept for choices and tests"
-            )
+        _train_only(spec, title)
         frames = [frame for domain in DOMAINS if spec.domain in (domain, None) for frame in data.train[domain]]
         source = ArmSource(spec, title, frames, share, night_boxes=spec.domain != "A" and bool(data.train["B"]))
+        if source.night_boxes and spec.night_boxes is False:
+            raise ConfigError(f"part {title}: its labels are those of night images, night_boxes: false is not true")
     else:
         source = _other_folder(spec, title, share, folder, data)
     if spec.night_boxes is not None:
@@ -288,6 +292,13 @@ def read_source(spec: SourceSpec, share: float, folder: Path, data: Data) -> Arm
     return source
 
 
+def _train_only(spec: SourceSpec, title: str) -> None:
+    if spec.split != "train":
+        raise ConfigError(
+            f"part {title}: arms train on the train split only, {spec.split} is kept for choices and tests"
+        )
+
+
 def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data: Data) -> ArmSource:
     found = open_dataset(folder)
     split = None if spec.split == "all" else spec.split
@@ -299,12 +310,15 @@ def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data
     source = ArmSource(spec, title, [], share)
     # A folder named as a translator is one, also if another program made it and wrote no manifest.
     declared = spec.data.startswith(f"{TRANSLATED}:")
+    if declared:
+        _train_only(spec, title)
     for frame in frames:
         assert frame.path is not None  # see _usable
         row = rows.get(os.path.abspath(frame.path))
         place = row.source if row else f"train/{'B' if spec.domain == 'A' else 'A'}/{frame.name}"
-        origin = data.drives.get(place) if row or declared else None
-        if (origin or own_drives[id(frame)]) in data.held:
+        origin = origin_of(place, data.drives, data.by_name) if row or declared else None
+        drive = own_drives[id(frame)] if origin is None else data.drives[origin]
+        if drive in data.held.drives or (row is None and data.held.copies(frame.path)):
             source.held_back += 1
             continue
         kept = _weighed(frame, row) if row else frame
@@ -314,7 +328,7 @@ def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data
         source.frames.append(kept)
         source.pixels += zlib.crc32(row.sha256.encode()) if row else 0  # in any order
         if origin:
-            source.origins[frame.path] = data.root / place
+            source.origins[frame.path] = data.root / origin
         # Labels of night frames count wherever they are used, also under an image rendered day.
         by_hand = spec.domain == "A" if declared else frame.timeofday == NIGHT
         dark = row.direction == "night2day" if row else by_hand

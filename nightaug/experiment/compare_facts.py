@@ -18,6 +18,8 @@ from nightaug.experiment.compare_settings import CompareSettings
 def facts(settings: CompareSettings, dataset: Path, command: str | None) -> dict[str, Any]:
     """What the table says of how it was made."""
     shape = {key: settings.detector.get(key) for key in ("batch", "width", "height")}
+    if isinstance(shape["batch"], int):  # images a step
+        shape["batch"] *= int(settings.detector.get("accumulate") or 1)
     return {
         "nightaug": __version__,
         "world_version": _world_version(dataset) if settings.world_version is None else settings.world_version,

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import yaml
 
-from nightaug.config import Settings
+from nightaug.config import Settings, load_yaml
 from nightaug.data.frames import Frame
 from nightaug.detect.truth import Truth
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted, NightaugError
 from nightaug.experiment.compare_data import Arm
-from nightaug.images import atomic_write_bytes
+from nightaug.images import atomic_write_bytes, atomic_write_text
 from nightaug.runs import RunFolder, file_sha256, progress_bar
 
 Results = list[dict[str, Any]]
@@ -79,9 +80,14 @@ class Detectors:
 
         assert isinstance(settings, DetectorSettings)
         sources = [Source(source.name, source.frames, source.weight) for source in arm.sources]
+        _follow_weights(out, settings.weights)
         trainer = DetectorTrainer(sources, dev, classes, out, settings, cpu)
         try:
-            return trainer.run(resume=True, title=f"{arm.key}, seed {settings.seed}")
+            result = trainer.run(resume=True, title=f"{arm.key}, seed {settings.seed}")
+            if result.finished and not _holds_step(out, result.step):
+                # Killed after the last state was complete and before its weights were written.
+                trainer.save(result.step)
+            return result
         except torch.OutOfMemoryError as error:
             raise NightaugError(
                 f"out of GPU memory with batch {settings.batch} at {settings.width}x{settings.height}: a smaller batch "
@@ -109,6 +115,7 @@ class RowState(msgspec.Struct):
         trained: training has reached its last step.
         wall_s: seconds spent on training and testing, all sessions together.
         tested: SHA-256 of the weights the detections were made with.
+        start: SHA-256 of the weights training began with, None without any (or where an older version did not say).
     """
 
     arm: str
@@ -118,6 +125,7 @@ class RowState(msgspec.Struct):
     trained: bool = False
     wall_s: float = 0.0
     tested: str | None = None
+    start: str | None = None
 
 
 def read_state(folder: Path) -> RowState | None:
@@ -152,6 +160,36 @@ def weights_sha(folder: Path) -> str | None:
     return file_sha256(path) if path.is_file() else None
 
 
+def _holds_step(folder: Path, step: int) -> bool:
+    """Whether a run's last weights are those of a step."""
+    from nightaug.detect.checkpoint import read_facts
+
+    try:
+        return int(read_facts(RunFolder(folder).weights_path("last"))["step"]) == step
+    except (CheckpointError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _follow_weights(folder: Path, weights: str | None) -> None:
+    """Let a run that was begun go on with the same weights at another path: the comparison was moved, or is called by
+    another name. That they are the same ones is known by their checksum (see :attr:`RowState.start`)."""
+    path = RunFolder(folder).config_path
+    if weights is None or not path.exists():
+        return
+    begun = load_yaml(path)
+    if begun.get("weights") not in (None, weights):
+        atomic_write_text(path, yaml.safe_dump({**begun, "weights": weights}, sort_keys=False, allow_unicode=True))
+
+
+def _start_sha(weights: str | None) -> str | None:
+    """Checksum of the weights a run starts from, None where there are none to be seen."""
+    if weights is None:
+        return None
+    path = Path(weights)
+    files = [RunFolder(path).weights_path(which) for which in ("best", "last")] if path.is_dir() else [path]
+    return next((file_sha256(file) for file in files if file.is_file()), None)
+
+
 class Rows:
     """Trains and tests the rows of one comparison.
 
@@ -173,14 +211,22 @@ class Rows:
         self.backend, self.classes, self.cpu, self.say = backend, classes, cpu, say
         self.truth, self.dev_truth, self.dev = truth, dev_truth, dev
 
-    def check(self, arm: Arm, seed: int, folder: Path) -> RowState:
+    def check(self, arm: Arm, seed: int, folder: Path, start: str | None = None) -> RowState:
         """The row's state, a new one where nothing was begun.
 
+        Args:
+            start: checksum of the weights training begins with, where known.
+
         Raises:
-            ConfigError: it was begun with other training images.
+            ConfigError: it was begun with other training images or weights.
         """
         inputs = arm.checksum
-        state = read_state(folder) or RowState(arm.key, seed, inputs)
+        state = read_state(folder) or RowState(arm.key, seed, inputs, start=start)
+        if state.start is not None and start is not None and state.start != start:
+            raise ConfigError(
+                f"the weights {arm.key}, seed {seed} was begun with are others now; bring the old ones back, choose "
+                f"another --out, or remove {folder} to make the row anew"
+            )
         if state.inputs != inputs:
             raise ConfigError(
                 f"the training images of {arm.key} are not those {folder} was begun with; choose another --out, "
@@ -192,11 +238,20 @@ class Rows:
         """Train an arm, or go on with it, or do nothing where it is trained.
 
         Raises:
+            ConfigError: it, or another arm of this seed, was begun with other training images or weights.
             Interrupted: stopped by Ctrl-C.
         """
-        state = self.check(arm, seed, folder)
+        start = _start_sha(getattr(settings, "weights", None))
+        state = self.check(arm, seed, folder, start)
         if state.trained:
             return
+        for other in sorted(folder.parent.parent.glob(f"*/{folder.name}/row.json")) if start else ():
+            theirs = read_state(other.parent)
+            if theirs is not None and theirs.start not in (None, start):
+                raise ConfigError(
+                    f"{theirs.arm}, seed {seed} was trained from other weights than {arm.key} would be now; bring the "
+                    "old ones back, or choose another --out"
+                )
         folder.mkdir(parents=True, exist_ok=True)
         _write_state(folder, state)
         began = time.monotonic()

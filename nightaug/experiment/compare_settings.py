@@ -19,7 +19,7 @@ DAY = "day"
 CEILINGS = ("day+night", "night")
 
 #: Detector settings that change neither what is trained nor how it is tested.
-_HARMLESS = ("workers", "save_every", "log_every", "tensorboard", "evaluate_every", "evaluate_images")
+_HARMLESS = ("workers", "save_every", "log_every", "tensorboard")
 #: What must be equal from the first run of a comparison to the last: the budget, and how dev is cut.
 _FIXED = ("steps", "day_steps", "dev_share")
 
@@ -34,7 +34,7 @@ class SourceSpec(Settings):
     #: A day, B night; null takes both. Of "translated:NAME", B is day rendered night, A night rendered day.
     domain: Literal["A", "B"] | None = None
     #: Share of the drawn images, relative to the arm's other parts.
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
     #: Whether labels of night images went into it; null finds out.
     night_boxes: bool | None = None
 

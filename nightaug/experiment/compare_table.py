@@ -15,17 +15,26 @@ from nightaug.detect.average_precision import average_precision, match
 from nightaug.detect.eval_curves import best_score
 from nightaug.detect.evaluate import evaluate
 from nightaug.detect.truth import Truth
+from nightaug.errors import DatasetError
 from nightaug.experiment import gap
 from nightaug.experiment.compare_data import Arm, Data
 from nightaug.experiment.compare_rows import DETECTIONS, DEV_DETECTIONS, is_done, read_state
 from nightaug.experiment.compare_settings import CEILINGS, DAY, CompareSettings
-from nightaug.experiment.verdict import missing_note, size_notes, verdict
+from nightaug.experiment.verdict import missing_note, others, size_notes, verdict
 from nightaug.images import atomic_write_bytes
 from nightaug.runs import progress_bar
 
 #: Confusion matrices and pictures, as long as no day arm says what the threshold should be.
 _UNCHOSEN_SCORE = 0.25
+_ANEW = "remove that file and run compare again: its weights, where they are kept, are tested once more"
 _METRICS = {DETECTIONS: "metrics.json", DEV_DETECTIONS: "dev_metrics.json"}
+
+
+class _Detection(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
 
 
 class TableMaker:
@@ -95,11 +104,14 @@ class TableMaker:
         }
         notes = size_notes(len(self.truth.images), fewest, self.settings.min_images, self.settings.min_seeds)
         if self.few:
-            notes.append(f"no class has {self.settings.min_boxes} test boxes: AP is over all classes and noisy")
+            notes.append(
+                f"no class has {self.settings.min_boxes} test boxes and training boxes in every arm: AP is over all "
+                "classes and noisy"
+            )
         dropped = [f"{arm.name} {arm.dropped:,}" for arm in finished if arm.dropped]
         notes += [f"images dropped: {', '.join(dropped)}"] if dropped else []
         table["notes"] = [*notes, *self.data.notes, *missing_note(missing)]
-        table["verdict"] = verdict(table)
+        table["verdict"], table["others"] = verdict(table), others(table)
         atomic_write_bytes(self.out / "table.json", msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
         return table
 
@@ -127,7 +139,7 @@ class TableMaker:
         except (OSError, msgspec.DecodeError, KeyError, TypeError):
             pass
         truth = self.truth if detections == DETECTIONS else self.dev_truth
-        metrics = evaluate(truth, msgspec.json.decode(raw), score=score)
+        metrics = evaluate(truth, _rows(folder / detections, raw, truth), score=score)
         metrics["detections_sha"] = sha
         atomic_write_bytes(path, msgspec.json.encode(metrics))
         return metrics
@@ -151,7 +163,7 @@ class TableMaker:
                     return there["point"], there["drawn"], there["ap50"]
         except (OSError, ValueError, KeyError, EOFError):
             pass
-        matches = match(self.truth, msgspec.json.decode(raw))
+        matches = match(self.truth, _rows(folder / DETECTIONS, raw, self.truth))
         found = average_precision(matches)
         draws = gap.draw_images(len(self.truth.images), settings.bootstrap, settings.bootstrap_seed)
         with progress_bar(f"bootstrap of {folder.parent.name}", len(draws), unit="draws") as progress:
@@ -262,6 +274,22 @@ class TableMaker:
         """Seconds of all rows and checkpoints, all sessions together."""
         states = [read_state(path.parent) for path in self.out.glob("*/**/seed*/row.json")]
         return round(sum(state.wall_s for state in states if state is not None), 1)
+
+
+def _rows(path: Path, raw: bytes, truth: Truth) -> list[dict[str, Any]]:
+    """A row's detections, as a detector has written them.
+
+    Raises:
+        DatasetError: the file is damaged, or of other images or classes.
+    """
+    try:
+        rows = msgspec.json.decode(raw, type=list[_Detection])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is damaged ({error}); {_ANEW}") from error
+    images = {image["id"] for image in truth.images}
+    if any(row.image_id not in images or not 1 <= row.category_id <= len(truth.classes) for row in rows):
+        raise DatasetError(f"{path} names images or classes that are not in the test set; {_ANEW}")
+    return [{**msgspec.structs.asdict(row), "bbox": list(row.bbox)} for row in rows]
 
 
 def row_folder(out: Path, slug: str, seed: int) -> Path:

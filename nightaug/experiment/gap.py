@@ -2,8 +2,9 @@
 
 A replicate draws the test images once, with replacement, and all arms and seeds are measured on that draw; it draws the
 training seeds once, with replacement, and all arms use those. So what all arms share, easy images or a lucky seed,
-cancels out of their differences. Intervals run from the 2.5% to the 97.5% percentile of the replicates; at both ends
-the replicate further out is taken, nothing is interpolated.
+cancels out of their differences. Of S seeds, S - 1 are drawn: the mean of S drawn ones has (S - 1) / S of the variance
+that it should have, a third too little with three seeds (Rao and Wu, 1988). Intervals run from the 2.5% to the 97.5%
+percentile of the replicates; at both ends the replicate further out is taken, nothing is interpolated.
 
 The night gap recovered is a ratio, (arm - day) / (ceiling - day), and a ratio whose denominator may be 0 has no
 interval. It is therefore only given where the interval of (ceiling - day) lies above 0; fewer than 2.5% of the
@@ -64,8 +65,8 @@ def draw_images(images: int, replicates: int, seed: int) -> NDArray[np.int32]:
 
 
 def draw_seeds(seeds: int, replicates: int, seed: int) -> NDArray[np.int64]:
-    """Positions of the training seeds each replicate uses: (R, S)."""
-    return np.random.default_rng([seed, seeds, 1]).integers(0, seeds, (replicates, seeds))
+    """Positions of the training seeds each replicate uses: (R, S - 1), or (R, 1) of a single seed."""
+    return np.random.default_rng([seed, seeds, 1]).integers(0, seeds, (replicates, max(1, seeds - 1)))
 
 
 def drawn_ap(matches: Matches, draws: NDArray[np.int32], progress: Callable[[int], None] = lambda done: None) -> Floats:
@@ -97,7 +98,7 @@ def means(arms: Sequence[Samples], classes: Sequence[int], seed: int) -> list[tu
     for arm in arms:
         at = [arm.seeds.index(s) for s in common]
         point = float(_class_mean(arm.point[at][:, classes]).mean())
-        drawn = _class_mean(arm.drawn[at][:, :, classes])  # (S, R)
+        drawn = _class_mean(arm.drawn[at][:, :, classes])  # (S, R); draws.T is (S - 1, R)
         result.append((point, drawn[draws.T, np.arange(replicates)].mean(axis=0)))
     return result
 
@@ -145,7 +146,7 @@ def not_measurable(gap: Estimate) -> str:
     """Why there is no night gap to recover, empty where there is one."""
     if not np.isfinite([gap.value, gap.low, gap.high]).all():
         return "no class has boxes in enough draws of the test images"
-    span = f"{100 * gap.value:.1f} AP, {100 * gap.low:.1f} to {100 * gap.high:.1f}"
+    span = f"{100 * gap.value:z.1f} AP, {100 * gap.low:z.1f} to {100 * gap.high:z.1f}"
     if gap.high < 0:
         return f"the ceiling is below day only ({span})"
     if gap.low <= 0:

@@ -15,7 +15,7 @@ from nightaug import __version__
 from nightaug.experiment.page import SLIDER_STYLE
 from nightaug.experiment.report_markdown import markdown, verdict
 from nightaug.experiment.report_pictures import detections_section, pictures_of, shown_images, sliders_section
-from nightaug.experiment.report_read import Compared, read_comparison
+from nightaug.experiment.report_read import Compared, Table, read_comparison
 from nightaug.experiment.report_script import SCRIPT, script_hash
 from nightaug.experiment.report_tables import (
     arms_section,
@@ -25,7 +25,7 @@ from nightaug.experiment.report_tables import (
     measured_section,
     training_section,
 )
-from nightaug.experiment.report_words import notes, safe
+from nightaug.experiment.report_words import notes, parted, safe
 from nightaug.images import atomic_write_text
 
 #: Missing things named on top of the page; the rest are counted there and listed at its end.
@@ -54,6 +54,8 @@ def write_report(folder: Path, say: Callable[[str], None] = lambda text: None) -
     atomic_write_text(folder / "table.md", markdown(compared.table, compared.missing))
     atomic_write_text(folder / "index.html", page)
     say(verdict(compared.table))
+    for line in compared.table.others:
+        say(f"  {line}")
     for text in compared.missing[:NAMED]:
         say(f"missing: {text}")
     if len(compared.missing) > NAMED:
@@ -81,6 +83,9 @@ def _page(compared: Compared) -> str:
     about = " · ".join(safe(word) for word in ("nightaug compare", table.detector, table.dataset, table.date) if word)
     size = ' class="long"' if len(verdict(table)) > LONG else ""
     body = [f'<header><p class="eyebrow">{about}</p><h1{size}>{safe(verdict(table))}</h1>']
+    if table.others:
+        lines = "".join(f"<li>{_named(line, table)}</li>" for line in table.others)
+        body.append(f'<p class="fine">The other arms:</p><ul class="others">{lines}</ul>')
     said = "".join(f"<li>{safe(note)}</li>" for note in notes(table, compared.missing))
     if said:
         body.append(f'<ul class="notes">{said}</ul>')
@@ -97,6 +102,12 @@ def _page(compared: Compared) -> str:
         slider_style=SLIDER_STYLE,
         body="".join(body) + "</main>",
     )
+
+
+def _named(line: str, table: Table) -> str:
+    """A sentence that begins with an arm's name, the name in bold."""
+    name = max((arm.name for arm in table.arms if line.startswith(f"{arm.name}:")), key=len, default="")
+    return f"<b>{parted(name)}</b>{safe(line[len(name) :])}" if name else safe(line)
 
 
 def _incomplete(missing: list[str]) -> str:

@@ -33,8 +33,9 @@ def cell(word: object) -> str:
 def markdown(table: Table, missing: Sequence[str]) -> str:
     """The content of ``table.md``."""
     lines = [f"**{cell(verdict(table))}**", ""]
-    lines += [f"- {cell(note)}" for note in notes(table, missing)]
-    lines += [f"- missing: {cell(text)}" for text in missing]
+    said = [*notes(table, missing), *(f"missing: {text}" for text in missing)]
+    for some in (table.others, said):
+        lines += [*(f"- {cell(line)}" for line in some), ""] if some else []
     head = ["arm", "AP", "AP50", "over day", *(f"gap recovered, to {cell(gap)}" for gap in table.ceilings)]
     head += ["AP, all classes (noisy)", "images dropped", "seeds"]
     rows = []
@@ -47,8 +48,9 @@ def markdown(table: Table, missing: Sequence[str]) -> str:
         rows.append(
             [name, spread(arm.AP), spread(arm.AP50), over, *gaps, spread(arm.AP_all), dropped(arm), seeds(arm, table)]
         )
-    lines += ["", *_table(head, rows), ""]
-    lines += [f"Not measurable ({cell(', '.join(of))}): {cell(why)}" for why, of in reasons(table).items()]
+    lines += [*_table(head, rows), ""]
+    for why, of in reasons(table).items():
+        lines += [f"Not measurable ({cell(', '.join(of))}): {cell(why)}", ""]
     lines += _classes(table) + _facts(table)
     return "\n".join(lines).rstrip() + "\n"
 

@@ -124,6 +124,7 @@ class Table(msgspec.Struct):
     score: Number = None
     ceilings: dict[str, Interval | None] = {}
     verdict: str | None = None
+    others: list[str] = []
     notes: list[str] = []
 
 

@@ -135,8 +135,14 @@ def falls(table: Table) -> dict[str, list[Fall]]:
 
 
 def notes(table: Table, missing: Sequence[str]) -> list[str]:
-    """The notes, without the comparison's own list of what is not finished where a longer one is given."""
-    return [note for note in table.notes if not (missing and note.startswith("not finished yet"))]
+    """The notes, without those the verdict begins with, and without the comparison's own list of what is not finished
+    where a longer one is given."""
+    said = (table.verdict or "").casefold()
+    return [
+        note
+        for note in table.notes
+        if not (missing and note.startswith("not finished yet")) and not said.startswith(note.casefold())
+    ]
 
 
 def class_order(table: Table) -> list[str]:

@@ -93,8 +93,11 @@ day: [{data: dataset}]
 empty: []
 words: [dataset]
 keys: [{data: dataset, wieght: 2, domain: C}]
+.hidden: [{data: dataset}]
+heavy: [{data: dataset, weight: .inf}]
 data: [{data: datset}, {data: 'translatd:gan'}]
-""",
+"""
+        f"{'x' * 200}: [{{data: dataset}}]\n",
     )
     with pytest.raises(ConfigError) as caught:
         read_arms(file)
@@ -107,6 +110,9 @@ data: [{data: datset}, {data: 'translatd:gan'}]
         "arm 'words', part 1: expected {data:",
         "did you mean 'weight'",
         "domain: Input should be 'A' or 'B'",
+        "arm '.hidden': a name has letters, digits and + - . : _ only, and begins with a letter",
+        "arm 'heavy', part 1: weight: Input should be",
+        "arm 'xxxxxxxxxxxxxxxxxxxx...': its name is longer than 120 bytes",
         "unknown data 'datset', neither 'dataset', 'translated:NAME' nor a folder; did you mean 'dataset'",
         "did you mean 'translated:gan'",
     ):
@@ -253,6 +259,53 @@ def test_sources_that_are_empty_or_not_for_training(tmp_path: Path) -> None:
     write_part(other, "train", "B", names_of(["t0", "t1"], 2, "copied"))  # drives of the test images
     with pytest.raises(DatasetError, match=r"no labelled image.*4 of dev or test drives"):
         build_arm("x", [SourceSpec(data=str(other))], {}, data)
+
+
+def test_copies_of_test_images_are_held_back_under_any_name(tmp_path: Path) -> None:
+    data = read_data(make_dataset(tmp_path / "data", val=True), 0.15)
+    other = tmp_path / "other"
+    write_part(other, "train", "B", names_of(["n0", "n1"], 2, "mine"))
+    for name, split, drive in (("mine-n0-0.png", "test", "t4"), ("mine-n1-1.png", "val", "v1")):
+        copied = (data.root / split / "B" / f"night-{drive}-0.png").read_bytes()
+        (other / "train" / "B" / name).write_bytes(copied)
+    source = build_arm("x", [SourceSpec(data=str(other))], {}, data).sources[0]
+    assert [frame.name for frame in source.frames] == ["mine-n0-1.png", "mine-n1-0.png"]
+    assert source.held_back == 2
+
+
+def test_a_translation_of_test_or_val_images_is_held_back_whatever_split_it_stands_in(tmp_path: Path) -> None:
+    # Day images of a test drive without night images, and of a val drive.
+    root = make_dataset(tmp_path / "data", val=True)
+    write_part(root, "test", "A", names_of(["s0"], 1, "late"))
+    data = read_data(root, 0.15)
+    names = {"late-s0-0.jpg": "", "day-v0-0.jpg": "", "day-d0-0.jpg": ""}
+    made = tmp_path / "made"  # by another program: no manifest, other endings, one folder for everything
+    write_part(made, "train", "B", names)
+    parts = expand(["translated"], {}, ["m"])["translated:m"]
+    source = build_arm("translated:m", parts, {("m", "B"): made}, data).sources[0]
+    assert [frame.name for frame in source.frames] == ["day-d0-0.jpg"]
+    assert source.origins == {made / "train/B/day-d0-0.jpg": root / "train/A/day-d0-0.png"}
+    # With a manifest of a cut of the dataset in which they were still train images.
+    (made / "train" / "B").rename(tmp_path / "gone")
+    write_part(root, "train", "A", {**names_of([f"d{i}" for i in range(8)], 3, "day"), "late-s0-0.png": "x"})
+    make_translated(made, root)
+    write_part(root, "train", "A", names_of([f"d{i}" for i in range(8)], 3, "day"))
+    source = build_arm("translated:m", parts, {("m", "B"): made}, data).sources[0]
+    assert (len(source.frames), source.held_back) == (24, 1)
+
+
+def test_translations_give_their_train_split_only(tmp_path: Path) -> None:
+    data = read_data(make_dataset(tmp_path / "data"), 0.15)
+    made = make_translated(tmp_path / "made", tmp_path / "data")
+    with pytest.raises(ConfigError, match="train on the train split only, all is kept"):
+        build_arm("x", [SourceSpec(data="translated:m", domain="B", split="all")], {("m", "B"): made}, data)
+
+
+def test_real_night_labels_cannot_be_denied(tmp_path: Path) -> None:
+    data = read_data(make_dataset(tmp_path / "data"), 0.15)
+    with pytest.raises(ConfigError, match="its labels are those of night images"):
+        build_arm("x", [SourceSpec(data="dataset", domain="B", night_boxes=False)], {}, data)
+    assert not build_arm("x", [SourceSpec(data="dataset", domain="A", night_boxes=False)], {}, data).night_boxes
 
 
 def test_datasets_that_cannot_be_compared_on(tmp_path: Path) -> None:

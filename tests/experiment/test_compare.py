@@ -11,7 +11,7 @@ from compare_helpers import SIDE, FakeDetectors, make_dataset, make_translated, 
 
 from nightaug.data.formats import open_dataset
 from nightaug.detect.truth import Truth
-from nightaug.errors import ConfigError, Interrupted
+from nightaug.errors import ConfigError, DatasetError, Interrupted
 from nightaug.experiment.compare import run_compare
 from nightaug.experiment.compare_rows import DETECTIONS, read_state
 from nightaug.runs import lock_folder
@@ -91,7 +91,11 @@ def test_a_comparison_from_end_to_end(world: World) -> None:
         ("dataset", "A", 0.5), ("translated:gan", "B", 0.5),
     ]  # fmt: skip
     assert table["notes"][0] == "demonstration, 30 images and 2 seeds"
-    assert table["verdict"].startswith("day+translated:gan recovers 0.")
+    assert table["verdict"].startswith(
+        "Demonstration, 30 images and 2 seeds: with day+translated:gan no measured class"
+    )
+    assert " % of the night gap (" in table["verdict"]
+    assert table["others"] == []
     assert table["command"] == "nightaug compare"
     assert (table["steps"], table["day_steps"], table["batch"]) == (20, 7, 4)
 
@@ -234,6 +238,41 @@ def test_changed_settings_are_refused_all_at_once(world: World) -> None:
         world.run(arms=["mine"], arms_file=arms)
 
 
+def test_other_weights_to_start_from_are_refused(world: World) -> None:
+    world.run(arms=["day"])
+    start = world.out / "checkpoints" / "seed0" / "last.safetensors"
+    kept = start.read_bytes()
+    start.write_bytes(b"trained anew")
+    for arms in (["day"], ["day+night"]):
+        with pytest.raises(ConfigError, match="weights"):
+            world.run(arms=arms)
+        assert world.fake.trained == []
+    start.write_bytes(kept)
+    world.run(arms=["day+night"])
+    assert world.names() == ["day+night/seed0"]
+    # Folders an older version has begun do not say what they started from.
+    for path in world.out.rglob("row.json"):
+        row = json.loads(path.read_text())
+        del row["start"]
+        path.write_text(json.dumps(row))
+    world.run(arms=["night"])
+    assert world.names() == ["night/seed0"]
+
+
+def test_damaged_detections_are_one_line_and_can_be_made_again(world: World) -> None:
+    first = world.run(arms=FEW)
+    path = world.out / "runs" / "day" / "seed0" / DETECTIONS
+    sound = path.read_bytes()
+    for bad in (sound[:-100], sound.replace(b'"image_id":30', b'"image_id":99'), b"[]\n}", b'[{"score": 1}]'):
+        path.write_bytes(bad)
+        with pytest.raises(DatasetError, match=r"detections.json .*remove that file and run compare again"):
+            world.run(arms=FEW)
+    path.unlink()
+    assert world.run(arms=FEW)["arms"] == first["arms"]
+    assert world.fake.trained == []
+    assert path.read_bytes() == sound
+
+
 def test_changed_images_are_refused(world: World) -> None:
     world.run(arms=FEW)
     make_translated(world.made, world.data, {"day-d0-0.png": 0.5, "day-d7-0.png": 0.5})
@@ -271,7 +310,7 @@ def test_only_some_rows_now(world: World) -> None:
     assert [row["seed"] for row in arm_of(table, "day+night")["seeds"]] == [0]
     assert arm_of(table, "day+night")["over_day"]["value"] > 0
     assert any("not finished yet" in note and "day+night seed 1" in note for note in table["notes"])
-    assert table["verdict"].startswith("real night images (day+night) are worth +")
+    assert ": real night images (day+night) change AP by +" in table["verdict"]
     assert world.run(seeds=2, arms=arms)["notes"][-1].startswith("dev:")
 
 
@@ -287,7 +326,7 @@ def test_day_may_come_later(world: World) -> None:
     score = world.run(arms=["day"])["score"]
     assert world.read("runs/day+night/seed0/metrics.json")["confusion"]["score"] == score != 0.25
     assert ("day+night", "seed0", 30) not in world.fake.detected  # made anew from what is there
-    assert table["verdict"] == "nothing to compare with day only yet"
+    assert table["verdict"].endswith("nothing to compare with day only yet")
 
 
 def test_ceilings_no_better_than_day_are_not_measurable(world: World) -> None:
@@ -297,7 +336,7 @@ def test_ceilings_no_better_than_day_are_not_measurable(world: World) -> None:
     assert "not clearly above day only" in found["day+night"]["not_measurable"]
     assert "below day only" in found["night"]["not_measurable"]
     assert not table["ceilings"]["day+night"]["measurable"]
-    assert "night gap not measurable" in table["verdict"]
+    assert "night gap is not measurable" in table["verdict"]
 
 
 def test_a_class_that_lost_is_named(world: World) -> None:
@@ -306,7 +345,7 @@ def test_a_class_that_lost_is_named(world: World) -> None:
     row = arm_of(table, "day+translated:gan")
     assert row["lost"] == ["traffic light"]
     fall = -100 * row["per_class"]["traffic light"]["change"]
-    assert f"; traffic light lost {fall:.1f} AP against day only" in table["verdict"]
+    assert f"day+translated:gan traffic light lost {fall:.1f} AP against day only; over" in table["verdict"]
 
 
 def test_a_class_some_arm_never_saw_is_not_measured(world: World) -> None:

@@ -48,6 +48,32 @@ def test_seeds_are_drawn_too_and_the_same_for_all_arms() -> None:
     assert over.high > 0.15
 
 
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_drawn_seeds_scatter_as_the_mean_of_the_seeds_does(count: int) -> None:
+    seeds = np.linspace(0.1, 0.3, count)[:, None]
+    numbers = tuple(range(count))
+    day = gap.Samples(numbers, np.zeros((count, 1)), np.zeros((count, 4000, 1)))
+    arm = gap.Samples(numbers, seeds, np.repeat(seeds[:, None], 4000, 1))
+    error = np.std(seeds, ddof=1) / np.sqrt(count)
+    # Drawing as many seeds as there are would give sqrt(1 - 1 / count) of it.
+    assert np.std(gap.difference(arm, day, [0], seed=0).replicates) == pytest.approx(error, rel=0.05)
+
+
+def test_intervals_hold_the_truth_where_training_scatters_as_the_test_images_do() -> None:
+    rng, held, trials = np.random.default_rng(5), 0, 400
+    images, replicates, worth = 100, 200, 0.05
+    for trial in range(trials):
+        draws = gap.draw_images(images, replicates, trial) / images
+        easy = rng.normal(0.3, 0.2, images)  # shared by all arms
+        arms = []
+        for gain in (0.0, worth):
+            values = easy + gain + rng.normal(0, 0.01, (3, 1)) + rng.normal(0, 0.1, images)
+            arms.append(gap.Samples((0, 1, 2), values.mean(1)[:, None], (values @ draws.T)[:, :, None]))
+        over = gap.difference(arms[1], arms[0], [0], trial)
+        held += over.low <= worth <= over.high
+    assert held / trials >= 0.9
+
+
 def test_only_seeds_in_common_are_compared() -> None:
     nothing = np.zeros(100)
     day = samples(np.array([[0.1], [0.9]]), nothing, (0, 7))

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from compare_helpers import SIDE, make_dataset
+
+from nightaug.config import load_yaml
+from nightaug.experiment.compare_data import Data, build_arm, read_data
+from nightaug.experiment.compare_rows import Detectors, weights_sha
+from nightaug.experiment.compare_settings import SourceSpec
+from nightaug.images import encode_image
+
+TINY: dict[str, Any] = {
+    "detector": "fcos-resnet18", "width": 128, "height": 64, "batch": 2, "mixed_precision": "fp32", "steps": 3,
+    "fcos": {"width": 0.25, "channels": 32, "convs": 1, "norm": "batch"}, "warmup": 1, "workers": 0, "save_every": 1,
+    "evaluate_every": 0, "tensorboard": False, "ema": 0.5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    """A small dataset with pictures that are not all of one colour."""
+    root = make_dataset(tmp_path / "data")
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        noise = np.random.default_rng(number).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+        path.write_bytes(encode_image(noise, "png"))
+    return read_data(root, 0.15)
+
+
+def train(data: Data, out: Path, **changes: Any) -> bool:
+    detectors = Detectors()
+    day = build_arm("day", [SourceSpec(data="dataset", domain="A")], {}, data)
+    settings = detectors.settings([TINY, changes])
+    return detectors.train(day, data.dev, data.classes, out, settings, cpu=True).finished
+
+
+def test_a_moved_comparison_goes_on_inside_an_arm(tmp_path: Path, data: Data) -> None:
+    start, run = tmp_path / "checkpoint", tmp_path / "run"
+    assert train(data, start)
+    weights = str(start / "last.safetensors")
+    assert train(data, run, steps=1, weights=weights)  # what a kill after the first step leaves
+    weights = str(start.rename(tmp_path / "elsewhere") / "last.safetensors")
+    assert train(data, run, weights=weights)
+    assert load_yaml(run / "config.yaml")["weights"] == weights
+    assert load_yaml(run / "config.yaml")["steps"] == 3
+
+
+def test_a_kill_between_the_last_state_and_its_weights_leaves_no_older_weights(tmp_path: Path, data: Data) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert train(data, run)
+    assert train(data, other, steps=2)
+    last, sha = run / "last.safetensors", weights_sha(run)
+    for left in ((other / "last.safetensors").read_bytes(), b"torn"):
+        last.write_bytes(left)
+        assert train(data, run)
+        assert weights_sha(run) == sha
