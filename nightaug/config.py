@@ -81,6 +81,8 @@ def section(data: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
         ConfigError: the section is not a mapping.
     """
     found = data.get(name, data)
+    if isinstance(found, str):
+        found = dict(data)  # no section: a run's own config.yaml has a key "detector" that names the network
     if not isinstance(found, dict):
         raise ConfigError(f"{where}: expected settings under '{name}:', got {found!r}")
     return found

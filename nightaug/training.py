@@ -107,7 +107,7 @@ def names_not_finite(values: Mapping[str, float]) -> list[str]:
 
 @contextmanager
 def training_errors(out: Path, smaller: str) -> Iterator[None]:
-    """Turn a full GPU and a full disk into one line that says what to do.
+    """Turn a full memory and a full disk into one line that says what to do.
 
     Args:
         smaller: which settings need less memory.
@@ -117,10 +117,11 @@ def training_errors(out: Path, smaller: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise NightaugError(
-            f"out of GPU memory: use {smaller}; the newest state is kept, --resume continues"
-        ) from error
+    except RuntimeError as error:
+        # A CPU's allocator has no error of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise NightaugError(f"out of memory: use {smaller}; the newest state is kept, --resume continues") from error
     except OSError as error:
         raise NightaugError(
             f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues"

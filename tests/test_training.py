@@ -72,9 +72,13 @@ def test_a_halt_says_what_when_and_where_to_go_on(tmp_path: Path) -> None:
         refuse_not_finite(folder, ["box"], 7, "less")
 
 
-def test_full_gpu_and_full_disk_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(NightaugError, match="out of GPU memory: use batch=1"), training_errors(tmp_path, "batch=1"):
+def test_full_memory_and_full_disk_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(NightaugError, match="out of memory: use batch=1"), training_errors(tmp_path, "batch=1"):
         raise torch.OutOfMemoryError("x")
+    with pytest.raises(NightaugError, match="out of memory: use batch=1"), training_errors(tmp_path, "batch=1"):
+        torch.zeros(2**50)
+    with pytest.raises(RuntimeError, match="something else"), training_errors(tmp_path, ""):
+        raise RuntimeError("something else")
     with pytest.raises(NightaugError, match="No space left"), training_errors(tmp_path, ""):
         raise OSError(28, "No space left on device")
 

@@ -42,14 +42,22 @@ def fit(image: ImageArray, width: int, height: int, zoom: float, x: float, y: fl
     # Place of the scaled image's corner in the window: negative where it sticks out.
     left, top = (width - w * scale) * x, (height - h * scale) * y
     out = np.full((height, width, 3), FILL, np.uint8)
-    x0, y0 = max(0, round(left)), max(0, round(top))
-    x1, y1 = min(width, round(left + w * scale)), min(height, round(top + h * scale))
-    # The part of the original that fills the window's x0..x1, y0..y1.
-    sx0, sy0 = max(0, round((x0 - left) / scale)), max(0, round((y0 - top) / scale))
-    sx1, sy1 = min(w, max(sx0 + 1, round((x1 - left) / scale))), min(h, max(sy0 + 1, round((y1 - top) / scale)))
+    x0, x1, sx0, sx1 = _spans(left, scale, w, width)
+    y0, y1, sy0, sy1 = _spans(top, scale, h, height)
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    out[y0:y1, x0:x1] = cv2.resize(image[sy0:sy1, sx0:sx1], (max(1, x1 - x0), max(1, y1 - y0)), interpolation=how)
+    out[y0:y1, x0:x1] = cv2.resize(image[sy0:sy1, sx0:sx1], (x1 - x0, y1 - y0), interpolation=how)
     return out, Letterbox(scale, float(left), float(top), w, h)
+
+
+def _spans(start: float, scale: float, length: int, window: int) -> tuple[int, int, int, int]:
+    """Pixels of the window that an image fills along one side, and the pixels of the original that go there.
+
+    At least one each: a strip of 3,000 x 2 pixels still has a row in the window.
+    """
+    first = min(max(0, round(start)), window - 1)
+    last = min(window, max(first + 1, round(start + length * scale)))
+    source = min(max(0, round((first - start) / scale)), length - 1)
+    return first, last, source, min(length, max(source + 1, round((last - start) / scale)))
 
 
 class Augment:

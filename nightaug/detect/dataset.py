@@ -5,7 +5,7 @@ Item ``i`` does not depend on what was drawn before (see :mod:`nightaug.detect.s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from nightaug.data.frames import Frame
 from nightaug.data.upright import upright
@@ -144,21 +144,6 @@ class DetectionSamples(Dataset[Sample]):
             except ImageError:
                 self.unreadable.add(frame.path)
         raise DatasetError(f"none of the {len(frames)} images of '{self.mixture.sources[number].name}' can be decoded")
-
-
-class StepSampler(Sampler[int]):
-    """Sample numbers of one process from forward pass ``start`` to ``stop``, passes counted over all processes."""
-
-    def __init__(self, start: int, stop: int, batch: int, rank: int, world: int) -> None:
-        self.start, self.stop, self.batch, self.rank, self.world = start, stop, batch, rank, world
-
-    def __len__(self) -> int:
-        return (self.stop - self.start) * self.batch
-
-    def __iter__(self) -> Iterator[int]:
-        for step in range(self.start, self.stop):
-            first = (step * self.world + self.rank) * self.batch
-            yield from range(first, first + self.batch)
 
 
 class StillImages(Dataset[Sample]):

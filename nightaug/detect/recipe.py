@@ -20,16 +20,17 @@ from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import (
     SourceSpec,
     by_time,
-    is_labelled,
     known_classes,
-    load_frames,
+    labelled_frames,
     load_source,
+    load_target,
     map_classes,
     parse_source,
 )
 from nightaug.detect.train import DetectorTrainer, TrainResult
-from nightaug.errors import ConfigError, NightaugError
+from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
+from nightaug.training import duration, training_errors
 
 
 class TrainingData(NamedTuple):
@@ -39,6 +40,7 @@ class TrainingData(NamedTuple):
     val: list[Frame]
     classes: tuple[str, ...]
     target: list[Frame]
+    notes: list[str]
 
 
 def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
@@ -49,10 +51,15 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
         DatasetError: nothing usable is there.
     """
     specs = [parse_source(text) for text in settings.data] or [SourceSpec("dataset")]
-    sources = [
-        source._replace(frames=map_classes(source.frames, settings.rename))
-        for source in (load_source(spec, dataset) for spec in specs)
-    ]
+    found = [load_source(spec, dataset) for spec in specs]
+    seen = {box.category for source in found for frame in source.frames for box in frame.boxes}
+    idle = [old for old in settings.rename if canonical_class(old) not in seen]
+    notes = [f"--rename {', '.join(idle)}: not in the training labels"] if idle else []
+    if settings.warmup >= settings.steps:
+        notes.append(
+            f"the learning rate rises over {settings.warmup:,} steps, longer than the run; see --set warmup=..."
+        )
+    sources = [source._replace(frames=map_classes(source.frames, settings.rename)) for source in found]
     labelled = [frame for source in sources for frame in source.frames]
     there = known_classes(labelled, dataset.classes)
     classes = tuple(dict.fromkeys(map(canonical_class, settings.classes))) if settings.classes else there
@@ -64,17 +71,19 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
     val: list[Frame] = []
     if settings.validation:
         for text in settings.validation:
-            val += load_source(parse_source(text), dataset).frames
+            val += load_source(parse_source(text, "--validation"), dataset, "--validation").frames
     else:
-        val = [frame for frame in load_frames(dataset, "val", "all") if is_labelled(frame)]
+        val = labelled_frames(dataset, "val", "all")
+    if settings.patience is not None and not (val and settings.evaluate_every):
+        raise ConfigError(
+            "patience needs validation: name images with --validation NAME:SPLIT:DOMAIN (the dataset has no labelled "
+            "val), and an evaluate_every over 0"
+        )
     target: list[Frame] = []
     if settings.target is not None:
-        # Never a test image, and never a label: the trainer takes the images alone.
-        opened = open_dataset(settings.target)
-        target = load_frames(opened, "train" if "train" in opened.splits else "all", "all")
-        if not target:
-            raise ConfigError(f"--target {settings.target}: no images there")
-    return TrainingData(sources, map_classes(val, settings.rename), classes, target)
+        # Never a label: the trainer takes the images alone.
+        target = load_target(parse_source(settings.target, "--target"), dataset)
+    return TrainingData(sources, map_classes(val, settings.rename), classes, target, notes)
 
 
 def run_recipe(
@@ -87,7 +96,7 @@ def run_recipe(
     dry_run: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> TrainResult | None:
-    """Train as the layered settings say; None after a dry run.
+    """Train as the layered settings say; None after a dry run, and in all processes but the main one.
 
     Raises:
         ConfigError: unknown or wrong settings (all of them in one message), or ``out`` cannot be used.
@@ -99,33 +108,29 @@ def run_recipe(
     detector_kind(settings.detector)
     data = gather(open_dataset(dataset), settings)
     if epochs is not None:
-        draws = len(Mixture(data.sources, settings.seed, settings.balance))
+        draws = len(Mixture(data.sources, settings.seed, settings.balance, data.classes))
         world = max(1, int(torch.distributed.get_world_size())) if torch.distributed.is_initialized() else _world()
         steps = epochs * math.ceil(draws / (settings.batch * settings.accumulate * world))
         settings = build(DetectorSettings, *layers, {"steps": steps})
     trainer = DetectorTrainer(data.sources, data.val, data.classes, out, settings, cpu, data.target)
     main = trainer.accelerator.is_main_process
+    smaller = f"a smaller --set batch=... and a larger accumulate (batch is {settings.batch})"
     try:
-        if not dry_run:
-            trainer.claim(resume)
-        if main:
-            for line in describe(trainer, data):
-                say(line)
-            say(estimate(trainer))
-        if dry_run:
+        with training_errors(out, smaller):
+            if not dry_run:
+                trainer.claim(resume)
             if main:
-                say(dump_yaml(settings).rstrip())
-            return None
-        return trainer.run(resume)
-    except torch.OutOfMemoryError as error:
-        raise NightaugError(
-            f"out of GPU memory with batch {settings.batch} at {settings.width}x{settings.height}: use a smaller "
-            "--set batch=... and a larger accumulate; the newest state is kept, --resume continues"
-        ) from error
-    except OSError as error:
-        raise NightaugError(
-            f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues"
-        ) from error
+                for line in describe(trainer, data):
+                    say(line)
+            about = estimate(trainer)  # in every process: the losses wait for each other's sums
+            if main:
+                say(about)
+            if dry_run:
+                if main:
+                    say(dump_yaml(settings).rstrip())
+                return None
+            result = trainer.run(resume)
+            return result if main else None
     finally:
         trainer.folder.close()
 
@@ -145,10 +150,11 @@ def describe(trainer: DetectorTrainer, data: TrainingData) -> list[str]:
         for source in trainer.mixture.sources
     ]
     if data.target:
-        lines.append(f"target (no labels): {len(data.target):,} images")
+        lines.append(f"target (no labels): {len(data.target):,} images ({by_time(data.target)})")
     lines.append(
         f"{len(trainer.classes)} classes: {', '.join(trainer.classes)}; {len(trainer.val):,} validation images"
     )
+    lines += data.notes
     lines += [line for line in (trainer.live.loaded, trainer.loaded and f"from {trainer.loaded}") if line]
     lines.append(
         f"{settings.detector} at {settings.width}x{settings.height} on {accelerator.num_processes} x "
@@ -184,10 +190,3 @@ def estimate(trainer: DetectorTrainer) -> str:
     moments = 2 if settings.optimizer == "adamw" else 1
     disk = values * 4 * (2 + moments) * 2 + values * 4 * 2  # the old state stays until the new one is complete
     return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``3.4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

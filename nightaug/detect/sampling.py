@@ -32,15 +32,26 @@ class Source(NamedTuple):
     weight: float = 1.0
 
 
-def repeats(frames: Sequence[Frame], share: float) -> NDArray[np.float64]:
+def repeats(frames: Sequence[Frame], share: float, classes: Sequence[str] | None = None) -> NDArray[np.float64]:
     """Repeat factors, max over an image's classes of max(1, sqrt(share / f)), f the share of images with the class.
 
     LVIS (Gupta et al., CVPR 2019), section 3.3.
 
+    Args:
+        classes: the ones that count; None counts all.
+
     Returns:
         (len(frames),), each at least 1.
     """
-    kinds = [{box.category for box in frame.boxes if box.weight > 0 and not box.crowd} for frame in frames]
+    wanted = None if classes is None else set(classes)
+    kinds = [
+        {
+            box.category
+            for box in frame.boxes
+            if box.weight > 0 and not box.crowd and (wanted is None or box.category in wanted)
+        }
+        for frame in frames
+    ]
     counts = Counter(kind for found in kinds for kind in found)
     factor = {kind: max(1.0, math.sqrt(share * len(frames) / count)) for kind, count in counts.items()}
     return np.array([max((factor[kind] for kind in found), default=1.0) for found in kinds])
@@ -53,12 +64,15 @@ class Mixture:
         sources: none may be empty.
         seed: of the order.
         balance: see :func:`repeats`; 0 draws every frame equally often.
+        classes: the ones that balance is about.
 
     Raises:
-        ConfigError: an empty source, or no positive weight.
+        ConfigError: an empty source, no positive weight, or one so small that nothing would be drawn.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int, balance: float = 0.0) -> None:
+    def __init__(
+        self, sources: Sequence[Source], seed: int, balance: float = 0.0, classes: Sequence[str] | None = None
+    ) -> None:
         sources = [source for source in sources if source.weight > 0]
         if not sources:
             raise ConfigError("there is no training data: name at least one source with a positive weight")
@@ -75,16 +89,18 @@ class Mixture:
             self._rank[place] = seen[int(number)]
             seen[int(number)] += 1
         self._share = seen
-        self._pools = [_pool(source.frames, balance, seed, number) for number, source in enumerate(sources)]
+        for number, source in enumerate(sources):
+            if not seen[number]:
+                raise ConfigError(
+                    f"the training data '{source.name}' would never be drawn: its weight {source.weight:g} is under "
+                    f"1/{_PERIOD} of all weights; raise it, or leave it out"
+                )
+        self._pools = [_pool(source.frames, balance, seed, number, classes) for number, source in enumerate(sources)]
         self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
         """Draws until every source has been seen once: an epoch."""
-        return max(
-            math.ceil(len(pool) * _PERIOD / self._share[number])
-            for number, pool in enumerate(self._pools)
-            if self._share[number]
-        )
+        return max(math.ceil(len(pool) * _PERIOD / self._share[number]) for number, pool in enumerate(self._pools))
 
     def draw(self, index: int) -> tuple[int, int]:
         """Source number and frame number of sample ``index``."""
@@ -109,11 +125,13 @@ def _pattern(shares: Sequence[float]) -> NDArray[np.int64]:
     return pattern
 
 
-def _pool(frames: Sequence[Frame], balance: float, seed: int, number: int) -> NDArray[np.int64]:
+def _pool(
+    frames: Sequence[Frame], balance: float, seed: int, number: int, classes: Sequence[str] | None
+) -> NDArray[np.int64]:
     """Frame numbers, each as often as a pass draws it; parts of a repeat are settled once by chance."""
     if balance <= 0:
         return np.arange(len(frames))
-    factors = repeats(frames, balance)
+    factors = repeats(frames, balance, classes)
     whole = np.floor(factors)
     extra = np.random.default_rng([seed, 12, number]).random(len(frames)) < factors - whole
     return np.repeat(np.arange(len(frames)), (whole + extra).astype(int))

@@ -72,7 +72,7 @@ class DetectorSettings(Settings):
     classes: tuple[str, ...] | None = None
     #: Classes to rename first, e.g. {rider: pedestrian}.
     rename: dict[str, str] = Field(default_factory=dict)
-    #: Unlabelled images of the target domain, for adaptation: a folder or dataset.
+    #: Unlabelled images of the target domain, for adaptation: a folder or dataset, NAME:SPLIT:DOMAIN like data.
     target: str | None = None
 
     #: fcos-resnet18|50|101, fcos-mobilenet, yolo11n|s|m|l|x, yolov8n.., yolo26n.., yolov5nu.., or a YOLO .yaml or .pt.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,12 +38,17 @@ class _Row(msgspec.Struct):
     dropped_boxes: list[int] = msgspec.field(default_factory=list)
 
 
-def parse_source(text: str) -> SourceSpec:
+def parse_source(text: str, option: str = "--data") -> SourceSpec:
     """``dataset:train:A:0.5`` or ``path/to/folder:train``; what is left out is train, all, 1.
+
+    Args:
+        option: where it comes from, for messages.
 
     Raises:
         ConfigError: a part is not a split, a domain or a weight.
     """
+    if ":" in text and Path(text).is_dir():
+        return SourceSpec(text)  # the colons are the folder's own
     parts = text.split(":")
     weight, domain, split = 1.0, "all", "train"
     if len(parts) > 1 and _is_number(parts[-1]):
@@ -54,11 +60,11 @@ def parse_source(text: str) -> SourceSpec:
     name = ":".join(parts)
     if not name or (len(parts) > 1 and not Path(name).exists()):
         raise ConfigError(
-            f"--data '{text}': expected NAME:SPLIT:DOMAIN:WEIGHT, e.g. dataset:train:A:0.5 (NAME is 'dataset' or a "
+            f"{option} '{text}': expected NAME:SPLIT:DOMAIN:WEIGHT, e.g. dataset:train:A:0.5 (NAME is 'dataset' or a "
             f"folder, SPLIT one of {', '.join(SPLITS)}, DOMAIN A, B or all)"
         )
-    if not weight >= 0:
-        raise ConfigError(f"--data '{text}': expected a weight of 0 or more, got {weight}")
+    if not 0 <= weight < math.inf:
+        raise ConfigError(f"{option} '{text}': expected a weight of 0 or more, got {weight}")
     return SourceSpec(name, split, domain, weight)
 
 
@@ -129,25 +135,59 @@ def is_labelled(frame: Frame) -> bool:
     return (frame.extra or {}).get("labelled") is not False
 
 
-def load_source(spec: SourceSpec, dataset: Dataset) -> Source:
+def labelled_frames(dataset: Dataset, split: str, domain: str) -> list[Frame]:
+    """Frames (see :func:`load_frames`) in which somebody has looked for objects; images alone are none."""
+    parts = [part for part in dataset.parts if part.source is not None]
+    labelled = Dataset(dataset.root, parts, dataset.prepared, dataset.problems)
+    return [frame for frame in load_frames(labelled, split, domain) if is_labelled(frame)]
+
+
+def load_source(spec: SourceSpec, dataset: Dataset, option: str = "--data") -> Source:
     """The labelled frames behind a spec.
 
     Args:
         dataset: what ``dataset`` (or ``.``) means.
+        option: where the spec comes from, for messages.
 
     Raises:
         DatasetError: nothing usable is there.
     """
-    own = spec.data in {"dataset", "."}
-    opened = dataset if own else open_dataset(spec.data)
-    found = load_frames(opened, spec.split, spec.domain)
-    frames = [frame for frame in found if is_labelled(frame)]
-    name = f"{spec.data}:{spec.split}:{spec.domain}"
+    opened, split, name = _open(spec, dataset)
+    frames = labelled_frames(opened, split, spec.domain)
     if not frames:
-        what = f"{len(found)} images, none of them labelled" if found else "no images"
-        there = ", ".join(f"{part.split}/{part.domain or '-'}" for part in opened.parts)
-        raise DatasetError(f"--data {name}: {what} (the dataset has: {there or 'nothing'})")
+        found = len(load_frames(opened, split, spec.domain))
+        what = f"{found:,} images, none of them labelled" if found else "no images"
+        raise DatasetError(f"{option} {name}: {what} ({_parts(opened)})")
     return Source(name, frames, spec.weight)
+
+
+def load_target(spec: SourceSpec, dataset: Dataset) -> list[Frame]:
+    """The images behind a spec, labelled or not.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    opened, split, name = _open(spec, dataset)
+    found = load_frames(opened, split, spec.domain)
+    for part in opened.parts:
+        if split in ("all", part.split) and spec.domain in ("all", part.domain):
+            found += [Frame(image, path=part.images / image) for image in part.labels.unlabelled]
+    if not found:
+        raise DatasetError(f"--target {name}: no images ({_parts(opened)})")
+    return found
+
+
+def _open(spec: SourceSpec, dataset: Dataset) -> tuple[Dataset, str, str]:
+    """The dataset a spec means, the split, and the spec in words; a dataset without splits is all training data."""
+    opened = dataset if spec.data in {"dataset", "."} else open_dataset(spec.data)
+    split = "all" if spec.split == "train" and set(opened.splits) == {"all"} else spec.split
+    return opened, split, f"{spec.data}:{split}:{spec.domain}"
+
+
+def _parts(dataset: Dataset) -> str:
+    """What there is to choose from."""
+    there = ", ".join(f"{part.split}/{part.domain or '-'}" for part in dataset.parts)
+    return f"the dataset has: {there or 'nothing'}"
 
 
 def known_classes(frames: Sequence[Frame], order: Sequence[str] = ()) -> tuple[str, ...]:

@@ -6,9 +6,8 @@ optimiser that makes a killed and resumed run equal to one that was never stoppe
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,16 +21,26 @@ from nightaug import __version__
 from nightaug.data.frames import Frame
 from nightaug.detect.augment import Augment
 from nightaug.detect.checkpoint import start_from, write_detector
-from nightaug.detect.dataset import Batch, DetectionSamples, StepSampler, make_loader
+from nightaug.detect.dataset import Batch, DetectionSamples, make_loader
 from nightaug.detect.detectors import Detector, build_detector
 from nightaug.detect.optimization import MovingAverage, learning_rate, make_optimizer, rate_factor
 from nightaug.detect.sampling import Mixture, Source
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import fingerprint, spread
 from nightaug.detect.validation import Validator
-from nightaug.errors import ConfigError, NightaugError
+from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
 from nightaug.runs import RunFolder, StopRequest, progress_bar, resolve_precision
+from nightaug.training import (
+    LossMeans,
+    StepSampler,
+    accumulate,
+    agree,
+    names_not_finite,
+    open_board,
+    refuse_not_finite,
+    write_scalars,
+)
 
 #: Settings that a resumed run may have different.
 MAY_CHANGE = ("steps", "workers", "log_every", "save_every", "tensorboard", "patience")
@@ -81,7 +90,7 @@ class DetectorTrainer:
         precision = resolve_precision(settings.mixed_precision, cpu)
         self.accelerator = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
         self.precision = precision
-        self.mixture = Mixture(sources, settings.seed, settings.balance)
+        self.mixture = Mixture(sources, settings.seed, settings.balance, self.classes)
         self.target = Mixture([Source("target", [_bare(f) for f in target])], settings.seed + 1) if target else None
         self.fingerprint = fingerprint(self.mixture.sources)
         self.val = spread(val, settings.evaluate_images)
@@ -96,10 +105,7 @@ class DetectorTrainer:
         self.ema = MovingAverage(detector, settings.ema) if settings.ema else None
         self.loss_weights = dict(detector.loss_weights)
         self.network, self.optimizer = self.accelerator.prepare(detector, optimizer)
-        # Losses since the last line of metrics, and the step of that line: part of the state, so that a
-        # resumed run writes the same lines.
-        self.sums: dict[str, Tensor] = {}
-        self.logged = 0
+        self.means = LossMeans()
         self.best: float | None = None
         self.without_gain = 0
 
@@ -135,11 +141,12 @@ class DetectorTrainer:
                 with accelerator.autocast():
                     forward = self.network(batch.images, batch.targets)
                 accelerator.backward(weighted_total(forward.losses, self.loss_weights) * share)
-            _add(parts, forward.losses, share)
+            accumulate(parts, forward.losses, share)
         if settings.clip_norm is not None:
             norm = accelerator.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
             if norm is not None:
-                parts["gradient_norm"] = norm
+                # fp16's scaler begins too high, and steps over what overflows: that is no failure of the run.
+                parts["gradient_norm"] = norm if accelerator.scaler is None else norm.nan_to_num(0.0, 0.0, 0.0)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.live, step)
@@ -148,7 +155,7 @@ class DetectorTrainer:
     # -- state -------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"sums": self.sums, "logged": self.logged}
+        state = self.means.state()
         if self.accelerator.is_main_process:
             state |= {
                 "data": self.fingerprint,
@@ -163,7 +170,7 @@ class DetectorTrainer:
 
     def save(self, step: int) -> None:
         """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one."""
-        bad = [name for name, value in self.sums.items() if not bool(value.isfinite())]
+        bad = self.means.not_finite()
         if not all(bool(parameter.isfinite().all()) for parameter in self.live.parameters()):
             bad.append("weights of the detector")
         self._refuse(bad, step)
@@ -192,8 +199,7 @@ class DetectorTrainer:
         if self.accelerator.scaler and main["scaler"]:
             self.accelerator.scaler.load_state_dict(main["scaler"])
         self.best, self.without_gain = main["best"], main["without_gain"]
-        self.sums = {key: value.to(self.accelerator.device) for key, value in own["sums"].items()}
-        self.logged = own["logged"]
+        self.means.load(own, self.accelerator.device)
 
     # -- the recipe --------------------------------------------------------------------------------------------
 
@@ -248,7 +254,7 @@ class DetectorTrainer:
             for line in (self.live.loaded, self.loaded):
                 if line:
                     folder.log(f"weights: {line}")
-            board = _tensorboard(folder.path, start) if settings.tensorboard else None
+            board = open_board(folder.path, start) if settings.tensorboard else None
             validator = Validator(self.val, self.classes, settings) if self.val and settings.evaluate_every else None
         done, stopped, unreadable, waiting = start, False, 0, 0.0
         early = self._out_of_patience()
@@ -261,29 +267,29 @@ class DetectorTrainer:
                 waiting += time.monotonic() - fetch
                 if group is None:
                     break
-                _add(self.sums, self.step(done, group), 1.0)
+                self.means.add(self.step(done, group))
                 unreadable = max(unreadable, *(batch.unreadable for batch, _ in group))
                 done += 1
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
                     spent = max(time.monotonic() - began, 1e-9)
                     speed = {"steps_per_second": (done - since) / spent, "data_share": waiting / spent}
-                    means = self._means(done)
+                    means = self._take_means(done)
                     raw = {name: torch.tensor(means[name]) for name in self.loss_weights}
                     means["loss"] = weighted_total(raw, self.loss_weights).item()
                     means["learning_rate"] = self.rate * rate_factor(done - 1, settings)
                     if accelerator.is_main_process:
                         folder.append_metrics(done, means)
-                        _scalars(board, done, means | speed)
+                        write_scalars(board, done, means | speed)
                         best = f" best AP {100 * self.best:.1f}" if self.best else ""
                         progress(done, f"loss {means['loss']:.3f}{best}")
                     since, began, waiting = done, time.monotonic(), 0.0
-                # In a group of processes all must agree to stop, else the others wait for ever.
-                stopped = self._agree(stop.requested) if done % 10 == 0 or accelerator.num_processes == 1 else stopped
+                if done % 10 == 0 or accelerator.num_processes == 1:
+                    stopped = agree(accelerator, stop.requested)
                 if settings.evaluate_every and self.val and (done % settings.evaluate_every == 0 or last):
                     if validator is not None:
                         self._evaluate(validator, done, board)
-                    early = self._agree(self._out_of_patience())
+                    early = agree(accelerator, self._out_of_patience())
                     began, since, waiting = time.monotonic(), done, 0.0  # the pause is not training speed
                 if done % settings.save_every == 0 or last or stopped or early:
                     self.save(done)
@@ -299,36 +305,20 @@ class DetectorTrainer:
     def _out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.without_gain >= self.settings.patience
 
-    def _agree(self, requested: bool) -> bool:
-        if self.accelerator.num_processes == 1:
-            return requested
-        flag = torch.tensor([float(requested)], device=self.accelerator.device)
-        reduced: Tensor = self.accelerator.reduce(flag, "sum")
-        return bool(reduced.item() > 0)
-
     def _refuse(self, bad: list[str], at: int) -> None:
-        """Stop where something became NaN or infinite, saying what, when, and where to go on from."""
-        if bad:
-            good = self.folder.latest_state()
-            where = f"the last good state is step {good}" if good else "no state was saved yet"
-            raise NightaugError(
-                f"{', '.join(bad)} became non-finite at or before step {at}; {where}: go on with --resume --set "
-                f"learning_rate={self.rate / 2:.2g} (it was {self.rate:.2g}) or --set mixed_precision=fp32"
-            )
+        lower = f"--resume --set learning_rate={self.rate / 2:.2g} (it was {self.rate:.2g})"
+        refuse_not_finite(self.folder, bad, at, f"{lower} or --set mixed_precision=fp32")
 
-    def _means(self, at: int) -> dict[str, float]:
+    def _take_means(self, at: int) -> dict[str, float]:
         """Mean losses of all processes since the last call; checks that they are finite."""
-        names = sorted(self.sums)
-        stacked: Tensor = self.accelerator.reduce(torch.stack([self.sums[name] for name in names]), "mean")
-        means = {name: value / (at - self.logged) for name, value in zip(names, stacked.tolist(), strict=True)}
-        self.sums, self.logged = {}, at
-        self._refuse([name for name, value in means.items() if not math.isfinite(value)], at)
+        means = self.means.take(self.accelerator, at)
+        self._refuse(names_not_finite(means), at)
         return means
 
     def _evaluate(self, validator: Validator, step: int, board: Any) -> None:
         scores = validator(self.saved, self.precision)
         self.folder.append_metrics(step, scores)
-        _scalars(board, step, scores)
+        write_scalars(board, step, scores)
         score = scores.get("val_AP")
         if score is not None and (self.best is None or score > self.best):
             self.best, self.without_gain = score, 0
@@ -340,22 +330,3 @@ class DetectorTrainer:
 def _bare(frame: Frame) -> Frame:
     """A frame without its labels: what adaptation may see of the target domain."""
     return Frame(frame.name, [], frame.width, frame.height, frame.timeofday, video=frame.video, path=frame.path)
-
-
-def _add(sums: dict[str, Tensor], parts: Mapping[str, Tensor], share: float) -> None:
-    for name, value in parts.items():
-        sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach().float() * share
-
-
-def _tensorboard(path: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(path / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
-
-
-def _scalars(board: Any, step: int, values: Mapping[str, float]) -> None:
-    if board is not None:
-        for name, value in values.items():
-            board.add_scalar(name, value, step)

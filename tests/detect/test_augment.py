@@ -52,6 +52,15 @@ def test_boxes_stay_on_their_object_whatever_changes(seed: int) -> None:
         assert fitted.letterbox.to_original(fitted.boxes)[0] == pytest.approx(boxes[0], abs=2)
 
 
+@pytest.mark.parametrize(("width", "height"), [(6000, 3), (2, 5000), (1, 1), (33, 7)])
+@pytest.mark.parametrize("zoom", [0.4, 1.0, 2.5])
+@pytest.mark.parametrize("at", [0.0, 0.5, 1.0])
+def test_strips_and_specks_keep_at_least_a_pixel(width: int, height: int, zoom: float, at: float) -> None:
+    shown, _ = fit(np.full((height, width, 3), 255, np.uint8), 128, 96, zoom, at, at)
+    assert shown.shape == (96, 128, 3)
+    assert (shown > 200).any()
+
+
 def test_a_box_cut_in_half_says_so() -> None:
     image, boxes = block()
     shown, box = fit(image, 160, 90, 2.0, 0.0, 0.0)  # the left upper quarter: x up to 80, y up to 45

@@ -12,9 +12,9 @@ from street import TINY
 from nightaug.cli import main
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import load_detector, read_facts
-from nightaug.detect.recipe import duration, gather
+from nightaug.detect.recipe import gather
 from nightaug.detect.settings import DetectorSettings
-from nightaug.errors import ConfigError
+from nightaug.errors import ConfigError, DatasetError
 
 WORDS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if key not in {"detector", "fcos"}]
 WORDS += [f"--set=fcos.{key}={value}" for key, value in TINY["fcos"].items()]
@@ -87,6 +87,11 @@ def test_a_dry_run_writes_nothing_and_its_settings_are_a_config(
     settings = yaml.safe_load(out[out.index("data:") :])
     images = sum(len(open_dataset(streets).frames("train", domain)) for domain in "AB")
     assert settings["steps"] == 2 * -(-images // 2)
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(settings | {"steps": 7}))
+    words = ["train-detector", streets, "--out", tmp_path / "run", "--config", tmp_path / "again.yaml", "--dry-run"]
+    code, out, _ = run(capsys, *words, "--cpu")
+    assert code == 0
+    assert yaml.safe_load(out[out.index("data:") :]) == settings | {"steps": 7}
 
 
 def test_the_estimate_changes_no_weight(capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path) -> None:
@@ -110,7 +115,7 @@ def test_renamed_classes_are_trained_and_evaluated_as_one(streets: Path) -> None
 def test_the_target_never_shows_labels_or_test_images(streets: Path) -> None:
     data = gather(open_dataset(streets), DetectorSettings(target=str(streets)))
     assert all("train" in (frame.path or Path()).parts for frame in data.target)
-    with pytest.raises(ConfigError, match="no images there"):
+    with pytest.raises(DatasetError, match=r"--target .*: no images"):
         gather(open_dataset(streets), DetectorSettings(target=str(streets / "annotations" / "train_A.json")))
 
 
@@ -126,5 +131,12 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_durations() -> None:
-    assert [duration(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
+def test_patience_without_validation_is_refused(streets: Path) -> None:
+    with pytest.raises(ConfigError, match="patience needs validation"):
+        gather(open_dataset(streets), DetectorSettings(patience=2, evaluate_every=0))
+
+
+def test_what_has_no_effect_is_said(streets: Path) -> None:
+    data = gather(open_dataset(streets), DetectorSettings(rename={"zebra": "car"}, steps=10, warmup=500))
+    assert any("zebra" in note for note in data.notes)
+    assert any("rises over 500 steps" in note for note in data.notes)

@@ -78,3 +78,15 @@ def test_an_epoch_shows_every_source_once() -> None:
     seen = {mixture.draw(i) for i in range(len(mixture))}
     assert {at for number, at in seen if number == 0} == set(range(10))
     assert np.all([at in {a for n, a in seen if n == 1} for at in range(3)])
+
+
+def test_a_weight_that_would_never_be_drawn_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'rare' would never be drawn"):
+        Mixture([Source("most", frames(5)), Source("rare", frames(5), 1e-4)], seed=0)
+
+
+def test_balance_is_about_the_trained_classes_only() -> None:
+    given = [*frames(20), *frames(1, "rider")]
+    assert repeats(given, 0.5)[-1] > 3
+    assert repeats(given, 0.5, ("car",)).tolist() == [1.0] * 21
+    assert len(Mixture([Source("a", given)], 0, 0.5, ("car",))) == 21

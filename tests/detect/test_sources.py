@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers import picture
 
 from nightaug.data.formats import open_dataset
 from nightaug.data.frames import Box, Frame
@@ -12,13 +13,16 @@ from nightaug.detect.sources import (
     SourceSpec,
     fingerprint,
     known_classes,
+    labelled_frames,
     load_frames,
     load_source,
+    load_target,
     map_classes,
     parse_source,
     spread,
 )
 from nightaug.errors import ConfigError, DatasetError
+from nightaug.images import write_image
 
 
 @pytest.mark.parametrize(
@@ -36,10 +40,49 @@ def test_specs(text: str, spec: SourceSpec) -> None:
     assert parse_source(text) == spec
 
 
-@pytest.mark.parametrize("text", ["", ":train", "dataset:trian:A", "dataset:train:C", "dataset:train:A:-1"])
+@pytest.mark.parametrize(
+    "text", ["", ":train", "dataset:trian:A", "dataset:train:C", "dataset:train:A:-1", "dataset:inf", "dataset:nan"]
+)
 def test_a_wrong_spec_says_what_is_expected(text: str) -> None:
     with pytest.raises(ConfigError, match="--data"):
         parse_source(text)
+
+
+def test_a_folder_may_have_colons_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a:val").mkdir()
+    assert parse_source(f"{tmp_path}/a:val") == SourceSpec(f"{tmp_path}/a:val")
+    assert parse_source(f"{tmp_path}/a:val:test:B") == SourceSpec(f"{tmp_path}/a:val", "test", "B")
+
+
+def test_a_dataset_without_splits_is_all_training_data(tmp_path: Path) -> None:
+    label = [{"name": "x.png", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 9, "y2": 9}}]}]
+    (tmp_path / "labels.json").write_text(json.dumps(label))
+    write_image(tmp_path / "images" / "x.png", picture(0, 20, 20))
+    dataset = open_dataset(tmp_path)
+    assert [frame.name for frame in load_source(parse_source("dataset"), dataset).frames] == ["x.png"]
+    with pytest.raises(DatasetError, match="--validation dataset:val:all: no images"):
+        load_source(parse_source("dataset:val"), dataset, "--validation")
+
+
+def test_images_alone_are_a_target_but_no_training_data(tmp_path: Path) -> None:
+    """Nobody has looked for objects in them: taken as empty, they would teach that there are none."""
+    write_image(tmp_path / "x.png", picture(0, 20, 20))
+    dataset = open_dataset(tmp_path)
+    assert labelled_frames(dataset, "all", "all") == []
+    with pytest.raises(DatasetError, match="1 images, none of them labelled"):
+        load_source(parse_source("dataset"), dataset)
+    assert [frame.name for frame in load_target(parse_source("dataset"), dataset)] == ["x.png"]
+
+
+def test_a_target_takes_the_images_without_labels_too(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "images" / name, picture(0, 20, 20))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "classes.txt").write_text("car\n")
+    dataset = open_dataset(tmp_path)
+    assert {Path(frame.name).name for frame in load_target(SourceSpec("dataset"), dataset)} == {"a.png", "b.png"}
+    assert len(load_source(SourceSpec("dataset"), dataset).frames) == 1
 
 
 def test_domains_and_splits(streets: Path) -> None:

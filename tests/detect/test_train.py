@@ -155,31 +155,36 @@ def test_a_loss_that_becomes_nan_stops_with_its_name(streets: Path, tmp_path: Pa
 
 
 def test_two_processes_train_the_same_detector(streets: Path, tmp_path: Path) -> None:
-    """torchrun with two processes of batch 2 against one of batch 4: equal up to float noise."""
-    script = tmp_path / "go.py"
-    script.write_text(
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\n"
-        "from test_train import trainer\n"
-        "trainer(Path(sys.argv[2]), Path(sys.argv[3]), steps=3, batch=2, ema=0.5,\n"
-        "        fcos={'norm': 'group'}).run()\n"
-    )
-    here = Path(__file__).parent
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    """The command under torchrun with two processes of batch 2 against one of batch 4: equal up to float noise."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-    command += [str(script), str(here), str(streets), str(tmp_path / "two")]
+    command += ["-m", "nightaug", "train-detector", str(streets), "--out", str(tmp_path / "two"), "--cpu"]
+    command += ["--data", "dataset:train:A", "--data", "dataset:train:B", "--config", str(tmp_path / "tiny.yaml")]
+    config = TINY | {"steps": 3, "ema": 0.5, "fcos": TINY["fcos"] | {"norm": "group"}}
+    (tmp_path / "tiny.yaml").write_text(json.dumps(config))
     # In a session of its own: gloo's workers sometimes hang after finishing, and must not hold the test up.
-    run = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env, start_new_session=True
-    )
+    with open(tmp_path / "said", "w") as said:
+        run = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL, env=env, start_new_session=True)
     try:
         run.wait(timeout=100)
     except subprocess.TimeoutExpired:
         os.killpg(run.pid, signal.SIGKILL)
-    group = {"norm": "group"}
-    trainer(streets, tmp_path / "one", steps=3, batch=4, ema=0.5, fcos=group).run()
+    assert (tmp_path / "said").read_text().count("finished at step 3") == 1
+    trainer(streets, tmp_path / "one", steps=3, batch=4, ema=0.5, fcos={"norm": "group"}).run()
     one, two = (load_detector(tmp_path / name).state_dict() for name in ("one", "two"))
     assert max(float((one[key].float() - two[key].float()).abs().max()) for key in one) < 2e-4
+
+
+def test_a_step_that_overflows_in_fp16_is_stepped_over(
+    streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scaler begins with a factor that overflows; the optimiser skips such steps, and the run goes on."""
+    made = trainer(streets, tmp_path / "run")
+    monkeypatch.setattr(made.accelerator, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    group = next(made.batches(0))
+    assert not made.step(0, group)["gradient_norm"].isfinite()
+    monkeypatch.setattr(made.accelerator, "scaler", torch.amp.GradScaler("cpu"))
+    assert made.step(0, group)["gradient_norm"] == 0
 
 
 def test_rates_follow_the_schedule() -> None:

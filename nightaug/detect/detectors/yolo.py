@@ -20,6 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
@@ -283,6 +284,7 @@ def _ultralytics() -> Any:
     for key, value in {"YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(cache), "YOLO_VERBOSE": "0"}.items():
         os.environ.setdefault(key, value)
     threads, drawing, save = os.environ.get("OMP_NUM_THREADS"), cv2.getNumThreads(), torch.save
+    opening = PIL.Image.open
     printing = np.get_printoptions()
     try:
         return importlib.import_module(name)
@@ -299,6 +301,7 @@ def _ultralytics() -> Any:
             os.environ.pop("OMP_NUM_THREADS", None)
         cv2.setNumThreads(drawing)
         torch.save = save
+        PIL.Image.open = opening  # theirs wants another package as soon as a file is no image
         np.set_printoptions(**printing)
 
 
