@@ -106,6 +106,7 @@ class FakeSettings(Settings):
 class Trained(NamedTuple):
     step: int
     finished: bool
+    unreadable: int = 0
 
 
 #: Share of the boxes each arm's detector finds.

@@ -132,12 +132,22 @@ def expand(names: Sequence[str], own: Mapping[str, Parts], translators: Sequence
         else:
             known = [*FIXED, *PER_TRANSLATOR, *own]
             raise ConfigError(f"unknown arm '{name}'{_hint(name, known)} (there are: {', '.join(known)})")
+    check_folders(arms)
+    return arms
+
+
+def check_folders(arms: Iterable[str]) -> None:
+    """Refuse two arms of one folder.
+
+    Raises:
+        ConfigError: naming them.
+    """
     slugs: dict[str, str] = {}
     for name in arms:
-        other = slugs.setdefault(slug(name), name)
+        # Some file systems know no capitals.
+        other = slugs.setdefault(slug(name).casefold(), name)
         if other != name:
             raise ConfigError(f"arms '{other}' and '{name}' would share a folder; rename one")
-    return arms
 
 
 def _named(arm: str, part: SourceSpec, translators: Sequence[str]) -> SourceSpec:
@@ -168,6 +178,11 @@ def _hint(name: str, known: Sequence[str]) -> str:
 def is_built_in(name: str) -> bool:
     """Whether an arm's name is one of nightaug's own."""
     return name in FIXED or name.partition(":")[0] in PER_TRANSLATOR
+
+
+def is_folder(part: SourceSpec) -> bool:
+    """Whether a part's images come from elsewhere than the compared dataset and its translations."""
+    return part.data != DATASET and not part.data.startswith(f"{TRANSLATED}:")
 
 
 def slug(name: str) -> str:

@@ -16,7 +16,17 @@ import msgspec
 from nightaug.config import Settings, build
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError, Interrupted
-from nightaug.experiment.arms import CHECKPOINT, default_arms, expand, is_built_in, read_arms, shares, slug, wanted_rows
+from nightaug.experiment.arms import (
+    CHECKPOINT,
+    check_folders,
+    default_arms,
+    expand,
+    is_built_in,
+    read_arms,
+    shares,
+    slug,
+    wanted_rows,
+)
 from nightaug.experiment.compare_data import Arm, Data, build_arm, read_data
 from nightaug.experiment.compare_facts import facts
 from nightaug.experiment.compare_rows import Backend, Detectors, Rows, is_done, read_state
@@ -133,10 +143,12 @@ def run_compare(
             "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
             "arms": {name: tuple(part.model_dump() for part in some) for name, some in parts.items()},
             "translators": {name: sources[name].record().model_dump() for name, _ in needed(parts)},
+            "commands": () if command is None else (command,),
         },
     )
     if before:
         settings = joined(before, settings, out, lambda name: any((out / "runs" / slug(name)).glob("seed*/row.json")))
+    check_folders(settings.arms)
     check_directions(settings.arms, sources)
     wanted = wanted_rows(only, list(settings.arms), settings.seeds)
     data = read_data(dataset, settings.dev_share, settings.allow_shared_drives)
@@ -149,7 +161,7 @@ def run_compare(
     try:
         work.start()
         work.train(wanted)
-        table = work.table(facts(settings, dataset, command))
+        table = work.table(facts(settings, dataset))
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped; what is finished in {out} is kept, run the same command again to go on") from error
     finally:

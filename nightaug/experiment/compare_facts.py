@@ -15,7 +15,7 @@ from nightaug.errors import ConfigError
 from nightaug.experiment.compare_settings import CompareSettings
 
 
-def facts(settings: CompareSettings, dataset: Path, command: str | None) -> dict[str, Any]:
+def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
     """What the table says of how it was made."""
     shape = {key: settings.detector.get(key) for key in ("batch", "width", "height")}
     if isinstance(shape["batch"], int):  # images a step
@@ -24,7 +24,7 @@ def facts(settings: CompareSettings, dataset: Path, command: str | None) -> dict
         "nightaug": __version__,
         "world_version": _world_version(dataset) if settings.world_version is None else settings.world_version,
         "commit": _commit(),
-        "command": command,
+        "command": "\n".join(settings.commands) or None,
         "machine": _machine(),
         "date": datetime.date.today().isoformat(),
         "detector": settings.detector.get("detector"),

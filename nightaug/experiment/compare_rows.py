@@ -37,6 +37,9 @@ class Outcome(Protocol):
     @property
     def finished(self) -> bool: ...
 
+    @property
+    def unreadable(self) -> int: ...
+
 
 class Backend(Protocol):
     """The detectors a comparison trains; tests bring one of their own."""
@@ -261,6 +264,8 @@ class Rows:
         finally:
             state.wall_s += time.monotonic() - began
             _write_state(folder, state)
+        if result.unreadable:
+            self.say(f"  {result.unreadable:,} training images could not be read and were stepped over")
         if state.trained:
             # Several times the size of the weights, and of no use after the last step.
             shutil.rmtree(folder / "state", ignore_errors=True)

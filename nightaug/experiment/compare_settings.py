@@ -80,6 +80,8 @@ class CompareSettings(CompareOptions):
     seeds: tuple[int, ...] = Field(min_length=1)
     arms: dict[str, tuple[SourceSpec, ...]]
     translators: dict[str, TranslatorRecord] = Field(default_factory=dict)
+    #: What was typed, the first time and whenever it was something else.
+    commands: tuple[str, ...] = ()
 
 
 def read_settings(path: Path) -> CompareSettings | None:
@@ -135,6 +137,7 @@ def joined(
             "arms": {DAY: arms[DAY], **arms},
             "translators": {**before.translators, **now.translators},
             "seeds": tuple(sorted({*before.seeds, *now.seeds})),
+            "commands": tuple(dict.fromkeys((*before.commands, *now.commands))),
         }
     )
 

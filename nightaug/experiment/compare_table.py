@@ -17,6 +17,7 @@ from nightaug.detect.evaluate import evaluate
 from nightaug.detect.truth import Truth
 from nightaug.errors import DatasetError
 from nightaug.experiment import gap
+from nightaug.experiment.arms import is_folder
 from nightaug.experiment.compare_data import Arm, Data
 from nightaug.experiment.compare_rows import DETECTIONS, DEV_DETECTIONS, is_done, read_state
 from nightaug.experiment.compare_settings import CEILINGS, DAY, CompareSettings
@@ -110,6 +111,9 @@ class TableMaker:
             )
         dropped = [f"{arm.name} {arm.dropped:,}" for arm in finished if arm.dropped]
         notes += [f"images dropped: {', '.join(dropped)}"] if dropped else []
+        # Of the dataset and its translations that is as it should be.
+        held = {arm.name: sum(s.held_back for s in arm.sources if is_folder(s.spec)) for arm in finished}
+        notes += [f"{name}: {n:,} images of dev or test drives held back" for name, n in held.items() if n]
         table["notes"] = [*notes, *self.data.notes, *missing_note(missing)]
         table["verdict"], table["others"] = verdict(table), others(table)
         atomic_write_bytes(self.out / "table.json", msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")

@@ -25,7 +25,7 @@ from nightaug.experiment.report_tables import (
     measured_section,
     training_section,
 )
-from nightaug.experiment.report_words import notes, parted, safe
+from nightaug.experiment.report_words import gap_in_words, notes, parted, safe
 from nightaug.images import atomic_write_text
 
 #: Missing things named on top of the page; the rest are counted there and listed at its end.
@@ -83,6 +83,9 @@ def _page(compared: Compared) -> str:
     about = " · ".join(safe(word) for word in ("nightaug compare", table.detector, table.dataset, table.date) if word)
     size = ' class="long"' if len(verdict(table)) > LONG else ""
     body = [f'<header><p class="eyebrow">{about}</p><h1{size}>{safe(verdict(table))}</h1>']
+    gap = gap_in_words(table)
+    if gap:
+        body.append(f'<p class="fine">{safe(gap)}</p>')
     if table.others:
         lines = "".join(f"<li>{_named(line, table)}</li>" for line in table.others)
         body.append(f'<p class="fine">The other arms:</p><ul class="others">{lines}</ul>')

@@ -14,6 +14,7 @@ from nightaug.experiment.report_words import (
     dropped,
     falls,
     gained,
+    gap_in_words,
     marks,
     notes,
     points,
@@ -34,6 +35,8 @@ def markdown(table: Table, missing: Sequence[str]) -> str:
     """The content of ``table.md``."""
     lines = [f"**{cell(verdict(table))}**", ""]
     said = [*notes(table, missing), *(f"missing: {text}" for text in missing)]
+    gap = gap_in_words(table)
+    lines += [cell(gap), ""] if gap else []
     for some in (table.others, said):
         lines += [*(f"- {cell(line)}" for line in some), ""] if some else []
     head = ["arm", "AP", "AP50", "over day", *(f"gap recovered, to {cell(gap)}" for gap in table.ceilings)]
@@ -100,7 +103,7 @@ def _facts(table: Table) -> list[str]:
         ("commit", table.commit),
     ]
     told = "; ".join(f"{name} {cell(value)}" for name, value in facts if value not in (None, ""))
-    command = ["", "    " + plain(table.command)] if table.command else []
+    command = ["", *("    " + plain(line) for line in table.command.splitlines())] if table.command else []
     return [f"Measured: {told}.", *command]
 
 

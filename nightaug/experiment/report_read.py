@@ -228,8 +228,15 @@ def read_comparison(folder: Path) -> Compared:
 
 
 def _read_table(path: Path) -> Table:
+    if not path.parent.is_dir():
+        raise DatasetError(f"{path.parent}: no such folder; expected the one nightaug compare wrote")
+    if not path.is_file() and (path.parent / "compare.yaml").is_file():
+        raise DatasetError(
+            f"{path.parent} holds no table.json yet: nightaug compare writes it at its end; to see what is done, "
+            "stop it and run it with --only and an arm that is finished"
+        )
     if not path.is_file():
-        raise DatasetError(f"{path.parent} holds no table.json: not the folder of a comparison, or none is done yet")
+        raise DatasetError(f"{path.parent} holds no table.json: not the folder of a comparison")
     try:
         table = _decode(path, Table)
     except ValueError as error:

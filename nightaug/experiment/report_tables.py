@@ -306,7 +306,8 @@ def measured_section(table: Table, missing: Sequence[str]) -> str:
         ("nightaug", table.nightaug),
     ]
     shown = [(name, f"{v:,}" if isinstance(v, int) else str(v)) for name, v in facts if v not in (None, "")]
-    body = f"<pre>{safe(table.command)}</pre>" if table.command else ""
+    commands = "\n".join(safe(line) for line in (table.command or "").splitlines())
+    body = f"<pre>{commands}</pre>" if commands else ""
     body += '<dl class="facts">' + "".join(f"<div><dt>{n}</dt><dd>{safe(v)}</dd></div>" for n, v in shown) + "</dl>"
     sources = "".join(
         f'<tr><th scope="row">{parted(arm.name)}</th><td>{safe(s.data)}</td><td>{safe(s.split)}/{safe(s.domain)}</td>'

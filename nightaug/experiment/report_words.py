@@ -145,6 +145,17 @@ def notes(table: Table, missing: Sequence[str]) -> list[str]:
     ]
 
 
+def gap_in_words(table: Table) -> str:
+    """What the night gap is and how large, for the first ceiling that was measured; nothing without one."""
+    for name, gap in table.ceilings.items():
+        if gap is not None and gap.value is not None:
+            return (
+                f"The night gap is what the dataset's own night images with their labels ({name}) add to day images "
+                f"alone: {gained(gap)} AP."
+            )
+    return ""
+
+
 def class_order(table: Table) -> list[str]:
     """Classes that lost first, then the other measured ones, then those too rare to measure."""
     named = dict.fromkeys([*table.classes, *(name for arm in table.arms for name in arm.per_class)])

@@ -273,6 +273,32 @@ def test_damaged_detections_are_one_line_and_can_be_made_again(world: World) -> 
     assert path.read_bytes() == sound
 
 
+def test_the_commands_of_a_comparison_stay_in_its_table(world: World) -> None:
+    world.run(arms=["day"], command="nightaug compare $DATA --steps 10")
+    table = world.run(arms=["night"], command="nightaug compare $DATA --arms night")
+    assert table["command"] == "nightaug compare $DATA --steps 10\nnightaug compare $DATA --arms night"
+    assert world.run(arms=["night"], command="nightaug compare $DATA --arms night")["command"] == table["command"]
+    # A folder an older version has begun holds none.
+    path = world.out / "compare.yaml"
+    path.write_text(path.read_text().partition("commands:")[0])
+    assert world.run(arms=["night"], command="again")["command"] == "again"
+
+
+def test_what_was_left_out_of_a_folder_of_ones_own_is_noted(world: World) -> None:
+    arms = world.out.parent / "arms.yaml"
+    write_part(world.out.parent / "own", "train", "B", names_of(["t0", "n0"], 2, "mine"))
+    arms.write_text("mine: [{data: own}]\nMine: [{data: own}]")
+    with pytest.raises(ConfigError, match="arms 'mine' and 'Mine' would share a folder"):
+        world.run(arms=["mine", "Mine"], arms_file=arms)
+    table = world.run(arms=["mine", "day+translated"], arms_file=arms)
+    assert [note for note in table["notes"] if "held back" in note] == [
+        "mine [night boxes]: 2 images of dev or test drives held back"
+    ]
+    arms.write_text("MINE: [{data: own}]")
+    with pytest.raises(ConfigError, match="arms 'mine' and 'MINE' would share a folder"):
+        world.run(arms=["MINE"], arms_file=arms)
+
+
 def test_changed_images_are_refused(world: World) -> None:
     world.run(arms=FEW)
     make_translated(world.made, world.data, {"day-d0-0.png": 0.5, "day-d7-0.png": 0.5})

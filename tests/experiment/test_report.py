@@ -231,6 +231,35 @@ def test_what_is_no_comparison_is_refused_in_one_line(tmp_path: Path, content: s
     assert not (tmp_path / "index.html").exists()
 
 
+def test_a_comparison_without_a_table_yet_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no such folder"):
+        write_report(tmp_path / "nowhere")
+    (tmp_path / "compare.yaml").write_text("steps: 5")
+    with pytest.raises(DatasetError, match=r"no table.json yet: nightaug compare writes it at its end.*--only"):
+        write_report(tmp_path)
+
+
+def test_further_arms_have_a_line_each_and_the_gap_is_explained(folder: Path) -> None:
+    lines = ["day+translated:cyclegan: truck lost 6.0 AP; recovers 12 % of the night gap", "night's <b>: x"]
+    change(
+        folder / "table.json", others=lines, command="first command\nsecond <command>",
+        verdict="Demonstration, 10 images: with X no class lost", notes=["demonstration, 10 images", "other"],
+    )  # fmt: skip
+    said: list[str] = []
+    page = Read(write_report(folder, say=said.append).read_text("utf-8"))
+    assert said[1:3] == [f"  {line}" for line in lines]
+    assert "The other arms: day+ translated: cyclegan : truck lost 6.0 AP; recovers 12 % of the night gap" in page.text
+    assert "night's <b>: x" in page.text
+    gap = "night images with their labels (day+night) add to day images alone: +11.9 [9.0, 15.0] AP."
+    assert gap in page.text
+    # The verdict has said it.
+    assert "demonstration, 10 images" not in page.text
+    text = (folder / "table.md").read_text()
+    assert all(line in text for line in (f"- {lines[0]}", "- other", "    first command\n    second <command>"))
+    assert "- demonstration" not in text
+    assert "\n\n\n" not in text
+
+
 def test_the_same_files_make_the_same_page(folder: Path) -> None:
     first = write_report(folder).read_bytes()
     assert write_report(folder).read_bytes() == first
