@@ -170,7 +170,14 @@ class RunFolder:
         import torch
 
         with atomic_open(self.state_folder(step) / f"rank-{rank}.pt", "wb") as stream:
-            torch.save(dict(state), stream)
+            try:
+                torch.save(dict(state), stream)
+            except RuntimeError as error:
+                # A full disk: torch ends its archive all the same, and complains of that instead.
+                full = error.__context__
+                if isinstance(full, OSError):
+                    raise OSError(full.errno, full.strerror, str(self.state_folder(step))) from None
+                raise
 
     def commit_state(self, step: int) -> None:
         """Declare the state of ``step`` complete and remove older ones. Called by one process."""

@@ -51,6 +51,18 @@ def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:
     lock_folder(tmp_path).close()
 
 
+def test_a_full_disk_is_said_as_such(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # Python ignores the signal: writing fails
+    try:
+        with pytest.raises(OSError, match="File too large.*step-000000003"):
+            RunFolder(tmp_path).save_state(3, 0, {"weights": torch.zeros(50_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_state_counts_only_when_committed_and_old_ones_go(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.save_state(3, 0, {"x": torch.ones(2), "n": 5})
