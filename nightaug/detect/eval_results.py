@@ -121,7 +121,7 @@ def _image_of(row: ResultRow, images: Mapping[int | str, int]) -> int | None:
     key = row.image_id if row.file_name is None else row.file_name
     found = images.get(key)
     if found is None and isinstance(key, str):
-        base = key.replace("\\", "/").rsplit("/", 1)[-1]
+        base = _base(key)
         found = images.get(base, images.get(os.path.splitext(base)[0]))
     return found
 
@@ -174,9 +174,8 @@ def find_numbering(
     measured = {name: number for number, name in enumerate(truth.classes, 1)}
     if companion is not None:
         images = {**_names(companion), **{image["id"]: image["id"] for image in companion.images}}
-        now = {key: image_id for image_id, key in _unique_names(truth).items()}
-        then = _unique_names(companion)
-        translated = {key: now[then[number]] for key, number in images.items() if then[number] in now}
+        now = _same_images(companion, truth)
+        translated = {key: now[number] for key, number in images.items() if number in now}
         classes: dict[int, int | None] = {n: measured.get(name) for n, name in enumerate(companion.classes, 1)}
         return Numbering(translated, classes, "the numbers of the truth file it was made with")
     names = _names(truth)
@@ -209,6 +208,41 @@ def find_numbering(
     return Numbering(
         {**names, **image_ids}, {n: c or None for n, c in class_numbers.items()}, f"{image_way}, {class_way}"
     )
+
+
+def _same_images(companion: Truth, truth: Truth) -> dict[int, int]:
+    """Image id of the one -> of the other, for the images both have.
+
+    By name; else, as ``predict`` names images by their place below its input (``test/B/x.jpg``), by the end of the
+    path, or by a base name that only one image has on either side.
+    """
+    exact = {key: image_id for image_id, key in _unique_names(truth).items()}
+    like: dict[str, list[int]] = defaultdict(list)
+    for image in truth.images:
+        like[_base(image["file_name"])].append(image["id"])
+    then = _unique_names(companion)
+    alike = Counter(_base(name) for name, _ in then.values())
+    found: dict[int, int] = {}
+    taken: set[int] = set()
+    # The longest name first: of c.jpg and test/c.jpg the latter is more sure to be .../test/c.jpg.
+    for number, key in sorted(then.items(), key=lambda item: -len(item[1][0])):
+        base = _base(key[0])
+        ends = [image_id for image_id in like[base] if _place(truth, image_id).endswith(f"/{key[0]}")]
+        alone = like[base][0] if len(like[base]) == alike[base] == 1 else None
+        image_id = ends[0] if len(ends) == 1 else exact.get(key, alone)
+        if image_id is not None and image_id not in taken:
+            found[number] = image_id
+            taken.add(image_id)
+    return found
+
+
+def _base(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _place(truth: Truth, image_id: int) -> str:
+    frame = truth.frames.get(image_id)
+    return frame.path.as_posix() if frame is not None and frame.path is not None else ""
 
 
 def _unique_names(truth: Truth) -> dict[int, tuple[str, int]]:

@@ -21,6 +21,8 @@ from nightaug.images import atomic_write_text
 from nightaug.runs import file_sha256, progress_bar
 
 _RESULTS, _TRUTH = ".detections.json", ".truth.json"
+#: What ``predict`` writes: its results, and the images and classes that they count by.
+_PREDICTED, _PREDICTED_IMAGES = "detections.json", "images.json"
 #: What our metrics file says it is; nothing else is ever written over.
 KIND = "nightaug metrics"
 
@@ -63,8 +65,9 @@ def run_evaluate(
         out: a ``.json`` file.
         split, domain: which part of the dataset; ``all`` and None take everything.
         classes: names, or ``["all"]``; None measures the classes both know.
-        truth_file: the truth file whose numbers a results file uses; ``X.truth.json`` beside ``X.detections.json`` is
-            found by itself, and other files count after the dataset's own COCO file, names or positions.
+        truth_file: the truth file whose numbers a results file uses; ``X.truth.json`` beside ``X.detections.json``, and
+            predict's ``images.json`` beside its ``detections.json``, are found by themselves; other files count after
+            the dataset's own COCO file, names or positions.
         score: least score of the confusion matrix; None takes the one with the best mean F1 on these images.
 
     Returns:
@@ -162,19 +165,29 @@ def _listed(counts: Counter[str]) -> str:
 def _foreign_results(
     path: Path, truth: Truth, test: LabelledSet, truth_file: Path | None, say: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    beside = path.with_name(path.name[: -len(_RESULTS)] + _TRUTH) if path.name.endswith(_RESULTS) else None
-    if truth_file is None and beside is not None and beside.is_file():
-        truth_file = beside
-    companion = Truth.read(truth_file) if truth_file is not None else None
+    companion = Truth.read(file) if (file := truth_file or _beside(path)) is not None else None
     rows, left_out = read_rows(path)
     numbering = find_numbering(rows, truth, test.classes, test.category_ids, companion)
     results = check_rows(rows, numbering, left_out)
     if rows and not results.rows:
         raise DatasetError(f"{path}: none of its {len(rows):,} detections can be used ({_listed(left_out)})")
     say(f"{len(results.rows):,} detections of {path}, read with {numbering.what}")
+    if companion is not None and (others := len(truth.images) - len(set(numbering.images.values()))):
+        say(f"{others:,} of the images were not among those of {file}: their boxes count as missed")
     if left_out:
         say(f"left out: {_listed(left_out)}")
     return results.rows, left_out
+
+
+def _beside(results: Path) -> Path | None:
+    """The file that says what a results file of ours counts by."""
+    if results.name == _PREDICTED:
+        other = results.with_name(_PREDICTED_IMAGES)
+    elif results.name.endswith(_RESULTS):
+        other = results.with_name(results.name[: -len(_RESULTS)] + _TRUTH)
+    else:
+        return None
+    return other if other.is_file() else None
 
 
 # -- detectors -------------------------------------------------------------------------------------------------------
@@ -218,12 +231,13 @@ def _detect(run: Path, truth: Truth, device: str | None, batch: int, workers: in
     import torch
 
     from nightaug.detect.checkpoint import load_detector
-    from nightaug.detect.inference import detect_frames
+    from nightaug.detect.inference import check_device, detect_frames
 
     missing = sum(frame.path is None for frame in truth.frames.values())
     if missing:
         raise DatasetError(f"{missing:,} images are not there, so nothing can be detected on them; pass --images")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     detector = load_detector(run, device)
     if workers is None:
         workers = min(4, (os.cpu_count() or 1) - 1)

@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nightaug.detect.dataset import StillImages, make_loader
 from nightaug.detect.detectors import Detector, Found
 from nightaug.detect.truth import Truth
+from nightaug.errors import ConfigError, NightaugError
 from nightaug.images import Letterbox
 from nightaug.runs import resolve_precision
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", "fp32", *_TYPES)
 
 
 class Detections(NamedTuple):
@@ -38,10 +41,34 @@ def to_original(found: Found, letterbox: Letterbox, unreadable: bool = False) ->
     return Detections(boxes[solid], scores[solid], found.labels.cpu().numpy()[solid])
 
 
-def autocast(device: torch.device | str, precision: str) -> Any:
-    """The context in which a network runs in ``fp32``, ``bf16`` or ``fp16``."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, dtype=_TYPES.get(precision, torch.bfloat16), enabled=precision in _TYPES)
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    try:
+        torch.zeros(1, device=torch.device(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--device {device} cannot be used here ({line}); try --device cpu") from error
+
+
+def find(detector: Detector, images: Tensor, device: torch.device, precision: str) -> list[Found]:
+    """Detections of network inputs, uint8 (N, 3, H, W), in ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        NightaugError: the device has not enough memory for so many at once.
+    """
+    kind = _TYPES.get(precision, torch.bfloat16)
+    try:
+        with torch.autocast(device.type, dtype=kind, enabled=precision in _TYPES):
+            forward = detector(images.to(device))
+        return detector.found(forward)
+    except torch.OutOfMemoryError as error:
+        raise NightaugError(
+            f"{device} has not enough memory for {len(images)} images at once; use a smaller batch"
+        ) from error
 
 
 @torch.inference_mode()
@@ -62,9 +89,7 @@ def detect_images(
     images = StillImages(paths, detector.width, detector.height)
     try:
         for group in make_loader(images, range(len(paths)), batch, workers, device.type == "cuda", drop_last=False):
-            with autocast(device, precision):
-                forward = detector(group.images.to(device))
-            for found, box in zip(detector.found(forward), group.letterboxes, strict=True):
+            for found, box in zip(find(detector, group.images, device, precision), group.letterboxes, strict=True):
                 yield to_original(found, box, unreadable=box.width == 0)
     finally:
         detector.train(training)

@@ -19,6 +19,7 @@ from nightaug.data.classes import canonical_class
 from nightaug.data.formats.base import shown
 from nightaug.data.text import encodable
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
+from nightaug.detect.inference import PRECISIONS, check_device
 from nightaug.detect.predict_inputs import Inputs, Item, find_images
 from nightaug.detect.predict_steps import Eyes, Output, detect_items, detect_video, file_state, frame_name
 from nightaug.detect.predict_store import (
@@ -134,6 +135,8 @@ def run_predict(
         raise ConfigError("neither pictures nor results were asked for, so there is nothing to do")
     if score is not None and not 0 <= score <= 1:
         raise ConfigError(f"--score {score}: expected a number from 0 to 1")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
     if batch < 1 or (workers is not None and workers < 1):
         raise ConfigError("--batch and --workers: expected 1 or more")
     if not encodable(str(input)):
@@ -167,7 +170,7 @@ def run_predict(
         return None
     if need > (free := shutil.disk_usage(_existing(out.absolute())).free):
         raise NightaugError(f"{shown(out)}: about {need / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
-    _check_device(device)
+    check_device(device)
     eyes = Eyes(load_detector(weights, device), device, precision)
     try:
         with closing(lock_folder(out)):
@@ -189,14 +192,6 @@ def _wanted(asked: Sequence[str] | None, known: Sequence[str]) -> frozenset[int]
     if unknown or not asked:
         raise ConfigError(f"--classes: the detector knows no '{', '.join(unknown)}'; it knows {', '.join(known)}")
     return frozenset(numbers[canonical_class(name)] for name in asked)
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.zeros(1, device=torch.device(device))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--device {device} cannot be used here ({line}); try --device cpu") from error
 
 
 def _existing(path: Path) -> Path:

@@ -17,11 +17,11 @@ from nightaug import __version__
 from nightaug.detect.dataset import to_tensor
 from nightaug.detect.detectors import Detector
 from nightaug.detect.drawing import draw_detections
-from nightaug.detect.inference import Detections, autocast, to_original
+from nightaug.detect.inference import Detections, find, to_original
 from nightaug.detect.predict_inputs import Item
 from nightaug.detect.predict_store import PredictionRow, Rows, yolo_text
 from nightaug.detect.video import VideoReader, VideoWriter
-from nightaug.errors import ImageError, NightaugError
+from nightaug.errors import ImageError
 from nightaug.images import (
     ImageArray,
     Letterbox,
@@ -74,15 +74,8 @@ class Eyes:
         """
         if not inputs:
             return []
-        try:
-            with autocast(self.device, self.precision):
-                forward = self.detector(torch.stack([given.tensor for given in inputs]).to(self.device))
-            found = self.detector.found(forward)
-        except torch.OutOfMemoryError as error:
-            raise NightaugError(
-                f"{self.device} has not enough memory for {len(inputs)} images at once; use a smaller --batch, what is "
-                "done is kept"
-            ) from error
+        images = torch.stack([given.tensor for given in inputs])
+        found = find(self.detector, images, self.device, self.precision)
         return [to_original(one, given.letterbox) for one, given in zip(found, inputs, strict=True)]
 
 

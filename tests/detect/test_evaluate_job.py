@@ -103,6 +103,29 @@ def test_our_own_results_again_with_other_classes(dataset: Path, tmp_path: Path)
     assert named["all"]["AP"] == pytest.approx(2 / 3)
 
 
+def test_what_predict_wrote_is_understood_by_itself(dataset: Path, tmp_path: Path) -> None:
+    """It numbers classes after the detector, and images after its input, whose names have folders in them."""
+    names = ["c.jpg", "test/a.jpg", "test/b.jpg", "test/c.jpg"]
+    images = [{"id": n, "file_name": name, "width": 96, "height": 64} for n, name in enumerate(names, 1)]
+    categories = [{"id": n, "name": name} for n, name in enumerate(("dog", "car", "bus"), 1)]
+    document = {"images": images, "annotations": [], "categories": categories}
+    (tmp_path / "images.json").write_text(json.dumps(document))
+    rows = [_row(1, 2, [0, 0, 9, 9], 0.95), *_all((2, 3, 4), car=2, bus=3)]
+    metrics = run_evaluate(_results(tmp_path / "detections.json", rows), dataset, out=tmp_path / "m.json")
+    assert metrics["per_class"]["car"]["AP"] == metrics["per_class"]["bus"]["AP"] == 1
+    assert metrics["made"]["results_left_out"] == {"of an image that is not in the test set": 1}
+
+    # Where the places differ a base name decides, if it means one image on either side.
+    lines: list[str] = []
+    rows = _all((1, 2), car=2, bus=3)
+    elsewhere = [dict(image, file_name=f"copy/{image['file_name']}") for image in images[:2]]
+    (tmp_path / "images.json").write_text(json.dumps(document | {"images": elsewhere}))
+    results = _results(tmp_path / "detections.json", rows)
+    metrics = run_evaluate(results, dataset, out=tmp_path / "n.json", say=lines.append)
+    assert metrics["all"]["AR_1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert any("1 of the images were not among those" in line for line in lines)
+
+
 def test_what_is_wrong_in_a_results_file_is_counted(dataset: Path, tmp_path: Path) -> None:
     wrong = [
         _row(77, 7, CAR),
@@ -282,3 +305,5 @@ def test_a_detector_of_nightaug(dataset: Path, tmp_path: Path) -> None:
     assert metrics["images"] == 3
     assert 0 <= metrics["all"]["AP"] < 0.5
     assert len(metrics["made"]["weights_sha256"]) == 64
+    with pytest.raises(ConfigError, match="--device nowhere cannot be used here"):
+        run_evaluate(tmp_path / "run", dataset, out=tmp_path / "n.json", device="nowhere")

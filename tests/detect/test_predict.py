@@ -435,6 +435,7 @@ def test_mistakes_are_one_line(run: Path, photos: Path, tmp_path: Path) -> None:
         (ConfigError, "knows no 'tram'; it knows car", run, photos, {"classes": ["car", "tram"]}),
         (ConfigError, "nothing to do", run, photos, {"draw": False, "formats": []}),
         (ConfigError, "expected any of coco, yolo", run, photos, {"formats": ["voc"]}),
+        (ConfigError, "--precision fp64: expected one of auto", run, photos, {"precision": "fp64"}),
         (ConfigError, "from 0 to 1", run, photos, {"score": 25.0}),
         (ConfigError, "1 or more", run, photos, {"batch": 0}),
         (ConfigError, "cannot be used here", run, photos, {"device": "warp"}),
