@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,11 +23,23 @@ def zero_on_graph(*tensors: Tensor) -> Tensor:
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
-    """(P,) class numbers from 0 to (P, classes) fp32."""
-    return F.one_hot(labels, classes).float()
+    """(P,) class numbers from 0 to (P, classes) fp32; what is no class has a row of zeros."""
+    # torch's own checks the numbers, for which it waits for a GPU.
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).float()
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """No autocast on the tensor's device: losses are fp32 whatever the training runs in."""
     context: AbstractContextManager[object] = torch.autocast(tensor.device.type, enabled=False)
     return context
+
+
+def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """A generator for one step and one use, the same after a resume; its draws are made on the CPU for every device.
+
+    Args:
+        seed: of the run.
+        step: of the training, from 0.
+        stream: which use inside the step, below 1009: uses with the same number draw the same.
+    """
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1009 + stream)
