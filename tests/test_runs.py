@@ -56,7 +56,7 @@ def test_a_full_disk_is_said_as_such(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # Python ignores the signal: writing fails
     try:
-        with pytest.raises(OSError, match="File too large.*step-000000003"):
+        with pytest.raises(OSError, match=r"File too large.*step-000000003"):
             RunFolder(tmp_path).save_state(3, 0, {"weights": torch.zeros(50_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

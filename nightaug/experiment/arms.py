@@ -33,6 +33,8 @@ CHECKPOINT = "checkpoint"
 
 #: Bytes of an arm's name: it becomes a folder's.
 _LONGEST = 120
+#: Least share of a part.
+_LEAST = 0.001
 
 Parts = tuple[SourceSpec, ...]
 
@@ -77,6 +79,8 @@ def read_arms(path: Path) -> dict[str, Parts]:
         else:
             parts = [_part(name, number, item, path.parent, mistakes) for number, item in enumerate(value, 1)]
             found[name] = tuple(part for part in parts if part is not None)
+            if found[name] and min(shares(found[name])) < _LEAST:
+                mistakes.append(f"arm '{name}': a part with less than {_LEAST:.1%} of the weight would hardly be drawn")
     if mistakes:
         raise ConfigError(f"{path}: {'; '.join(mistakes)}")
     return found
@@ -92,11 +96,13 @@ def _part(arm: str, number: int, item: Any, folder: Path, mistakes: list[str]) -
     except ConfigError as error:
         mistakes.append(f"{where}: {error}")
         return None
-    if spec.data in (DATASET, "."):
-        return spec.model_copy(update={"data": DATASET})
     kind, _, name = spec.data.partition(":")
-    if kind == TRANSLATED:
-        return spec.model_copy(update={"domain": spec.domain or "B"})
+    if spec.split != "train" and (spec.data in (DATASET, ".") or kind == TRANSLATED):
+        mistakes.append(f"{where}: arms train on the train split only, {spec.split} is kept for choices and tests")
+        return None
+    if spec.data in (DATASET, ".") or kind == TRANSLATED:
+        known = {"domain": spec.domain or "B"} if kind == TRANSLATED else {"data": DATASET}
+        return spec.model_copy(update=known)
     if (folder / spec.data).exists():
         return spec.model_copy(update={"data": str((folder / spec.data).absolute())})
     close = difflib.get_close_matches(kind, [DATASET, TRANSLATED], 1)

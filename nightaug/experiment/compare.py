@@ -18,6 +18,7 @@ from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError, Interrupted
 from nightaug.experiment.arms import (
     CHECKPOINT,
+    TRANSLATED,
     check_folders,
     default_arms,
     expand,
@@ -28,7 +29,7 @@ from nightaug.experiment.arms import (
     wanted_rows,
 )
 from nightaug.experiment.compare_data import Arm, Data, build_arm, read_data
-from nightaug.experiment.compare_facts import facts
+from nightaug.experiment.compare_facts import facts, pairs
 from nightaug.experiment.compare_rows import Backend, Detectors, Rows, is_done, read_state
 from nightaug.experiment.compare_settings import (
     DAY,
@@ -154,6 +155,7 @@ def run_compare(
     data = read_data(dataset, settings.dev_share, settings.allow_shared_drives)
     work = _Comparison(out, settings, data, base, sources, backend, cpu, say)
     work.describe(wanted)
+    work.check()
     if dry_run:
         return {"dry_run": True, "rows": [{"arm": arm, "seed": seed} for arm, seed in wanted]}
     _check_out(out, dataset)
@@ -289,11 +291,19 @@ class _Comparison:
         state = read_state(self.checkpoint(seed))
         return state is not None and state.trained
 
-    def start(self) -> None:
-        """Write what the comparison is, unless its arms or its test images cannot be what they should be."""
-        for name in self.settings.arms:
+    def check(self) -> None:
+        """Refuse arms whose images cannot be used, before hours are spent on the others.
+
+        What is yet to be translated cannot be looked at; the other parts of such an arm can.
+        """
+        for name, parts in self.settings.arms.items():
             if self._is_made(name):
                 self.arm(name)
+            else:
+                build_arm(name, [part for part in parts if not part.data.startswith(f"{TRANSLATED}:")], {}, self.data)
+
+    def start(self) -> None:
+        """Write what the comparison is, unless its test images are not those it was begun with."""
         both = (("truth.json", self.truth), ("dev_truth.json", self.dev_truth))
         for name, truth in both:
             path = self.out / name
@@ -370,23 +380,8 @@ class _Comparison:
                 folder = row_folder(self.out, arm.slug, seed)
                 if is_done(folder):
                     self.rows.check(arm, seed, folder)
-        self._write_pairs(arms)
+        _write_json(self.out / "pairs.json", pairs(arms, self.settings.pairs))
         return TableMaker(self.out, self.settings, self.data, arms, self.truth, self.dev_truth).make(facts, self.say)
-
-    def _write_pairs(self, arms: Sequence[Arm]) -> None:
-        """Day images and what they were rendered to, for the page: the same ones for every arm, as far as they go."""
-        pairs = []
-        for arm in arms:
-            found = sorted(
-                (os.path.abspath(day), os.path.abspath(made))
-                for source in arm.sources
-                if source.spec.domain != "A"
-                for made, day in source.origins.items()
-            )
-            number = min(self.settings.pairs, len(found))
-            some = [found[i * len(found) // number] for i in range(number)]
-            pairs += [{"source": day, "arm": arm.name, "translated": made} for day, made in some]
-        _write_json(self.out / "pairs.json", pairs)
 
 
 def _write_json(path: Path, value: Any) -> None:

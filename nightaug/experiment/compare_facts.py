@@ -1,4 +1,4 @@
-"""What a table says of how it was made: versions, commit, machine, date."""
+"""What a comparison says of how it was made: versions, commit, machine, date; and pairs of images to look at."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nightaug import __version__
 from nightaug.config import load_yaml
 from nightaug.errors import ConfigError
+from nightaug.experiment.compare_data import Arm
 from nightaug.experiment.compare_settings import CompareSettings
 
 
@@ -33,6 +35,22 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         "day_steps": settings.day_steps,
         **shape,
     }
+
+
+def pairs(arms: Sequence[Arm], most: int) -> list[dict[str, str]]:
+    """Day images and what they were rendered to, for the page: the same ones for every arm, as far as they go."""
+    found = []
+    for arm in arms:
+        known = sorted(
+            (os.path.abspath(day), os.path.abspath(made))
+            for source in arm.sources
+            if source.spec.domain != "A"
+            for made, day in source.origins.items()
+        )
+        number = min(most, len(known))
+        some = [known[i * len(known) // number] for i in range(number)]
+        found += [{"source": day, "arm": arm.name, "translated": made} for day, made in some]
+    return found
 
 
 def _world_version(dataset: Path) -> int | str | None:

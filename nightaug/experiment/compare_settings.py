@@ -30,7 +30,7 @@ class SourceSpec(Settings):
     #: "dataset" (or "."): the compared dataset; "translated:NAME"; or the path of any dataset or translated folder.
     data: str = Field(min_length=1)
     #: train, val, test or all; the compared dataset and its translations only give train.
-    split: str = "train"
+    split: Literal["train", "val", "test", "all"] = "train"
     #: A day, B night; null takes both. Of "translated:NAME", B is day rendered night, A night rendered day.
     domain: Literal["A", "B"] | None = None
     #: Share of the drawn images, relative to the arm's other parts.

@@ -95,6 +95,8 @@ words: [dataset]
 keys: [{data: dataset, wieght: 2, domain: C}]
 .hidden: [{data: dataset}]
 heavy: [{data: dataset, weight: .inf}]
+light: [{data: dataset, weight: 1.0e-9}, {data: dataset}]
+split: [{data: dataset, split: trian}, {data: dataset, split: all}, {data: 'translated:x', split: test}]
 data: [{data: datset}, {data: 'translatd:gan'}]
 """
         f"{'x' * 200}: [{{data: dataset}}]\n",
@@ -112,6 +114,10 @@ data: [{data: datset}, {data: 'translatd:gan'}]
         "domain: Input should be 'A' or 'B'",
         "arm '.hidden': a name has letters, digits and + - . : _ only, and begins with a letter",
         "arm 'heavy', part 1: weight: Input should be",
+        "arm 'light': a part with less than 0.1% of the weight",
+        "arm 'split', part 1: split: Input should be 'train', 'val', 'test' or 'all'",
+        "arm 'split', part 2: arms train on the train split only, all is kept",
+        "arm 'split', part 3: arms train on the train split only, test is kept",
         "arm 'xxxxxxxxxxxxxxxxxxxx...': its name is longer than 120 bytes",
         "unknown data 'datset', neither 'dataset', 'translated:NAME' nor a folder; did you mean 'dataset'",
         "did you mean 'translated:gan'",

@@ -396,6 +396,17 @@ def test_a_dry_run_says_everything_and_writes_nothing(world: World) -> None:
     assert "day checkpoints of 20 steps to start from: 1 (0 done)" in text
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_folder_of_an_arm_that_cannot_be_used_is_refused_before_anything_is_made(world: World, dry_run: bool) -> None:
+    arms = world.out.parent / "arms.yaml"
+    (world.out.parent / "own").mkdir()
+    arms.write_text("mine: [{data: 'translated:relight'}, {data: own}]")
+    with pytest.raises(DatasetError, match="own: no"):
+        world.run(arms=["mine"], arms_file=arms, translators=["relight"], dry_run=dry_run)
+    assert world.fake.trained == []
+    assert not (world.out / "translated").exists()
+
+
 def test_relight_is_translated_here_train_only_and_once(world: World) -> None:
     table = world.run(translators=["relight"], arms=["day", "translated"], cpu=True)
     made = world.out / "translated" / "relight"
