@@ -1,0 +1,1 @@
+"""CLIP, frozen: image and text embeddings, and a cache of region embeddings on disk."""
