@@ -37,6 +37,8 @@ LOSS_KEYS = ("loss", "total")
 AP_KEYS = ("val_AP", "AP")
 #: Numbers of a training that are neither a loss nor an AP.
 NO_LOSS = frozenset({"step", "epoch", "learning_rate", "lr", "steps_per_second", "data_share"})
+#: Domains in words.
+_TIMES = {"A": "day", "B": "night"}
 #: Charts of single losses at most.
 LOSSES = 4
 
@@ -286,7 +288,9 @@ def measured_section(table: Table, missing: Sequence[str]) -> str:
         ("dataset", table.dataset),
         (
             "training images",
-            ", ".join(f"{count:,} in {name}" for name, count in table.train.items() if count is not None),
+            ", ".join(
+                f"{count:,} {_TIMES.get(name, name)}" for name, count in table.train.items() if count is not None
+            ),
         ),
         ("dev images", table.dev.images),
         ("test images", table.test.images),

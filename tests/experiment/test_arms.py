@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from nightaug.errors import ConfigError, DatasetError
 from nightaug.experiment.arms import default_arms, expand, read_arms, shares, slug, wanted_rows
 from nightaug.experiment.compare_data import build_arm, read_data
 from nightaug.experiment.compare_settings import SourceSpec
-from nightaug.experiment.compare_translate import check_directions, parse_translators
+from nightaug.experiment.compare_translate import check_directions, parse_translators, render
+from nightaug.runs import file_sha256
 
 
 def write(path: Path, text: str) -> Path:
@@ -147,6 +149,23 @@ def test_names_of_translators(tmp_path: Path) -> None:
         parse_translators(["relihgt"])
     with pytest.raises(ConfigError, match="neither a train-translator run nor a translated folder"):
         parse_translators([str(data / "annotations")])
+
+
+def test_images_of_other_weights_are_refused(tmp_path: Path) -> None:
+    weights = tmp_path / "gan.safetensors"
+    weights.write_bytes(b"first")
+    source = parse_translators([f"gan={weights}"])["gan"]
+    made = tmp_path / "out" / "translated" / "gan"
+    made.mkdir(parents=True)
+    (made / "translation.json").write_text(json.dumps({"finished": True, "checkpoint_sha": file_sha256(weights)}))
+    told: list[str] = []
+    assert render(source, "day2night", tmp_path, tmp_path / "out", True, told.append) == made
+    weights.write_bytes(b"trained on")
+    with pytest.raises(ConfigError, match=r"holds other weights than those .* give it another name"):
+        render(source, "day2night", tmp_path, tmp_path / "out", True, told.append)
+    weights.unlink()  # not kept: nothing to tell by
+    assert render(source, "day2night", tmp_path, tmp_path / "out", True, told.append) == made
+    assert told == []
 
 
 def test_seed_translated_needs_both_directions(tmp_path: Path) -> None:

@@ -74,6 +74,26 @@ def test_intervals_hold_the_truth_where_training_scatters_as_the_test_images_do(
     assert held / trials >= 0.9
 
 
+def test_the_share_of_the_gap_lies_in_its_interval_as_often_as_it_says() -> None:
+    rng, held, trials = np.random.default_rng(7), 0, 300
+    images = 100
+    for trial in range(trials):
+        draws = gap.draw_images(images, 200, trial) / images
+        easy = rng.normal(0.3, 0.2, images)
+        arms = []
+        for gain in (0.06, 0.0, 0.1):  # 60 % of the gap
+            values = easy + gain + rng.normal(0, 0.005, (3, 1)) + rng.normal(0, 0.15, images)
+            arms.append(gap.Samples((0, 1, 2), values.mean(1)[:, None], (values @ draws.T)[:, :, None]))
+        found = gap.recovered(arms[0], arms[1], arms[2], [0], trial)
+        if "value" in found:
+            low, high = (found[end] if found[end] is not None else edge for end, edge in (("low", -9), ("high", 9)))
+            held += low <= 0.6 <= high
+        else:
+            trials -= 1
+    assert trials > 250
+    assert 0.92 < held / trials < 0.99
+
+
 def test_only_seeds_in_common_are_compared() -> None:
     nothing = np.zeros(100)
     day = samples(np.array([[0.1], [0.9]]), nothing, (0, 7))
