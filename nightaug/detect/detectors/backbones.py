@@ -58,6 +58,23 @@ def _groups(channels: int) -> int:
     return next(groups for groups in (32, 16, 8, 4, 2, 1) if channels % groups == 0)
 
 
+class LastLevels(LastLevelP6P7):  # type: ignore[misc]
+    """P6 and P7 as published, in float32 where P6 is one pixel wide.
+
+    There the CPU's bf16 convolution leaves parts of P7's weight gradient unset: what lay in memory, often NaN
+    (seen in torch 2.15).
+    """
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        narrow = p[-1].shape[-1] <= 2 and p[-1].device.type == "cpu"
+        if not narrow:
+            result: tuple[list[Tensor], list[str]] = super().forward(p, c, names)
+            return result
+        with torch.autocast("cpu", enabled=False):
+            result = super().forward([*p[:-1], p[-1].float()], [*c[:-1], c[-1].float()], names)
+        return result
+
+
 class SlimResNet18(ResNet):  # type: ignore[misc]
     """ResNet-18 whose four stages have ``width`` times their channels: for training without a GPU.
 
@@ -108,7 +125,7 @@ def build_backbone(name: str, channels: int, norm: str, width: float = 1.0) -> B
         return_layers={layer: str(at) for at, layer in enumerate(kind.layers)},
         in_channels_list=list(inside),
         out_channels=channels,
-        extra_blocks=LastLevelP6P7(channels, channels),
+        extra_blocks=LastLevels(channels, channels),
     )
 
 

@@ -155,3 +155,18 @@ def test_unknown_names_list_the_known_ones() -> None:
         make(detector="fcos-resnet19")
     with pytest.raises(ConfigError, match="at least one class"):
         build_detector(build(DetectorSettings, TINY), ())
+
+
+def test_bf16_gradients_of_a_map_one_pixel_wide_are_set() -> None:
+    """torch's own are whatever lay in memory."""
+    detector = make(width=64, height=128).train()
+    target = Target(torch.tensor([[5.0, 5, 40, 40]]), torch.zeros(1, dtype=torch.long), torch.ones(1))
+    weight = detector.network.backbone.fpn.extra_blocks.p7.weight
+    for _ in range(10):
+        detector.zero_grad()
+        rubbish = [torch.full_like(weight, float("nan"), dtype=kind) for kind in (torch.float32, torch.bfloat16)] * 3
+        del rubbish
+        with torch.autocast("cpu", torch.bfloat16):
+            forward = detector(torch.full((1, 3, 128, 64), 90, dtype=torch.uint8), [target])
+        sum(forward.losses.values()).backward()
+        assert weight.grad.isfinite().all()
