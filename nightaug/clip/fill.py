@@ -245,7 +245,8 @@ class _Work:
                 raise self._interrupted()
             if tried >= len(left):
                 time.sleep(0.2)
-        self.show(self.plan.missing, "")
+        if self.report.embedded + self.report.small < self.plan.missing:  # others did the rest
+            self.show(self.plan.missing, "")
 
     def _interrupted(self) -> Interrupted:
         return Interrupted(f"stopped after {self.report.embedded:,} embeddings; they are kept, run again to go on")

@@ -56,7 +56,8 @@ def box_keys(boxes: ArrayLike) -> NDArray[np.int32]:
     """Boxes (P, 4) in whole steps of 1/32 pixel; those that are no box (NaN, infinite) become all zero."""
     values = np.asarray(boxes, np.float64).reshape(-1, 4)
     good: NDArray[np.bool_] = np.all(np.isfinite(values) & (np.abs(np.nan_to_num(values)) < _FARTHEST), axis=1)
-    return np.rint(np.where(good[:, None], values, 0) * GRAIN).astype(np.int32)
+    keys: NDArray[np.int32] = np.rint(np.where(good[:, None], values, 0) * GRAIN).astype(np.int32)
+    return keys
 
 
 class RegionCache:

@@ -177,8 +177,8 @@ class _Trainer:
             lr=settings.learning_rate, betas=(0.9, 0.98), fused=True,
         )  # fmt: skip
         self.at = 0
-        self.mean = torch.tensor(self.model.visual.image_mean, device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(self.model.visual.image_std, device=device).view(1, 3, 1, 1)
+        seen = tiny_config(settings)["preprocess_cfg"]
+        self.mean, self.std = (torch.tensor(seen[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
         count = torch.bincount(crops.label, minlength=len(classes)).double()
         self.odds = (count[crops.label] ** -settings.balance).numpy()
         self.odds /= self.odds.sum()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +28,8 @@ from nightaug.images import read_image, write_image
 from nightaug.runs import StopRequest
 
 from .conftest import TINY
+
+CONTEXT = multiprocessing.get_context("fork")
 
 
 def directly(clip: Clip, frame: Frame, context: float = 1.5) -> torch.Tensor:
@@ -260,56 +262,54 @@ def test_too_little_disk(clip: Clip, frames: list[Frame], tmp_path: Path, monkey
         RegionCache.open(tmp_path, clip).fill(frames, clip, say=lambda text: None)
 
 
-SLOW_FILL = """
-import sys, time
-from pathlib import Path
-import nightaug.clip.fill as filling
-from nightaug.clip.encoder import load_clip
-from nightaug.clip.region_cache import RegionCache, Regions
-import numpy as np
-filling.SEGMENT_BYTES, filling._SHARE_IMAGES = 1, 1
-clip = load_clip(sys.argv[1], precision="fp32")
-cache = RegionCache.open(sys.argv[2], clip)
-read = filling.read_image
-def slow(path):
-    time.sleep(float(sys.argv[4]))
-    return read(path)
-filling.read_image = slow
-regions = [Regions(p, np.array([[4., 4, 30, 30], [10, 10, 60, 50]])) for p in sorted(Path(sys.argv[3]).glob("*.png"))]
-print("ready", flush=True)
-report = cache.fill(regions, clip, workers=1)
-assert all(cache.lookup(r)[1].all() for r in regions)
-print(report.embedded, flush=True)
-"""
+def slowly(clip: Clip, root: Path, images: Path, results: Any) -> None:
+    """What a process of a group does: fill, an image a segment and a share, at a speed others can interrupt."""
+    torch.set_num_threads(1)
+    filling.SEGMENT_BYTES, filling._SHARE_IMAGES = 1, 1
+    read = filling.read_image
+
+    def slow(path: Path) -> np.ndarray:
+        time.sleep(0.1)
+        return read(path)
+
+    filling.read_image = slow  # type: ignore[assignment]
+    boxes = np.array([[4.0, 4, 30, 30], [10, 10, 60, 50]])
+    regions = [Regions(path, boxes) for path in sorted(images.glob("*.png"))]
+    cache = RegionCache.open(root, clip)
+    report = cache.fill(regions, clip, workers=1, say=lambda text: None)
+    results.put((report.embedded, all(bool(cache.lookup(each)[1].all()) for each in regions)))
 
 
-def start(tiny_folder: Path, tmp_path: Path, delay: float) -> subprocess.Popen[str]:
-    arguments = [str(tiny_folder), str(tmp_path / "c"), str(tmp_path / "images"), str(delay)]
-    return subprocess.Popen([sys.executable, "-c", SLOW_FILL, *arguments], stdout=subprocess.PIPE, text=True)
+def start(clip: Clip, tmp_path: Path, results: Any) -> Any:
+    # Forked, as loading torch in a new process would take longer than everything else here.
+    process = CONTEXT.Process(target=slowly, args=(clip, tmp_path / "c", tmp_path / "images", results))
+    process.start()
+    return process
 
 
 @pytest.mark.usefixtures("frames")
-def test_killed_while_another_fills_and_the_other_finishes(clip: Clip, tiny_folder: Path, tmp_path: Path) -> None:
-    first = start(tiny_folder, tmp_path, 0.15)
-    second = start(tiny_folder, tmp_path, 0.15)
-    assert first.stdout is not None
-    assert second.stdout is not None
-    first.stdout.readline()
+def test_killed_while_another_fills_and_the_other_finishes(clip: Clip, tmp_path: Path) -> None:
+    first, second = start(clip, tmp_path, CONTEXT.Queue()), start(clip, tmp_path, results := CONTEXT.Queue())
     deadline = time.monotonic() + 20
     while not any((tmp_path / "c").rglob("*.seg")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    out, _ = second.communicate(timeout=30)
-    assert second.returncode == 0
-    cache = RegionCache.open(tmp_path / "c", clip)
-    assert len(cache) == 12  # nothing twice, nothing torn
-    assert int(out.split()[-1]) <= 12
+    os.kill(first.pid, signal.SIGKILL)
+    first.join(10)
+    embedded, complete = results.get(timeout=30)
+    second.join(10)
+    assert complete
+    assert first.exitcode == -signal.SIGKILL
+    assert embedded <= 12
+    assert len(RegionCache.open(tmp_path / "c", clip)) == 12  # nothing twice, nothing torn
 
 
 @pytest.mark.usefixtures("frames")
-def test_two_processes_divide_the_work(clip: Clip, tiny_folder: Path, tmp_path: Path) -> None:
-    both = [start(tiny_folder, tmp_path, 0.1) for _ in range(2)]
-    made = [int(process.communicate(timeout=30)[0].split()[-1]) for process in both]
-    assert all(process.returncode == 0 for process in both)
-    assert sum(made) == len(RegionCache.open(tmp_path / "c", clip)) == 12
+def test_two_processes_divide_the_work(clip: Clip, tmp_path: Path) -> None:
+    results = CONTEXT.Queue()
+    both = [start(clip, tmp_path, results) for _ in range(2)]
+    made = [results.get(timeout=30) for _ in both]
+    for process in both:
+        process.join(10)
+    assert all(complete for _, complete in made)
+    assert all(0 < embedded < 12 for embedded, _ in made)
+    assert sum(embedded for embedded, _ in made) == len(RegionCache.open(tmp_path / "c", clip)) == 12

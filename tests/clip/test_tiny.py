@@ -49,7 +49,7 @@ def test_it_learns_and_a_resumed_run_ends_the_same(
     street: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = TinySettings(
-        **{**TINY.model_dump(), "steps": 30, "batch": 16, "save_every": 10, "log_every": 10, "mixed_precision": "fp32"}
+        **{**TINY.model_dump(), "steps": 30, "batch": 12, "save_every": 10, "log_every": 10, "mixed_precision": "fp32"}
     )
     classes = ("car", "pedestrian")
     whole = train_tiny(street[:8], classes, tmp_path / "whole", settings)
@@ -61,7 +61,7 @@ def test_it_learns_and_a_resumed_run_ends_the_same(
     step = tiny._Trainer.step
 
     def dying(self: tiny._Trainer, number: int) -> float:
-        if number == 17:
+        if number == 23:
             raise KeyError("killed")
         return step(self, number)
 
