@@ -120,6 +120,8 @@ def run_compare(
     """
     backend = backend or Detectors()
     before = read_settings(out / "compare.yaml")
+    if before:  # settings an older version did not know have their defaults
+        before = before.model_copy(update={"detector": _dump(backend.settings([before.detector]))})
     overrides = {"detector": detector, "steps": steps, "weights": weights}
     given = {key: value for key, value in overrides.items() if value is not None}
     recorded = [{**before.detector, "steps": before.steps}] if before else []
@@ -129,8 +131,7 @@ def run_compare(
     counted |= {**(options or {}), **({} if bootstrap is None else {"bootstrap": bootstrap})}
     sources = _translators(before, translators)
     parts = _parts(before, arms, arms_file, list(sources))
-    dump = base.model_dump(mode="json")
-    budget = int(dump["steps"])
+    budget = int(base.model_dump()["steps"])
     settings = build(
         CompareSettings,
         counted,
@@ -138,7 +139,7 @@ def run_compare(
             "dataset": str(dataset.absolute()),
             "allow_shared_drives": allow_shared_drives or (before is not None and before.allow_shared_drives),
             "world_version": world_version if world_version is not None else before and before.world_version,
-            "detector": {key: value for key, value in dump.items() if key not in _OWN},
+            "detector": _dump(base),
             "steps": budget,
             "day_steps": None if _starts_trained(base) else day_steps or (before and before.day_steps) or budget,
             "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
@@ -176,6 +177,11 @@ def run_compare(
         report = write_report
     report(out, say)
     return table
+
+
+def _dump(settings: Settings) -> dict[str, Any]:
+    """The detector's settings but for those a comparison sets itself."""
+    return {key: value for key, value in settings.model_dump(mode="json").items() if key not in _OWN}
 
 
 def _translators(before: CompareSettings | None, given: Sequence[str]) -> dict[str, TranslatorSource]:

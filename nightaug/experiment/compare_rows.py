@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import yaml
 
-from nightaug.config import Settings, load_yaml
+from nightaug.config import Settings, build, dump_yaml, load_yaml
 from nightaug.data.frames import Frame
 from nightaug.detect.truth import Truth
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted, NightaugError
@@ -67,7 +67,6 @@ class Detectors:
     """The real detectors."""
 
     def settings(self, layers: Sequence[Mapping[str, Any]]) -> Settings:
-        from nightaug.config import build
         from nightaug.detect.settings import DetectorSettings
 
         return build(DetectorSettings, *layers)
@@ -83,7 +82,7 @@ class Detectors:
 
         assert isinstance(settings, DetectorSettings)
         sources = [Source(source.name, source.frames, source.weight) for source in arm.sources]
-        _follow_weights(out, settings.weights)
+        _follow(out, settings)
         trainer = DetectorTrainer(sources, dev, classes, out, settings, cpu)
         try:
             result = trainer.run(resume=True, title=f"{arm.key}, seed {settings.seed}")
@@ -173,15 +172,25 @@ def _holds_step(folder: Path, step: int) -> bool:
         return False
 
 
-def _follow_weights(folder: Path, weights: str | None) -> None:
-    """Let a run that was begun go on with the same weights at another path: the comparison was moved, or is called by
-    another name. That they are the same ones is known by their checksum (see :attr:`RowState.start`)."""
+def _follow(folder: Path, settings: Settings) -> None:
+    """Let a run that was begun go on in a comparison that was moved, or by a version with more settings.
+
+    The same weights may lie at another path; that they are the same is known by their checksum (see
+    :attr:`RowState.start`). A setting the run did not know is as if it had its default.
+    """
     path = RunFolder(folder).config_path
-    if weights is None or not path.exists():
+    if not path.exists():
         return
     begun = load_yaml(path)
-    if begun.get("weights") not in (None, weights):
-        atomic_write_text(path, yaml.safe_dump({**begun, "weights": weights}, sort_keys=False, allow_unicode=True))
+    now = yaml.safe_load(dump_yaml(settings))
+    try:
+        whole = yaml.safe_load(dump_yaml(build(type(settings), begun)))
+    except ConfigError:
+        return  # of a version that is too different; the trainer says in what
+    if whole.get("weights") is not None:
+        whole["weights"] = now.get("weights")
+    if whole != begun:
+        atomic_write_text(path, yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
 
 
 def _start_sha(weights: str | None) -> str | None:

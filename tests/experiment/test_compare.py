@@ -191,6 +191,19 @@ def test_nothing_needs_to_be_said_again(world: World) -> None:
     assert again["steps"] == 20
 
 
+def test_a_comparison_of_a_version_with_fewer_settings_goes_on(world: World) -> None:
+    world.run(arms=["day"])
+    path = world.out / "compare.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("  learning_rate: 0.1\n", "").partition("commands:")[0])
+    assert path.read_text() != text
+    world.run(arms=["day", "night"])
+    assert world.names() == ["night/seed0"]
+    path.write_text(text.replace("  learning_rate: 0.1\n", ""))
+    with pytest.raises(ConfigError, match=r"learning_rate was 0.1, is 0.2"):
+        world.run(layers=[{"learning_rate": 0.2}])
+
+
 def test_stopped_inside_an_arm_it_goes_on_there(world: World) -> None:
     world.fake.stop_in.add(("night", "seed0"))
     with pytest.raises(Interrupted, match=r"stopped in night, seed 0, at step 3; run the same command again"):
