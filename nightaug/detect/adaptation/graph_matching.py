@@ -12,8 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from nightaug.detect.adaptation.nodes import full_precision, zero_on_graph
 
 #: Values of the hidden layer over all pairs that are held at once (4 bytes each); beyond, rows go in chunks that
-#: the backward pass computes again.
-CHUNK_VALUES = 2**26
+#: the backward pass computes again. On a CPU that is twice as fast as holding all: the layer is cheap to compute and
+#: 100 MB of it, for 220 nodes a side, are not to write and read.
+CHUNK_VALUES = 2**22
 
 
 class Affinity(nn.Module):
@@ -42,8 +43,12 @@ class Affinity(nn.Module):
         rows = max(1, self.chunk_values // max(1, theirs.numel()))
         if len(mine) <= rows:
             return self._scores(mine, theirs)
-        parts = [checkpoint(self._scores, part, theirs, use_reentrant=False) for part in mine.split(rows)]
-        return torch.cat(parts)
+        parts = [mine[start : start + rows] for start in range(0, len(mine), rows)]
+        # Nothing in it is random, and keeping the state of a GPU's generator would wait for the GPU.
+        scores = [
+            checkpoint(self._scores, part, theirs, use_reentrant=False, preserve_rng_state=False) for part in parts
+        ]
+        return torch.cat(scores)
 
     def _scores(self, mine: Tensor, theirs: Tensor) -> Tensor:
         hidden = (mine[:, None] + theirs).relu_()
