@@ -147,7 +147,8 @@ def train_tiny(
     folder = RunFolder(out)
     ready = folder.start(settings, resume, may_change=("steps", "save_every", "log_every"))
     try:
-        crops = cut_crops(frames, classes, settings, device)
+        kept = out / "crops.safetensors"  # while training goes on: cutting again would be the longest part of resuming
+        crops = cut_crops(frames, classes, settings, device, kept)
         if len(crops.label) < 2:
             raise DatasetError("no labelled boxes large enough to train on; check the dataset's train split")
         folder.write_settings(settings)
@@ -156,6 +157,8 @@ def train_tiny(
             trainer.load()
         folder.log(f"nightaug {__version__}, {len(crops.label)} crops of {len(frames)} images, from {trainer.at}")
         finished = trainer.run()
+        if finished:
+            kept.unlink(missing_ok=True)
     finally:
         folder.close()
     counts = {name: int((crops.label == i).sum()) for i, name in enumerate(classes)}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +21,7 @@ from nightaug.data.classes import DAY, NIGHT, canonical_class
 from nightaug.data.frames import Frame
 from nightaug.errors import ImageError
 from nightaug.images import read_image
-from nightaug.runs import progress_bar
+from nightaug.runs import load_weights, progress_bar, save_weights
 
 if TYPE_CHECKING:
     from nightaug.clip.tiny import TinySettings
@@ -60,13 +62,55 @@ class Caption:
     color: int = 0
 
 
-def cut_crops(frames: Sequence[Frame], classes: Sequence[str], settings: TinySettings, device: torch.device) -> Crops:
+def cut_crops(
+    frames: Sequence[Frame],
+    classes: Sequence[str],
+    settings: TinySettings,
+    device: torch.device,
+    keep: Path | None = None,
+) -> Crops:
     """Cut every labelled box that is large enough, at most ``settings.per_class`` a class, drawn by seed.
 
     Files that cannot be read are stepped over.
+
+    Args:
+        keep: a file that holds the crops afterwards; if it holds the same ones already they are read from it.
     """
     names = {canonical_class(name): i for i, name in enumerate(classes)}
     chosen = _choose(frames, names, settings)
+    wanted = _wanted(frames, classes, chosen, settings)
+    if keep is not None and keep.exists():
+        tensors, facts = load_weights(keep)
+        if facts.get("wanted") == wanted:
+            return Crops(**tensors, sha=facts["sha"])
+    crops = _cut(frames, names, chosen, settings, device)
+    if keep is not None:
+        tensors = {name: value for name, value in vars(crops).items() if isinstance(value, Tensor)}
+        save_weights(keep, tensors, {"wanted": wanted, "sha": crops.sha})
+    return crops
+
+
+def _wanted(
+    frames: Sequence[Frame], classes: Sequence[str], chosen: dict[int, list[int]], settings: TinySettings
+) -> str:
+    """What the crops are made of: equal only where cutting again would give the same."""
+    digest = hashlib.sha256(repr((tuple(classes), settings.size, settings.context, settings.min_side)).encode())
+    for number, picked in chosen.items():
+        frame = frames[number]
+        assert frame.path is not None
+        status = os.stat(frame.path) if frame.path.exists() else None
+        facts = (str(frame.path), status and (status.st_size, status.st_mtime_ns), frame.timeofday)
+        digest.update(repr((facts, [(frame.boxes[at].xyxy, frame.boxes[at].category) for at in picked])).encode())
+    return digest.hexdigest()
+
+
+def _cut(
+    frames: Sequence[Frame],
+    names: dict[str, int],
+    chosen: dict[int, list[int]],
+    settings: TinySettings,
+    device: torch.device,
+) -> Crops:
     side = int(settings.size * _MARGIN)
     parts: list[tuple[Tensor, Tensor, list[tuple[int, int, int]]]] = []
     digest = hashlib.sha256()
