@@ -32,7 +32,12 @@ def say(text: str) -> None:
 
 def words(value: str | None) -> list[str] | None:
     """``"a, b"`` to ``["a", "b"]``."""
-    return [word.strip() for word in value.split(",") if word.strip()] if value else None
+    if value is None:
+        return None
+    found = [word.strip() for word in value.split(",") if word.strip()]
+    if not found:
+        raise ConfigError(f"expected names separated by commas, got '{value}'")
+    return found
 
 
 def renames(value: str | None) -> dict[str, str]:

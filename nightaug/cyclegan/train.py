@@ -225,8 +225,10 @@ class Trainer:
         self.folder.save_state(step, self.accelerator.process_index, self._state())
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.folder.commit_state(step)
+            # Weights first: killed in between, the run makes these steps again and ends with the same weights, while
+            # the other way round a finished run could be left with older ones.
             self._write_weights("last", step)
+            self.folder.commit_state(step)
 
     def _write_weights(self, which: str, step: int) -> None:
         write_translator(self.folder.weights_path(which), self.saved_generators(), self.settings, step, __version__)
