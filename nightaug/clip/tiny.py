@@ -25,7 +25,7 @@ from nightaug import __version__
 from nightaug.clip.encoder import Clip
 from nightaug.clip.tiny_data import Crops, captions, cut_crops, draw, positives
 from nightaug.clip.weights import CONFIG_NAME, open_clip_module
-from nightaug.config import Settings, dump_yaml
+from nightaug.config import Settings
 from nightaug.data.frames import Frame
 from nightaug.errors import CheckpointError, DatasetError
 from nightaug.images import atomic_write_text
@@ -282,6 +282,6 @@ def tiny_facts(out: Path) -> dict[str, Any]:
 
 
 __all__ = [
-    "WEIGHTS_NAME", "TinyResult", "TinySettings", "as_clip", "build_tiny", "dump_yaml", "soft_contrastive",
+    "WEIGHTS_NAME", "TinyResult", "TinySettings", "as_clip", "build_tiny", "soft_contrastive",
     "tiny_config", "tiny_facts", "train_tiny", "write_tiny",
 ]  # fmt: skip
