@@ -128,13 +128,13 @@ def test_training_the_head_matches_the_classes() -> None:
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     values = []
     for step in range(60):
-        out = module(regions([0, 1, 2] * 6, step), regions([2, 1, 0] * 6, step + 1000), step)
+        # One node a class: with several, which of them belongs to which is chance, and the loss has a high floor.
+        out = module(regions([0, 1, 2], step), regions([2, 1, 0], step + 1000), step)
         optimizer.zero_grad()
         (out.losses["matching"] + out.losses["node_class"]).backward()
         optimizer.step()
         values.append((out.losses["matching"].item(), out.losses["node_class"].item()))
-    # The slack of Sinkhorn leaves a floor: a node with several partners of its class is not pulled to one.
-    assert sum(v[0] for v in values[-5:]) < 0.9 * sum(v[0] for v in values[:5])
+    assert sum(v[0] for v in values[-5:]) < 0.5 * sum(v[0] for v in values[:5])
     assert values[-1][1] < 0.5 * values[0][1]
 
 
