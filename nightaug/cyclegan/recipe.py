@@ -34,7 +34,7 @@ def run_recipe(
     dry_run: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> TrainResult | None:
-    """Train as the layered settings say; None after a dry run.
+    """Train as the layered settings say; None after a dry run, and in every process but the main one.
 
     Raises:
         ConfigError: unknown or wrong settings (all of them in one message), or ``out`` cannot be used.
@@ -61,7 +61,8 @@ def run_recipe(
     smaller = f"--set batch=1 and a larger accumulate, or a smaller crop or width ({now})"
     try:
         with training_errors(out, smaller):
-            return trainer.run(resume)
+            result = trainer.run(resume)
+            return result if main else None
     finally:
         trainer.folder.close()
 

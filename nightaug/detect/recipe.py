@@ -60,7 +60,8 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
             f"the learning rate rises over {settings.warmup:,} steps, longer than the run; see --set warmup=..."
         )
     sources = [source._replace(frames=map_classes(source.frames, settings.rename)) for source in found]
-    labelled = [frame for source in sources for frame in source.frames]
+    # A source of weight 0 is never drawn: its classes are not there to be learnt.
+    labelled = [frame for source in sources for frame in source.frames if source.weight > 0]
     there = known_classes(labelled, dataset.classes)
     classes = tuple(dict.fromkeys(map(canonical_class, settings.classes))) if settings.classes else there
     unknown = [name for name in classes if name not in there]

@@ -6,8 +6,10 @@ import json
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from nightaug.config import load_preset, load_yaml
 from nightaug.data.domains import PrepareReport, prepare
@@ -20,6 +22,10 @@ from nightaug.images import atomic_write_text, read_image
 from nightaug.runs import RunFolder, progress_bar
 from nightaug.translate.job import run_job
 from nightaug.translate.plan import read_manifest
+
+if TYPE_CHECKING:
+    from nightaug.cyclegan.train import Trainer
+    from nightaug.detect.train import DetectorTrainer
 
 #: Scenes of the demo world, pixels.
 WIDTH, HEIGHT = 512, 288
@@ -158,14 +164,7 @@ def train(dataset: Path, run: Path, seconds: float, say: Callable[[str], None]) 
         steps = int(load_yaml(run / "config.yaml")["steps"])
     except (ConfigError, KeyError, ValueError):
         trainer = Trainer(dataset, run, TranslatorSettings(**layers))
-        began = 0.0
-        for at, group in enumerate(trainer.batches(0)):
-            if at == 1:  # the first step pays for set-up
-                began = time.monotonic()
-            trainer.step(at, group)
-            if at == TIMED_STEPS:
-                break
-        a_step = (time.monotonic() - began) / TIMED_STEPS
+        a_step = seconds_a_step(trainer)
         steps = min(MAX_STEPS, max(MIN_STEPS, int(seconds / a_step)))
     result = run_recipe(
         dataset, run, [layers, {"steps": steps}], resume=run.exists(), say=lambda text: say(f"  {text}")
@@ -206,11 +205,15 @@ def detector_step(dataset: Path, layers: dict[str, Any]) -> float:
         trainer = DetectorTrainer(
             [source], [], known_classes(source.frames), Path(folder), build(DetectorSettings, layers)
         )
-        began = 0.0
-        for at, group in enumerate(trainer.batches(0)):
-            if at == 1:  # the first step pays for set-up
-                began = time.monotonic()
-            trainer.step(at, group)
-            if at == TIMED_STEPS:
-                break
-    return (time.monotonic() - began) / TIMED_STEPS
+        return seconds_a_step(trainer)
+
+
+def seconds_a_step(trainer: Trainer | DetectorTrainer) -> float:
+    """The median of a few training steps; the first one pays for set-up and does not count."""
+    ends = []
+    for at, group in enumerate(trainer.batches(0)):
+        trainer.step(at, group)  # type: ignore[arg-type]
+        ends.append(time.monotonic())
+        if at == TIMED_STEPS:
+            break
+    return median(after - before for before, after in pairwise(ends))

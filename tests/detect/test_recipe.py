@@ -140,3 +140,13 @@ def test_what_has_no_effect_is_said(streets: Path) -> None:
     data = gather(open_dataset(streets), DetectorSettings(rename={"zebra": "car"}, steps=10, warmup=500))
     assert any("zebra" in note for note in data.notes)
     assert any("rises over 500 steps" in note for note in data.notes)
+
+
+def test_a_source_that_is_never_drawn_brings_no_classes(streets: Path, tmp_path: Path) -> None:
+    data = gather(open_dataset(streets), DetectorSettings(data=("dataset:train:A:1", "dataset:train:B:0")))
+    assert data.classes == ("car", "traffic light")
+    only = DetectorSettings(data=("dataset:train:A:1", "dataset:train:B:0"), classes=("traffic light",))
+    assert gather(open_dataset(streets), only).classes == ("traffic light",)
+    for frame in (dataset := open_dataset(streets)).frames("train", "B"):
+        frame.boxes[0].category = "tram"
+    assert gather(dataset, DetectorSettings(data=("dataset:train:A:1", "dataset:train:B:0"))).classes == data.classes
