@@ -61,7 +61,8 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
         )
     sources = [source._replace(frames=map_classes(source.frames, settings.rename)) for source in found]
     # A source of weight 0 is never drawn: its classes are not there to be learnt.
-    labelled = [frame for source in sources for frame in source.frames if source.weight > 0]
+    drawn = [source for source in sources if source.weight > 0] or sources  # without any, the mixture says so
+    labelled = [frame for source in drawn for frame in source.frames]
     there = known_classes(labelled, dataset.classes)
     classes = tuple(dict.fromkeys(map(canonical_class, settings.classes))) if settings.classes else there
     unknown = [name for name in classes if name not in there]
