@@ -1,20 +1,23 @@
-"""What the training loops of translators and detectors share: sample order, loss means, agreement, halts, boards."""
+"""What the training of translators and of detectors shares: process, sample order, means, averages, halts, boards."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from nightaug.config import Settings
 from nightaug.errors import NightaugError
-from nightaug.runs import RunFolder
+from nightaug.runs import RunFolder, StopRequest, resolve_precision
 
 
 class StepSampler(Sampler[int]):
@@ -34,6 +37,33 @@ class StepSampler(Sampler[int]):
         for step in range(self.start, self.stop):
             first = (step * self.world + self.rank) * self.batch
             yield from range(first, first + self.batch)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class MovingAverage(Generic[Network]):
+    """Exponential moving average of a network's weights and running statistics: what is saved and evaluated.
+
+    Args:
+        network: copied; on its device.
+        decay: of the average; early steps follow closely, so that it does not remember the initial noise.
+    """
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network: Network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, live: nn.Module, step: int) -> None:
+        """Move towards the weights of ``live`` after step ``step`` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        own, new = self.network.state_dict(), live.state_dict()
+        floats = [key for key, value in own.items() if value.is_floating_point()]
+        torch._foreach_lerp_([own[key] for key in floats], [new[key] for key in floats], 1 - decay)
+        for key, value in own.items():
+            if not value.is_floating_point():
+                value.copy_(new[key])
 
 
 class LossMeans:
@@ -73,6 +103,93 @@ class LossMeans:
         self.since = state["logged"]
 
 
+class TrainingProcess:
+    """What a training process has, whatever it trains: settings, run folder, accelerator, loss means.
+
+    Args:
+        run: run folder.
+        settings: of the run; may be replaced until :meth:`claim`.
+        cpu: do not use a GPU.
+
+    Attributes:
+        may_change: settings that a resumed run may have different.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+    """
+
+    settings: Any
+    may_change: tuple[str, ...] = ()
+
+    def __init__(self, run: Path, settings: Settings, cpu: bool) -> None:
+        self.settings, self.folder = settings, RunFolder(run)
+        self._claimed = False
+        cpu = cpu or not torch.cuda.is_available()
+        # accelerate keeps the first precision for the whole process; a second run may want another one.
+        AcceleratorState._reset_state()
+        self.precision = resolve_precision(self.settings.mixed_precision, cpu)
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(self.precision, self.precision))
+        self.means = LossMeans()
+
+    @property
+    def global_batch(self) -> int:
+        """Images of one optimiser step, over all processes."""
+        return int(self.settings.batch * self.settings.accumulate * self.accelerator.num_processes)
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode images: as set, else none on a CPU and 4 on a GPU."""
+        set_by_user: int | None = self.settings.workers
+        return set_by_user if set_by_user is not None else (4 if self.on_gpu else 0)
+
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self.accelerator.device.type == "cuda")
+
+    def sampler(self, start: int) -> StepSampler:
+        """This process's sample numbers from optimiser step ``start`` on."""
+        settings, accelerator = self.settings, self.accelerator
+        passes = (start * settings.accumulate, settings.steps * settings.accumulate)
+        return StepSampler(*passes, settings.batch, accelerator.process_index, accelerator.num_processes)
+
+    def claim(self, resume: bool) -> None:
+        """Take the run folder, once; a folder that cannot take this run is refused before any work."""
+        if self.accelerator.is_main_process and not self._claimed:
+            self.folder.start(self.settings, resume, self.may_change)
+            self._claimed = True
+
+    def asked_to_stop(self, stop: StopRequest, done: int, before: bool) -> bool:
+        """Whether to stop after ``done`` steps; several processes ask each other every tenth step only."""
+        if done % 10 == 0 or self.accelerator.num_processes == 1:
+            return agree(self.accelerator, stop.requested)
+        return before
+
+    def take_means(self, at: int) -> dict[str, float]:
+        """Mean losses of all processes since the last call.
+
+        Raises:
+            NightaugError: one became NaN or infinite.
+        """
+        means = self.means.take(self.accelerator, at)
+        self.refuse([name for name, value in means.items() if not math.isfinite(value)], at)
+        return means
+
+    def advice(self) -> str:
+        """What to go on with where a loss became NaN or infinite."""
+        raise NotImplementedError
+
+    def refuse(self, bad: list[str], at: int) -> None:
+        """Stop where something became NaN or infinite, saying what, when, and where to go on from.
+
+        Raises:
+            NightaugError: ``bad`` is not empty.
+        """
+        if bad:
+            good = self.folder.latest_state()
+            where = f"the last good state is step {good}" if good else "no state was saved yet"
+            raise NightaugError(
+                f"{', '.join(bad)} became non-finite at or before step {at}; {where}: go on with {self.advice()}"
+            )
+
+
 def accumulate(sums: dict[str, Tensor], parts: Mapping[str, Tensor], share: float) -> None:
     """Add ``share`` times each part to its sum, without gradient."""
     for name, value in parts.items():
@@ -86,23 +203,6 @@ def agree(accelerator: Accelerator, requested: bool) -> bool:
     flag = torch.tensor([float(requested)], device=accelerator.device)
     reduced: Tensor = accelerator.reduce(flag, "sum")
     return bool(reduced.item() > 0)
-
-
-def refuse_not_finite(folder: RunFolder, bad: list[str], at: int, advice: str) -> None:
-    """Stop where something became NaN or infinite, saying what, when, and where to go on from.
-
-    Raises:
-        NightaugError: ``bad`` is not empty.
-    """
-    if bad:
-        good = folder.latest_state()
-        where = f"the last good state is step {good}" if good else "no state was saved yet"
-        raise NightaugError(f"{', '.join(bad)} became non-finite at or before step {at}; {where}: go on with {advice}")
-
-
-def names_not_finite(values: Mapping[str, float]) -> list[str]:
-    """Names of the values that are NaN or infinite."""
-    return [name for name, value in values.items() if not math.isfinite(value)]
 
 
 @contextmanager

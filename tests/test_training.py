@@ -7,17 +7,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from nightaug.config import build
+from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import NightaugError
-from nightaug.runs import RunFolder
 from nightaug.training import (
     LossMeans,
+    MovingAverage,
     StepSampler,
+    TrainingProcess,
     accumulate,
     agree,
     duration,
-    names_not_finite,
     open_board,
-    refuse_not_finite,
     training_errors,
     write_scalars,
 )
@@ -58,18 +59,33 @@ def test_what_is_not_finite_is_named() -> None:
     means = LossMeans()
     means.add({"good": torch.tensor(1.0), "bad": torch.tensor(float("inf"))})
     assert means.not_finite() == ["bad"]
-    assert names_not_finite({"x": float("nan"), "y": 0.0}) == ["x"]
+
+
+class Process(TrainingProcess):
+    def advice(self) -> str:
+        return "less"
+
+
+def process(out: Path) -> Process:
+    return Process(out, build(DetectorSettings, {"mixed_precision": "fp32"}), cpu=True)
+
+
+def test_a_mean_that_is_not_finite_halts(tmp_path: Path) -> None:
+    training = process(tmp_path)
+    training.means.add({"x": torch.tensor(float("nan")), "y": torch.tensor(0.0)})
+    with pytest.raises(NightaugError, match=r"^x became non-finite at or before step 4"):
+        training.take_means(4)
 
 
 def test_a_halt_says_what_when_and_where_to_go_on(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    refuse_not_finite(folder, [], 3, "nothing")
+    training = process(tmp_path)
+    training.refuse([], 3)
     with pytest.raises(NightaugError, match=r"box became non-finite at or before step 7; no state was saved yet"):
-        refuse_not_finite(folder, ["box"], 7, "less")
+        training.refuse(["box"], 7)
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "last.json").write_text(json.dumps({"step": 5}))
     with pytest.raises(NightaugError, match="the last good state is step 5: go on with less"):
-        refuse_not_finite(folder, ["box"], 7, "less")
+        training.refuse(["box"], 7)
 
 
 def test_full_memory_and_full_disk_are_one_line(tmp_path: Path) -> None:
@@ -99,3 +115,16 @@ def test_boards_take_scalars(tmp_path: Path) -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (12, 600, 9000)] == ["12 s", "10 min", "2.5 h"]
+
+
+def test_the_average_follows_early_and_slowly_later() -> None:
+    live = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        live.weight.fill_(0.0)
+    average = MovingAverage(live, 0.99)
+    with torch.no_grad():
+        live.weight.fill_(1.0)
+    average.update(live, 0)
+    assert average.network.weight.item() == pytest.approx(0.9)
+    average.update(live, 100_000)
+    assert average.network.weight.item() == pytest.approx(0.9 + 0.1 * 0.01)

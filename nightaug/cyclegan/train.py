@@ -7,7 +7,6 @@ makes a killed and resumed run equal to one that was never stopped.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import time
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from nightaug import __version__
@@ -38,17 +35,8 @@ from nightaug.cyclegan.samples import Scorer
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
-from nightaug.runs import RunFolder, StopRequest, progress_bar, resolve_precision
-from nightaug.training import (
-    LossMeans,
-    StepSampler,
-    accumulate,
-    agree,
-    names_not_finite,
-    open_board,
-    refuse_not_finite,
-    write_scalars,
-)
+from nightaug.runs import StopRequest, progress_bar
+from nightaug.training import MovingAverage, TrainingProcess, accumulate, open_board, write_scalars
 
 #: Settings a resumed run may have otherwise: those that do not change what the saved state means. Results then
 #: are those of the new settings from that step on.
@@ -79,20 +67,14 @@ def fingerprint(files: DomainFolders) -> str:
     return f"{len(files.a)}+{len(files.b)} images, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
 
-class Trainer:
+class Trainer(TrainingProcess):
     """State of one training process; :meth:`run` is the recipe."""
 
+    settings: TranslatorSettings
+    may_change = MAY_CHANGE
+
     def __init__(self, data: Path, run: Path, settings: TranslatorSettings, cpu: bool = False) -> None:
-        self.settings, self.folder = settings, RunFolder(run)
-        self._claimed = False
-        cpu = cpu or not torch.cuda.is_available()
-        # accelerate keeps the first precision for the whole process; a second run may want another one.
-        AcceleratorState._reset_state()
-        precision = resolve_precision(settings.mixed_precision, cpu)
-        self.accelerator = Accelerator(
-            cpu=cpu,
-            mixed_precision={"fp32": "no"}.get(precision, precision),
-        )
+        super().__init__(run, settings, cpu)
         self.files = training_domains(data)
         # Scores never look at test images; without a val split the training images themselves are scored.
         held_out = find_domains(data, "val")
@@ -106,11 +88,9 @@ class Trainer:
         initialize(discriminators, init)
         for pair in (generators, discriminators):  # a fifth faster on a CPU in bf16
             pair.to(memory_format=torch.channels_last)
-        self.ema = copy.deepcopy(generators).requires_grad_(False) if settings.ema else None
-        options: dict[str, Any] = {"lr": settings.learning_rate, "betas": (settings.beta1, 0.999)}
         accelerator = self.accelerator
-        if self.ema is not None:
-            self.ema.to(accelerator.device)
+        self.ema = MovingAverage(generators.to(accelerator.device), settings.ema) if settings.ema else None
+        options: dict[str, Any] = {"lr": settings.learning_rate, "betas": (settings.beta1, 0.999)}
         self.generators, self.discriminators, self.opt_g, self.opt_d = accelerator.prepare(
             generators,
             discriminators,
@@ -118,7 +98,6 @@ class Trainer:
             torch.optim.Adam(discriminators.parameters(), **options),
         )
         self.buffers = {key: ReplayBuffer(settings.replay_buffer) for key in ("fake_a", "fake_b")}
-        self.means = LossMeans()
         self.scorer: Scorer | None = None
         self.best_score: float | None = None
 
@@ -165,7 +144,8 @@ class Trainer:
                 accelerator.backward(weighted_total(raw, dict.fromkeys(raw, 1.0)) * share)
             accumulate(parts, raw, share)
         self.opt_d.step()
-        self._average(step)
+        if self.ema is not None:
+            self.ema.update(accelerator.unwrap_model(self.generators), step)
         return parts
 
     def _generator_losses(
@@ -185,16 +165,6 @@ class Trainer:
     def _sync(self, model: nn.Module, last: bool) -> Any:
         return nullcontext() if last else self.accelerator.no_sync(model)
 
-    @torch.no_grad()
-    def _average(self, step: int) -> None:
-        if self.ema is None:
-            return
-        # Early steps follow closely, so that the average does not remember the initial noise.
-        decay = min(self.settings.ema, (1 + step) / (10 + step))
-        live = self.accelerator.unwrap_model(self.generators)
-        for mean, value in zip(self.ema.parameters(), live.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
-
     # -- state -------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
@@ -207,7 +177,7 @@ class Trainer:
                 "discriminators": unwrap(self.discriminators).state_dict(),
                 "opt_g": self.opt_g.optimizer.state_dict(),
                 "opt_d": self.opt_d.optimizer.state_dict(),
-                "ema": self.ema.state_dict() if self.ema is not None else None,
+                "ema": self.ema.network.state_dict() if self.ema is not None else None,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             }
         return state
@@ -221,7 +191,7 @@ class Trainer:
             for name, network in networks.items()
             if not all(bool(parameter.isfinite().all()) for parameter in network.parameters())
         ]
-        self._refuse(bad, step)
+        self.refuse(bad, step)
         self.folder.save_state(step, self.accelerator.process_index, self._state())
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -235,7 +205,9 @@ class Trainer:
 
     def saved_generators(self) -> GeneratorPair:
         """The generators that are saved and scored: the moving average where there is one."""
-        pair: GeneratorPair = self.ema if self.ema is not None else self.accelerator.unwrap_model(self.generators)
+        if self.ema is not None:
+            return self.ema.network
+        pair: GeneratorPair = self.accelerator.unwrap_model(self.generators)
         return pair
 
     def load(self, step: int) -> None:
@@ -253,7 +225,7 @@ class Trainer:
         self.opt_g.optimizer.load_state_dict(main["opt_g"])
         self.opt_d.optimizer.load_state_dict(main["opt_d"])
         if self.ema is not None:
-            self.ema.load_state_dict(main["ema"])
+            self.ema.network.load_state_dict(main["ema"])
         if self.accelerator.scaler and main["scaler"]:
             self.accelerator.scaler.load_state_dict(main["scaler"])
         for key, buffer in self.buffers.items():
@@ -267,17 +239,8 @@ class Trainer:
         """The forward passes of each optimiser step from ``start`` on, tensors on the device."""
         settings, accelerator = self.settings, self.accelerator
         crops = UnpairedCrops(self.files, settings.crop, settings.load_size, settings.augmentation, settings.seed)
-        sampler = StepSampler(
-            start * settings.accumulate,
-            settings.steps * settings.accumulate,
-            settings.batch,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
-        on_gpu = accelerator.device.type == "cuda"
-        workers = settings.workers if settings.workers is not None else (4 if on_gpu else 0)
         group = []
-        for batch in make_loader(crops, sampler, workers, on_gpu):
+        for batch in make_loader(crops, self.sampler(start), self.workers, self.on_gpu):
             group.append(
                 {
                     # The count stays on the CPU: reading it must not wait for the GPU.
@@ -290,12 +253,6 @@ class Trainer:
             if len(group) == settings.accumulate:
                 yield group
                 group = []
-
-    def claim(self, resume: bool) -> None:
-        """Take the run folder, once; a folder that cannot take this run is refused before any work."""
-        if self.accelerator.is_main_process and not self._claimed:
-            self.folder.start(self.settings, resume, MAY_CHANGE)
-            self._claimed = True
 
     def run(self, resume: bool) -> TrainResult:
         """Train from the start, or from the newest state, to ``settings.steps`` or the first Ctrl-C.
@@ -329,7 +286,7 @@ class Trainer:
                 done += 1
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
-                    means = self._take_means(done)
+                    means = self.take_means(done)
                     rate = (done - since) / max(time.monotonic() - began, 1e-9)
                     if accelerator.is_main_process:
                         folder.append_metrics(done, means)
@@ -337,9 +294,7 @@ class Trainer:
                         total = means["adversarial_a2b"] + means["adversarial_b2a"]
                         progress(done, f"adversarial {total:.3f} cycle {means['cycle_a'] + means['cycle_b']:.3f}")
                     since, began = done, time.monotonic()
-                stopped = (
-                    agree(accelerator, stop.requested) if done % 10 == 0 or accelerator.num_processes == 1 else stopped
-                )
+                stopped = self.asked_to_stop(stop, done, stopped)
                 if (done % settings.sample_every == 0 or last) and accelerator.is_main_process:
                     self._sample(done, board)
                 if done % settings.save_every == 0 or last or stopped:
@@ -353,15 +308,9 @@ class Trainer:
         folder.close()
         return TrainResult(done, done >= settings.steps, self.best_score, unreadable)
 
-    def _refuse(self, bad: list[str], at: int) -> None:
-        advice = "--resume --set learning_rate=... (lower) or --set mixed_precision=fp32"
-        refuse_not_finite(self.folder, bad, at, advice)
-
-    def _take_means(self, at: int) -> dict[str, float]:
-        """Mean losses of all processes since the last call; checks that they are finite."""
-        means = self.means.take(self.accelerator, at)
-        self._refuse(names_not_finite(means), at)
-        return means
+    def advice(self) -> str:
+        """See :meth:`TrainingProcess.advice`."""
+        return "--resume --set learning_rate=... (lower) or --set mixed_precision=fp32"
 
     def _sample(self, step: int, board: Any) -> None:
         assert self.scorer is not None

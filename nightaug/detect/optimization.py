@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -49,27 +48,3 @@ def make_optimizer(network: nn.Module, settings: DetectorSettings, rate: float) 
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(settings.momentum, 0.999))
     return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
-
-
-class MovingAverage:
-    """Exponential moving average of a network's weights and running statistics: what is saved and evaluated.
-
-    Args:
-        network: copied; on its device.
-        decay: of the average; early steps follow closely, so that it does not remember the initial noise.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, live: nn.Module, step: int) -> None:
-        """Move towards the weights of ``live`` after step ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        own, new = self.network.state_dict(), live.state_dict()
-        floats = [key for key, value in own.items() if value.is_floating_point()]
-        torch._foreach_lerp_([own[key] for key in floats], [new[key] for key in floats], 1 - decay)
-        for key, value in own.items():
-            if not value.is_floating_point():
-                value.copy_(new[key])

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from nightaug import __version__
@@ -23,24 +21,15 @@ from nightaug.detect.augment import Augment
 from nightaug.detect.checkpoint import start_from, write_detector
 from nightaug.detect.dataset import Batch, DetectionSamples, make_loader
 from nightaug.detect.detectors import Detector, build_detector
-from nightaug.detect.optimization import MovingAverage, learning_rate, make_optimizer, rate_factor
+from nightaug.detect.optimization import learning_rate, make_optimizer, rate_factor
 from nightaug.detect.sampling import Mixture, Source
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import fingerprint, spread
 from nightaug.detect.validation import Validator
 from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
-from nightaug.runs import RunFolder, StopRequest, progress_bar, resolve_precision
-from nightaug.training import (
-    LossMeans,
-    StepSampler,
-    accumulate,
-    agree,
-    names_not_finite,
-    open_board,
-    refuse_not_finite,
-    write_scalars,
-)
+from nightaug.runs import StopRequest, progress_bar
+from nightaug.training import MovingAverage, TrainingProcess, accumulate, agree, open_board, write_scalars
 
 #: Settings that a resumed run may have different.
 MAY_CHANGE = ("steps", "workers", "log_every", "save_every", "tensorboard", "patience")
@@ -56,7 +45,7 @@ class TrainResult(NamedTuple):
     stopped_early: bool = False
 
 
-class DetectorTrainer:
+class DetectorTrainer(TrainingProcess):
     """State of one training process; :meth:`run` is the recipe.
 
     Args:
@@ -72,6 +61,9 @@ class DetectorTrainer:
         ConfigError, CheckpointError: as :func:`build_detector`.
     """
 
+    settings: DetectorSettings
+    may_change = MAY_CHANGE
+
     def __init__(
         self,
         sources: Sequence[Source],
@@ -82,14 +74,8 @@ class DetectorTrainer:
         cpu: bool = False,
         target: Sequence[Frame] = (),
     ) -> None:
-        self.settings, self.folder, self.classes = settings, RunFolder(out), tuple(classes)
-        self._claimed = False
-        cpu = cpu or not torch.cuda.is_available()
-        # accelerate keeps the first precision for the whole process; a second run may want another one.
-        AcceleratorState._reset_state()
-        precision = resolve_precision(settings.mixed_precision, cpu)
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(precision, precision))
-        self.precision = precision
+        super().__init__(out, settings, cpu)
+        self.classes = tuple(classes)
         self.mixture = Mixture(sources, settings.seed, settings.balance, self.classes)
         self.target = Mixture([Source("target", [_bare(f) for f in target])], settings.seed + 1) if target else None
         self.fingerprint = fingerprint(self.mixture.sources)
@@ -98,14 +84,12 @@ class DetectorTrainer:
         detector = build_detector(settings, self.classes, pretrained=settings.weights is None)
         self.loaded = str(start_from(detector, settings.weights)) if settings.weights else ""
         detector.to(memory_format=torch.channels_last)
-        self.global_batch = settings.batch * settings.accumulate * self.accelerator.num_processes
         self.rate = learning_rate(settings, self.global_batch)
         optimizer = make_optimizer(detector, settings, self.rate)
         detector.to(self.accelerator.device)
         self.ema = MovingAverage(detector, settings.ema) if settings.ema else None
         self.loss_weights = dict(detector.loss_weights)
         self.network, self.optimizer = self.accelerator.prepare(detector, optimizer)
-        self.means = LossMeans()
         self.best: float | None = None
         self.without_gain = 0
 
@@ -173,7 +157,7 @@ class DetectorTrainer:
         bad = self.means.not_finite()
         if not all(bool(parameter.isfinite().all()) for parameter in self.live.parameters()):
             bad.append("weights of the detector")
-        self._refuse(bad, step)
+        self.refuse(bad, step)
         self.folder.save_state(step, self.accelerator.process_index, self._state())
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -218,20 +202,10 @@ class DetectorTrainer:
                 group = []
 
     def _stream(self, mixture: Mixture, start: int, seed: int) -> Iterator[Batch]:
-        settings, accelerator = self.settings, self.accelerator
+        settings = self.settings
         augment = Augment(settings.augmentation, settings.width, settings.height)
         samples = DetectionSamples(mixture, self.classes, augment, seed)
-        passes = (start * settings.accumulate, settings.steps * settings.accumulate)
-        sampler = StepSampler(*passes, settings.batch, accelerator.process_index, accelerator.num_processes)
-        on_gpu = accelerator.device.type == "cuda"
-        workers = settings.workers if settings.workers is not None else (4 if on_gpu else 0)
-        return iter(make_loader(samples, sampler, settings.batch, workers, on_gpu))
-
-    def claim(self, resume: bool) -> None:
-        """Take the run folder, once; a folder that cannot take this run is refused before any work."""
-        if self.accelerator.is_main_process and not self._claimed:
-            self.folder.start(self.settings, resume, MAY_CHANGE)
-            self._claimed = True
+        return iter(make_loader(samples, self.sampler(start), settings.batch, self.workers, self.on_gpu))
 
     def run(self, resume: bool = False, title: str = "training") -> TrainResult:  # noqa: PLR0912
         """Train from the start, or from the newest state, to ``settings.steps``, to a halt, or to the first Ctrl-C.
@@ -276,7 +250,7 @@ class DetectorTrainer:
                 if done % settings.log_every == 0 or last:
                     spent = max(time.monotonic() - began, 1e-9)
                     speed = {"steps_per_second": (done - since) / spent, "data_share": waiting / spent}
-                    means = self._take_means(done)
+                    means = self.take_means(done)
                     raw = {name: torch.tensor(means[name]) for name in self.loss_weights}
                     means["loss"] = weighted_total(raw, self.loss_weights).item()
                     means["learning_rate"] = self.rate * rate_factor(done - 1, settings)
@@ -286,8 +260,7 @@ class DetectorTrainer:
                         best = f" best AP {100 * self.best:.1f}" if self.best else ""
                         progress(done, f"loss {means['loss']:.3f}{best}")
                     since, began, waiting = done, time.monotonic(), 0.0
-                if done % 10 == 0 or accelerator.num_processes == 1:
-                    stopped = agree(accelerator, stop.requested)
+                stopped = self.asked_to_stop(stop, done, stopped)
                 if settings.evaluate_every and self.val and (done % settings.evaluate_every == 0 or last):
                     if validator is not None:
                         self._evaluate(validator, done, board)
@@ -307,15 +280,10 @@ class DetectorTrainer:
     def _out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.without_gain >= self.settings.patience
 
-    def _refuse(self, bad: list[str], at: int) -> None:
+    def advice(self) -> str:
+        """See :meth:`TrainingProcess.advice`."""
         lower = f"--resume --set learning_rate={self.rate / 2:.2g} (it was {self.rate:.2g})"
-        refuse_not_finite(self.folder, bad, at, f"{lower} or --set mixed_precision=fp32")
-
-    def _take_means(self, at: int) -> dict[str, float]:
-        """Mean losses of all processes since the last call; checks that they are finite."""
-        means = self.means.take(self.accelerator, at)
-        self._refuse(names_not_finite(means), at)
-        return means
+        return f"{lower} or --set mixed_precision=fp32"
 
     def _evaluate(self, validator: Validator, step: int, board: Any) -> None:
         scores = validator(self.saved, self.precision)

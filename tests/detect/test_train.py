@@ -16,7 +16,7 @@ from street import TINY
 from nightaug.config import build
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import load_detector
-from nightaug.detect.optimization import MovingAverage, learning_rate, make_optimizer, rate_factor
+from nightaug.detect.optimization import learning_rate, make_optimizer, rate_factor
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import SourceSpec, load_frames, load_source
 from nightaug.detect.train import DetectorTrainer
@@ -204,16 +204,3 @@ def test_norms_and_biases_are_not_decayed() -> None:
     optimizer = make_optimizer(network, build(DetectorSettings, {"weight_decay": 0.1}), 0.1)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
     assert [sum(p.numel() for p in group["params"]) for group in optimizer.param_groups] == [18, 6]
-
-
-def test_the_average_follows_early_and_slowly_later() -> None:
-    live = torch.nn.Linear(1, 1, bias=False)
-    with torch.no_grad():
-        live.weight.fill_(0.0)
-    average = MovingAverage(live, 0.99)
-    with torch.no_grad():
-        live.weight.fill_(1.0)
-    average.update(live, 0)
-    assert average.network.weight.item() == pytest.approx(0.9)
-    average.update(live, 100_000)
-    assert average.network.weight.item() == pytest.approx(0.9 + 0.1 * 0.01)
