@@ -7,11 +7,28 @@ import time
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from nightaug import __version__
+from nightaug.cli_common import (
+    Config,
+    Cpu,
+    Device,
+    DryRun,
+    Images,
+    Labels,
+    Out,
+    Preset,
+    Resume,
+    RunOut,
+    Set,
+    TrainingDryRun,
+    say,
+    settings_layers,
+    words,
+)
 from nightaug.cli_detect import app as detect_app
 from nightaug.errors import ConfigError, Interrupted, NightaugError
 
@@ -49,24 +66,6 @@ class PrecisionName(StrEnum):
     auto = "auto"
     bf16 = "bf16"
     fp32 = "fp32"
-
-
-Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. learning_rate=1e-4. Repeatable."),
-]
-ImagesOption = Annotated[Path | None, typer.Option("--images", help="Folder of images, if it is not found by itself.")]
-LabelsOption = Annotated[Path | None, typer.Option("--labels", help="Label file or folder, likewise.")]
-
-
-def say(text: str) -> None:
-    """A line for the user on standard output."""
-    typer.echo(text)
-
-
-def _words(value: str | None) -> list[str] | None:
-    return [word.strip() for word in value.split(",") if word.strip()] if value else None
 
 
 def _version(wanted: bool) -> None:
@@ -119,8 +118,8 @@ def prepare(
     out: Out,
     a: Annotated[Path | None, typer.Option("--a", help="Folder of day images (with or without labels).")] = None,
     b: Annotated[Path | None, typer.Option("--b", help="Folder of night images.")] = None,
-    images: ImagesOption = None,
-    labels: LabelsOption = None,
+    images: Images = None,
+    labels: Labels = None,
     format: Annotated[
         str | None, typer.Option(help="bdd100k, scalabel, coco, voc or yolo; found by looking otherwise.")
     ] = None,
@@ -148,8 +147,8 @@ def prepare(
     with step_progress() as progress:
         report = run(
             source, out=out, a=a, b=b, images=images, labels=labels, format=format, split=split,
-            weather=_words(weather), scene=_words(scene), limit=limit, seed=seed, link=link.value,
-            drop_mistagged=drop_mistagged, check_brightness=check_brightness, overwrite=overwrite,
+            weather=words(weather, may_be_empty=True), scene=words(scene, may_be_empty=True), limit=limit, seed=seed,
+            link=link.value, drop_mistagged=drop_mistagged, check_brightness=check_brightness, overwrite=overwrite,
             dry_run=dry_run, progress=progress,
         )  # fmt: skip
     for line in prepare_table(report):
@@ -163,40 +162,28 @@ def prepare(
 @app.command("train-translator")
 def train_translator(
     dataset: Annotated[Path, typer.Argument(help="Prepared dataset: a folder with train/A and train/B.")],
-    out: Annotated[Path, typer.Option("--out", help="Run folder.")],
-    preset: Annotated[str | None, typer.Option(help="Settings that ship with nightaug: bdd100k, demo, ...")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings, over the preset.")] = None,
+    out: RunOut,
+    preset: Preset = None,
+    config: Config = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of steps: passes over the larger domain.")] = None,
     set_: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the settings and an estimate, train nothing.")
-    ] = False,
+    resume: Resume = False,
+    cpu: Cpu = False,
+    dry_run: TrainingDryRun = False,
 ) -> None:
     """Train a CycleGAN between the day and the night images of a prepared dataset.
 
     On several GPUs or machines: torchrun --nproc_per_node N -m nightaug train-translator ...
     """
-    from nightaug.config import load_preset, load_yaml, merge, parse_overrides, section
-
-    layers: dict[str, Any] = load_preset(preset).get("translator", {}) if preset else {}
-    if config is not None:
-        layers = merge(layers, section(load_yaml(config), "translator", str(config)))
-    saved = out / "config.yaml"
-    if resume and saved.exists():
-        # What the run was started with holds, unless it is said otherwise here.
-        layers = merge(load_yaml(saved), layers)
     if steps is not None and epochs is not None:
         raise ConfigError("give --steps or --epochs, not both")
-    overrides = parse_overrides(set_ or [])
-    if steps is not None:
-        overrides["steps"] = steps
+    saved = out / "config.yaml" if resume else None
+    layers = settings_layers("translator", preset, config, saved, set_, {"steps": steps})
 
     from nightaug.cyclegan.recipe import run_recipe
 
-    result = run_recipe(dataset, out, [layers, overrides], epochs, resume, cpu, dry_run, say)
+    result = run_recipe(dataset, out, layers, epochs, resume, cpu, dry_run, say)
     if result is None:
         return
     if result.unreadable:
@@ -224,16 +211,16 @@ def translate(
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
     precision: Annotated[PrecisionName, typer.Option(help="Arithmetic of a trained translator.")] = PrecisionName.auto,
     tile: Annotated[int | None, typer.Option(min=0, help="Tile side in pixels; 0 never tiles.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    images: ImagesOption = None,
-    labels: LabelsOption = None,
+    device: Device = None,
+    images: Images = None,
+    labels: Labels = None,
     label_format: Annotated[str | None, typer.Option(help="Format of the labels, if looking is wrong.")] = None,
     all_times: Annotated[
         bool, typer.Option("--all-times", help="Also frames tagged with another time of day.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; all cores otherwise.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Make night (or day) versions of images, with their labels beside them. Run again, it goes on."""
     from nightaug.translate.job import run_job

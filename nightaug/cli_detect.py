@@ -7,37 +7,29 @@ from typing import Annotated, Any
 
 import typer
 
+from nightaug.cli_common import (
+    Config,
+    Cpu,
+    Device,
+    DryRun,
+    Images,
+    Labels,
+    Out,
+    Preset,
+    Resume,
+    RunOut,
+    Set,
+    TrainingDryRun,
+    say,
+    settings_layers,
+    words,
+)
 from nightaug.errors import ConfigError
 
 app = typer.Typer()
 
-Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. learning_rate=1e-4. Repeatable."),
-]
-Preset = Annotated[str | None, typer.Option(help="Settings that ship with nightaug: bdd100k, demo, ...")]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings, over the preset.")]
-Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images in one pass.")]
 Classes = Annotated[str | None, typer.Option(help="Only these classes, comma separated.")]
-
-
-def say(text: str) -> None:
-    """A line for the user on standard output."""
-    typer.echo(text)
-
-
-def words(value: str | None) -> list[str] | None:
-    """``"a, b"`` to ``["a", "b"]``."""
-    if value is None:
-        return None
-    found = [word.strip() for word in value.split(",") if word.strip()]
-    if not found:
-        raise ConfigError(f"expected names separated by commas, got '{value}'")
-    return found
 
 
 def renames(value: str | None) -> dict[str, str]:
@@ -55,25 +47,10 @@ def renames(value: str | None) -> dict[str, str]:
     return result
 
 
-def settings_layers(
-    preset: str | None, config: Path | None, saved: Path | None, set_: list[str] | None, flags: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Settings of the ``detector:`` section, in rising order: preset, file, a resumed run's own, --set, flags."""
-    from nightaug.config import load_preset, load_yaml, merge, parse_overrides, section
-
-    layers: dict[str, Any] = load_preset(preset).get("detector", {}) if preset else {}
-    if config is not None:
-        layers = merge(layers, section(load_yaml(config), "detector", str(config)))
-    if saved is not None and saved.exists():
-        # What the run was started with holds, unless it is said otherwise here.
-        layers = merge(load_yaml(saved), layers)
-    return [layers, parse_overrides(set_ or []), {key: value for key, value in flags.items() if value is not None}]
-
-
 @app.command("train-detector")
 def train_detector(
     dataset: Annotated[Path, typer.Argument(help="Prepared or translated dataset, or labels in any format.")],
-    out: Annotated[Path, typer.Option("--out", help="Run folder.")],
+    out: RunOut,
     detector: Annotated[
         str | None,
         typer.Option(help="fcos-resnet18|50|101, fcos-mobilenet, yolo11n, yolov8s, ... or a YOLO .yaml or .pt."),
@@ -99,11 +76,9 @@ def train_detector(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of steps: passes over the data.")] = None,
     set_: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Resume = False,
     cpu: Cpu = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the settings and an estimate, train nothing.")
-    ] = False,
+    dry_run: TrainingDryRun = False,
 ) -> None:
     """Train an FCOS or YOLO detector on labelled images, real, translated, or both.
 
@@ -116,7 +91,7 @@ def train_detector(
         "rename": renames(rename) or None, "target": target, "weights": weights, "pretrained": pretrained,
         "steps": steps,
     }  # fmt: skip
-    layers = settings_layers(preset, config, out / "config.yaml" if resume else None, set_, flags)
+    layers = settings_layers("detector", preset, config, out / "config.yaml" if resume else None, set_, flags)
 
     from nightaug.detect.recipe import run_recipe
 
@@ -151,8 +126,8 @@ def evaluate(
     truth: Annotated[
         Path | None, typer.Option(help="Truth file whose image numbers a results file uses, if not found by itself.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, if it is not found by itself.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label file or folder, likewise.")] = None,
+    images: Images = None,
+    labels: Labels = None,
     format: Annotated[str | None, typer.Option(help="Format of the labels, if looking is wrong.")] = None,
     batch: BatchOption = 8,
     device: Device = None,
@@ -241,8 +216,8 @@ def compare(
 
     run_compare(
         dataset, out, detector=detector, translators=translator or (), arms=words(arms), arms_file=arms_file,
-        layers=settings_layers(preset, config, None, set_, {}), steps=steps, day_steps=day_steps, seeds=seeds,
-        only=only or (), weights=weights, bootstrap=bootstrap, allow_shared_drives=allow_shared_drives,
+        layers=settings_layers("detector", preset, config, None, set_, {}), steps=steps, day_steps=day_steps,
+        seeds=seeds, only=only or (), weights=weights, bootstrap=bootstrap, allow_shared_drives=allow_shared_drives,
         command=_command(), cpu=cpu, dry_run=dry_run, say=say,
     )  # fmt: skip
 

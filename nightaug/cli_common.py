@@ -1,0 +1,77 @@
+"""What the commands of :mod:`nightaug.cli` and :mod:`nightaug.cli_detect` share: options, lists, settings layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nightaug.errors import ConfigError
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+RunOut = Annotated[Path, typer.Option("--out", help="Run folder.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. learning_rate=1e-4. Repeatable."),
+]
+Preset = Annotated[str | None, typer.Option(help="Settings that ship with nightaug: bdd100k, demo, ...")]
+Config = Annotated[Path | None, typer.Option(help="YAML file of settings, over the preset.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
+TrainingDryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and an estimate, train nothing.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Images = Annotated[Path | None, typer.Option("--images", help="Folder of images, if it is not found by itself.")]
+Labels = Annotated[Path | None, typer.Option("--labels", help="Label file or folder, likewise.")]
+
+
+def say(text: str) -> None:
+    """A line for the user on standard output."""
+    typer.echo(text)
+
+
+def words(value: str | None, may_be_empty: bool = False) -> list[str] | None:
+    """``"a, b"`` to ``["a", "b"]``, None to None.
+
+    Args:
+        may_be_empty: text without any name is as if it were not given, instead of an error.
+
+    Raises:
+        ConfigError: text without any name.
+    """
+    if value is None:
+        return None
+    found = [word.strip() for word in value.split(",") if word.strip()]
+    if not found and not may_be_empty:
+        raise ConfigError(f"expected names separated by commas, got '{value}'")
+    return found or None
+
+
+def settings_layers(
+    name: str,
+    preset: str | None,
+    config: Path | None,
+    saved: Path | None,
+    set_: list[str] | None,
+    flags: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Settings of one section, in rising order: preset, file, a resumed run's own, --set, flags.
+
+    Args:
+        name: of the section: ``translator`` or ``detector``.
+        saved: settings of the run that is resumed; None or absent: there is none.
+        flags: settings with options of their own; None: not given.
+
+    Raises:
+        ConfigError: an unknown preset, a file that cannot be read, or a --set without ``=``.
+    """
+    from nightaug.config import load_preset, load_yaml, merge, parse_overrides, section
+
+    layers: dict[str, Any] = load_preset(preset).get(name, {}) if preset else {}
+    if config is not None:
+        layers = merge(layers, section(load_yaml(config), name, str(config)))
+    if saved is not None and saved.exists():
+        # What the run was started with holds, unless it is said otherwise here.
+        layers = merge(load_yaml(saved), layers)
+    return [layers, parse_overrides(set_ or []), {key: value for key, value in flags.items() if value is not None}]
