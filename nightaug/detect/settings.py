@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from nightaug.config import Settings
+from nightaug.detect.adaptation.settings import AdaptationSettings
 
 #: Network inputs are whole multiples of this many pixels (the stride YOLO needs; FCOS pads its own P6 and P7).
 SIZE_MULTIPLE = 32
@@ -74,6 +75,13 @@ class DetectorSettings(Settings):
     rename: dict[str, str] = Field(default_factory=dict)
     #: Unlabelled images of the target domain, for adaptation: a folder or dataset, NAME:SPLIT:DOMAIN like data.
     target: str | None = None
+    #: Learn from the target's images, too: the vision-language night head (METHODS section 2), or none.
+    adapt: Literal["none", "vlmcshfg"] = "none"
+    adaptation: AdaptationSettings = AdaptationSettings()
+    #: MODEL:TAG or MODEL:FILE of open_clip, local-dir:FOLDER, or none.
+    clip: str = "none"
+    #: Objects that CLIP no longer recognises after translation: trained on as they are, by weight, or not at all.
+    clip_gate: Literal["none", "weigh", "drop"] = "none"
 
     #: fcos-resnet18|50|101, fcos-mobilenet, yolo11n|s|m|l|x, yolov8n.., yolo26n.., yolov5nu.., or a YOLO .yaml or .pt.
     detector: str = "fcos-resnet50"
@@ -139,6 +147,10 @@ class DetectorSettings(Settings):
                 raise ValueError(f"{name} must be a multiple of {SIZE_MULTIPLE}, got {getattr(self, name)}")
         if self.fcos.channels % 32:
             raise ValueError(f"fcos.channels must be a multiple of 32, got {self.fcos.channels}")
+        if self.adapt != "none" and self.target is None:
+            raise ValueError("--adapt needs unlabelled images of the target: add --target NIGHT_IMAGES")
+        if self.clip_gate != "none" and self.clip == "none":
+            raise ValueError(f"clip_gate {self.clip_gate} needs a CLIP: add --clip MODEL:TAG")
         if any(not 0 < drop < 1 for drop in self.drops):
             raise ValueError(f"drops are shares of the steps, each between 0 and 1, got {self.drops}")
         return self

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from nightaug.config import Settings
 
 #: What the head is made of; each can be left out.
 Part = Literal[
-    "sampler", "alignment", "hallucination", "matching", "structure", "node_class", "node_domain", "pyramid_domain"
-]
+    "sampler", "alignment", "hallucination", "matching", "structure", "node_class", "node_domain", "pyramid_domain",
+    "teacher",
+]  # fmt: skip
+#: Those of the published method.
 PARTS: tuple[Part, ...] = (
     "sampler", "alignment", "hallucination", "matching", "structure", "node_class", "node_domain", "pyramid_domain",
 )  # fmt: skip
+#: Those that need pseudo labels of whole boxes, beyond the published method.
+EXTRA_PARTS: tuple[Part, ...] = ("teacher",)
 
 
 class PartWeights(Settings):
@@ -28,6 +32,8 @@ class PartWeights(Settings):
     node_class: float = Field(1.0, ge=0)
     node_domain: float = Field(0.1, ge=0)
     pyramid_domain: float = Field(1.0, ge=0)
+    #: Beyond the published method: the detector's own losses on the target, with the mean teacher's boxes as labels.
+    teacher: float = Field(1.0, ge=0)
 
 
 class AdaptationSettings(Settings):
@@ -39,6 +45,14 @@ class AdaptationSettings(Settings):
     #: A target region is a pseudo-labelled object over this score, background under that one.
     foreground: float = Field(0.5, gt=0, lt=1)
     background: float = Field(0.05, gt=0, lt=1)
+    #: fixed: foreground for every class. balanced: each class' own threshold, at which the target shows this share of
+    #: the objects an image of the source does, never under foreground_floor.
+    thresholds: Literal["fixed", "balanced"] = "fixed"
+    foreground_share: float = Field(0.5, gt=0, le=2)
+    foreground_floor: float = Field(0.2, gt=0, lt=1)
+    #: teacher: boxes of the mean teacher under this share of their class' threshold are background; between the two
+    #: they are neither object nor background.
+    unsure: float = Field(0.5, ge=0, le=1)
     #: Most objects kept of a domain, and regions of background for each.
     nodes: PositiveInt = 200
     background_share: float = Field(0.1, ge=0, le=1)
@@ -59,3 +73,17 @@ class AdaptationSettings(Settings):
     reversal: float = Field(0.02, ge=0)
     #: Steps over which all weights of the head rise from 0.
     warmup: int = Field(0, ge=0)
+    #: Learning rate of the head, relative to the detector's.
+    rate: float = Field(2.0, gt=0)
+    #: Where CLIP's embeddings of labelled crops are kept; null: nightaug/regions in the user's cache folder.
+    cache: str | None = None
+    #: CLIP sees a crop and the same one grown by this; boxes with a side under so many pixels have no embedding.
+    context: float = Field(1.5, ge=1)
+    min_side: float = Field(4.0, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AdaptationSettings:
+        lowest = self.foreground_floor if self.thresholds == "balanced" else self.foreground
+        if self.background >= lowest:
+            raise ValueError(f"background {self.background} must be under the threshold of objects, {lowest}")
+        return self
