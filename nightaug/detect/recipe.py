@@ -15,7 +15,7 @@ from nightaug.data.classes import canonical_class
 from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.frames import Frame
 from nightaug.detect.detectors import Target, detector_kind
-from nightaug.detect.sampling import Mixture, Source
+from nightaug.detect.sampling import Source
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import (
     SourceSpec,
@@ -109,13 +109,11 @@ def run_recipe(
     settings = build(DetectorSettings, *layers)
     detector_kind(settings.detector)
     data = gather(open_dataset(dataset), settings)
-    if epochs is not None:
-        draws = len(Mixture(data.sources, settings.seed, settings.balance, data.classes))
-        world = max(1, int(torch.distributed.get_world_size())) if torch.distributed.is_initialized() else _world()
-        steps = epochs * math.ceil(draws / (settings.batch * settings.accumulate * world))
-        settings = build(DetectorSettings, *layers, {"steps": steps})
     trainer = DetectorTrainer(data.sources, data.val, data.classes, out, settings, cpu, data.target)
     main = trainer.accelerator.is_main_process
+    if epochs is not None:
+        steps = epochs * math.ceil(len(trainer.mixture) / trainer.global_batch)
+        trainer.settings = settings = build(DetectorSettings, *layers, {"steps": steps})
     smaller = f"a smaller --set batch=... and a larger accumulate (batch is {settings.batch})"
     try:
         with training_errors(out, smaller):
@@ -135,12 +133,6 @@ def run_recipe(
             return result if main else None
     finally:
         trainer.folder.close()
-
-
-def _world() -> int:
-    import os
-
-    return max(1, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def describe(trainer: DetectorTrainer, data: TrainingData) -> list[str]:
@@ -173,7 +165,7 @@ def estimate(trainer: DetectorTrainer) -> str:
     box = torch.tensor([[0.3, 0.3, 0.6, 0.6]]) * torch.tensor([settings.width, settings.height] * 2)
     targets = [Target(box, torch.zeros(1, dtype=torch.long), torch.ones(1)).to(accelerator.device)] * settings.batch
     images = images.to(accelerator.device)
-    # Normalisation layers would learn from the grey images; evaluation mode takes the same time.
+    # Normalisation layers learn from the grey images: what they had is put back afterwards.
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     detector.train()
     seconds = []
