@@ -1,8 +1,9 @@
-"""Words and file names from strangers, made fit for a terminal, a line of a text file and UTF-8."""
+"""Words and file names from strangers, made fit for a terminal, a line of a text file and UTF-8; plain tables."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -49,3 +50,15 @@ def without_surrogates(value: Any, substitute: str = "\ufffd") -> Any:
             for key, inner in value.items()
         }
     return value
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

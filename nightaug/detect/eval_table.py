@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from nightaug.data.text import table
 from nightaug.detect.evaluate import GROUPS, UNDEFINED
 
 _TITLES = {"timeofday": "time of day", "weather": "weather", "scene": "scene"}
@@ -16,7 +16,7 @@ def metrics_lines(metrics: dict[str, Any]) -> list[str]:
     lines = [
         f"{metrics['images']:,} images, {metrics['boxes']:,} boxes; AP is COCO's (IoU 0.50 to 0.95), all in percent",
         "",
-        *_table(
+        *table(
             ["", "AP", "AP50", "AP75", "small", "medium", "large", "AR 100"],
             [["all classes", *(_percent(numbers[key]) for key in _ALL)]],
         ),
@@ -26,7 +26,7 @@ def metrics_lines(metrics: dict[str, Any]) -> list[str]:
         [name, _percent(row["AP"]), _percent(row["AP50"]), f"{row['boxes']:,}", f"{row['images']:,}"]
         for name, row in metrics["per_class"].items()
     ]
-    lines += _table(["class", "AP", "AP50", "boxes", "images"], rows)
+    lines += table(["class", "AP", "AP50", "boxes", "images"], rows)
     for key in GROUPS:
         values = metrics["by"][key]
         if set(values) - {UNDEFINED}:
@@ -34,7 +34,7 @@ def metrics_lines(metrics: dict[str, Any]) -> list[str]:
                 [value, _percent(row["AP"]), _percent(row["AP50"]), f"{row['boxes']:,}", f"{row['images']:,}"]
                 for value, row in values.items()
             ]
-            lines += ["", *_table([_TITLES[key], "AP", "AP50", "boxes", "images"], rows)]
+            lines += ["", *table([_TITLES[key], "AP", "AP50", "boxes", "images"], rows)]
     return lines
 
 
@@ -43,16 +43,3 @@ _ALL = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value * 100:.1f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
-    widths = [max(len(row[at]) for row in [header, *rows]) for at in range(len(header))]
-    lines = []
-    for row in [header, *rows]:
-        first, *others = [
-            cell.rjust(width) if at else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join([first, *others]).rstrip())
-    return lines

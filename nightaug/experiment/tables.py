@@ -1,22 +1,9 @@
-"""Plain-text tables for the terminal."""
+"""What ``prepare`` says, as plain text for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from nightaug.data.domains import PrepareReport
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table; the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for row in [header, *rows]:
-        cells = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+from nightaug.data.text import table
 
 
 def prepare_table(report: PrepareReport) -> list[str]:
