@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from nightaug.detect.detectors.pretrained import fitting
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.runs import load_weights
 
@@ -129,12 +130,12 @@ def build_backbone(name: str, channels: int, norm: str, width: float = 1.0) -> B
     )
 
 
-def fetch_weights(source: str, kinds: tuple[str, ...]) -> Mapping[str, Tensor]:
+def fetch_weights(source: str, kind: str) -> Mapping[str, Tensor]:
     """The tensors behind a torchvision tag (``IMAGENET1K_V1``) or of a weight file.
 
     Args:
         source: tag or path.
-        kinds: torchvision weight enums the tag may be of, first match wins.
+        kind: torchvision weight enum the tag is of.
 
     Raises:
         CheckpointError: no such tag or file, or the download fails; the message says what to do instead.
@@ -143,13 +144,13 @@ def fetch_weights(source: str, kinds: tuple[str, ...]) -> Mapping[str, Tensor]:
         if not Path(source).is_file():
             raise CheckpointError(f"{source}: no such weight file")
         return load_weights(source)[0]
-    tags = {name: kind for kind in kinds for name in _enum(kind).__members__}
+    tags = _enum(kind).__members__
     if source not in tags:
         raise CheckpointError(
             f"pretrained '{source}' is neither a file nor a torchvision tag (there are: {', '.join(sorted(tags))}); "
             "use one of them, a weight file, or null to start from scratch"
         )
-    entry = _enum(tags[source])[source]
+    entry = tags[source]
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub sets none, and would wait for ever behind a silent firewall
     try:
@@ -172,18 +173,21 @@ def _enum(name: str) -> Any:
     return found
 
 
-def load_pretrained(backbone: BackboneWithFPN, name: str, source: str) -> str:
+def load_pretrained(backbone: BackboneWithFPN, name: str, source: str, state: Mapping[str, Tensor]) -> str:
     """Put ImageNet weights into a backbone; returns a line that says what was loaded.
 
+    Args:
+        name: key of :data:`BACKBONES`.
+        source: where the weights are from, for messages.
+        state: the tensors of a classifier in torchvision's layout.
+
     Raises:
-        CheckpointError: they cannot be had, or are of another architecture.
+        CheckpointError: they are of another architecture.
     """
-    state = dict(fetch_weights(source, (BACKBONES[name].weights,)))
     if "mobilenet" in name:
         state = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
     wanted = backbone.body.state_dict()
-    fits = {key: value for key, value in state.items() if key in wanted and wanted[key].shape == value.shape}
-    missing = [key for key in wanted if key not in fits and not key.endswith("num_batches_tracked")]
+    fits, missing = fitting(state, wanted)
     if missing:
         raise CheckpointError(
             f"{source} does not fit {name}: {len(missing)} of {len(wanted)} tensors are missing or of another shape "

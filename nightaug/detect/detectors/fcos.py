@@ -18,9 +18,10 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from nightaug.detect.detectors.backbones import build_backbone, fetch_weights, load_pretrained
+from nightaug.detect.detectors.backbones import BACKBONES, build_backbone, fetch_weights, load_pretrained
 from nightaug.detect.detectors.base import Detector, Forward, Found, Target
 from nightaug.detect.detectors.fcos_loss import Assignment, Locations, assign, decode, fcos_losses
+from nightaug.detect.detectors.pretrained import fitting
 from nightaug.detect.regions import RegionBatch
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import CheckpointError
@@ -82,19 +83,15 @@ class FCOSDetector(Detector):
 
     def _load_pretrained(self, settings: DetectorSettings) -> str:
         source = str(settings.pretrained)
-        if source.startswith("COCO"):
-            state = dict(fetch_weights(source, ("FCOS_ResNet50_FPN_Weights",)))
-        else:
-            try:
-                return load_pretrained(self.network.backbone, settings.detector, source)
-            except CheckpointError:
-                # A whole FCOS in torchvision's layout, perhaps.
-                state = dict(fetch_weights(source, ())) if _is_detector_file(source) else {}
-                if not state:
-                    raise
+        coco = source.startswith("COCO")
+        kind = "FCOS_ResNet50_FPN_Weights" if coco else BACKBONES[settings.detector].weights
+        state = fetch_weights(source, kind)
+        if not any(key.startswith("backbone.") for key in state):
+            return load_pretrained(self.network.backbone, settings.detector, source, state)
+        # A whole FCOS in torchvision's layout.
         own = self.network.state_dict()
-        fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-        missing = [k for k in own if k.startswith("backbone.") and k not in fits and not k.endswith("tracked")]
+        fits, missing = fitting(state, own)
+        missing = [key for key in missing if key.startswith("backbone.")]
         if missing:
             raise CheckpointError(
                 f"{source} does not fit {settings.detector} with {settings.fcos.channels} channels: {len(missing)} "
@@ -217,9 +214,3 @@ def _head(channels: int, classes: int, convs: int) -> FCOSHead:
     head.classification_head = FCOSClassificationHead(channels, 1, classes, convs, norm_layer=norm)
     head.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=norm)
     return head
-
-
-def _is_detector_file(source: str) -> bool:
-    from pathlib import Path
-
-    return Path(source).is_file()

@@ -27,6 +27,7 @@ from torchvision.ops import batched_nms
 
 from nightaug.detect.detectors.base import Detector, Forward, Found, Target
 from nightaug.detect.detectors.fcos_loss import Assignment
+from nightaug.detect.detectors.pretrained import fitting
 from nightaug.detect.detectors.yolo_files import check_architecture, fetch_release, find_architecture, read_checkpoint
 from nightaug.detect.detectors.yolo_loss import Anchors, anchor_points, decode, yolo_losses
 from nightaug.detect.regions import RegionBatch
@@ -107,20 +108,20 @@ class YOLODetector(Detector):
         tensors = read_checkpoint(path)[0] if path.suffix == ".pt" else load_weights(path)[0]
         tensors = {key.removeprefix("network."): value for key, value in tensors.items()}
         own = self.network.state_dict()
-        fits = {key: value for key, value in tensors.items() if key in own and own[key].shape == value.shape}
-        counted = [key for key in own if not key.endswith("num_batches_tracked")]
-        used = [key for key in counted if key in fits]
-        if 2 * len(used) < len(counted):
+        fits, missing = fitting(tensors, own)
+        counted = sum(not key.endswith("num_batches_tracked") for key in own)
+        used = counted - len(missing)
+        if 2 * used < counted:
             raise CheckpointError(
-                f"{path} does not fit {settings.detector}: only {len(used)} of {len(counted)} tensors have the right "
+                f"{path} does not fit {settings.detector}: only {used} of {counted} tensors have the right "
                 "name and shape; give weights of the same family and size"
             )
-        bad = next((key for key in used if not bool(torch.isfinite(fits[key].float()).all())), None)
+        bad = next((key for key, value in fits.items() if not bool(torch.isfinite(value.float()).all())), None)
         if bad is not None:
             raise CheckpointError(f"{path} holds NaN or infinite weights ({bad})")
         self.network.load_state_dict(fits, strict=False)
-        rest = "" if len(used) == len(counted) else " (the rest is shaped by other classes and starts anew)"
-        return f"{path.name}: {len(used)} of {len(counted)} tensors{rest}"
+        rest = " (the rest is shaped by other classes and starts anew)" if missing else ""
+        return f"{path.name}: {used} of {counted} tensors{rest}"
 
     # -- one pass ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+import torch
+
+from nightaug.detect.detectors.pretrained import fitting
+
+
+def test_tensors_fit_by_name_and_shape() -> None:
+    own = {"b": torch.zeros(2), "a": torch.zeros(3), "c": torch.zeros(1), "x.num_batches_tracked": torch.zeros(())}
+    state = {"a": torch.ones(3), "b": torch.ones(2), "c": torch.ones(2), "d": torch.ones(1)}
+    fits, missing = fitting(state, own)
+    assert list(fits) == ["b", "a"]
+    assert fits["a"] is state["a"]
+    assert missing == ["c"]
