@@ -20,7 +20,7 @@ from torchvision.ops import batched_nms
 
 from nightaug.detect.detectors.backbones import BACKBONES, build_backbone, fetch_weights, load_pretrained
 from nightaug.detect.detectors.base import Detector, Forward, Found, Target
-from nightaug.detect.detectors.fcos_loss import Assignment, Locations, assign, decode, fcos_losses
+from nightaug.detect.detectors.fcos_loss import Locations, assign, decode, fcos_losses, served_objects
 from nightaug.detect.detectors.pretrained import fitting
 from nightaug.detect.regions import RegionBatch
 from nightaug.detect.settings import DetectorSettings
@@ -166,13 +166,9 @@ class FCOSDetector(Detector):
         self, forward: Forward, targets: Sequence[Target], letterboxes: list[Letterbox] | None = None
     ) -> RegionBatch:
         """Every location assigned to a labelled object (METHODS 2.1); boxes are the objects' own."""
-        assignment: Assignment = forward.outputs["assignment"]
-        image, where = (assignment.served >= 0).nonzero(as_tuple=True)
-        batch = self._regions(forward, image, where, letterboxes)
-        for number, target in enumerate(targets):
-            own = image == number
-            chosen = assignment.served[number, where[own]]
-            batch.labels[own], batch.boxes[own] = target.labels[chosen], target.boxes[chosen].to(batch.boxes.dtype)
+        served = served_objects(targets, forward.outputs["assignment"])
+        batch = self._regions(forward, served.image, served.where, letterboxes)
+        batch.labels, batch.boxes = served.labels, served.boxes.to(batch.boxes.dtype)
         return batch
 
     def scored_regions(

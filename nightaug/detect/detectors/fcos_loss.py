@@ -7,6 +7,7 @@ background; objects smaller than a stride, which contain no location, get those 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -104,20 +105,17 @@ def fcos_losses(
         ``{"classification": (), "box": (), "centerness": ()}``.
     """
     logits, regression, centerness = logits.float(), regression.float(), centerness.float()
-    index, weight = assignment
-    positive = index >= 0
-    total = across_processes(weight[positive].sum()).clamp(min=1.0)
+    weight = assignment.weight
+    image, where, labels, boxes = served_objects(targets, assignment)
+    own = weight[image, where]
+    total = across_processes(own.sum()).clamp(min=1.0)
 
     wanted = torch.zeros_like(logits)
-    image, where = positive.nonzero(as_tuple=True)
-    labels = _gather(targets, "labels", index, image, where, logits.new_zeros(0, dtype=torch.long))
     wanted[image, where, labels] = 1.0
     focal = sigmoid_focal_loss(logits, wanted, reduction="none").sum(dim=2)
 
-    boxes = _gather(targets, "boxes", index, image, where, logits.new_zeros(0, 4))
     points, size = locations.points[where], locations.size[where]
     found = decode(regression[image, where], points, size)
-    own = weight[image, where]
     overlap = generalized_box_iou_loss(found, boxes, reduction="none")
     right = centerness_target(boxes, points, size)
     middle = binary_cross_entropy_with_logits(centerness[image, where], right, reduction="none")
@@ -128,17 +126,25 @@ def fcos_losses(
     }
 
 
-def _gather(targets: Sequence[Target], name: str, index: Tensor, image: Tensor, where: Tensor, empty: Tensor) -> Tensor:
-    """The targets' values of all positive locations, in their order."""
-    start, offset = [], 0
-    for target in targets:
-        start.append(offset)
-        offset += len(target.labels)
-    if offset == 0:
-        return empty
-    everything = torch.cat([getattr(target, name) for target in targets])
-    offsets = torch.tensor(start, device=index.device)
-    return everything[offsets[image] + index[image, where]]
+class Served(NamedTuple):
+    """The places of a batch that serve an object, and the objects.
+
+    ``image`` (P,) and ``where`` (P,) locations; ``labels`` (P,) class numbers; ``boxes`` (P, 4) xyxy pixels.
+    """
+
+    image: Tensor
+    where: Tensor
+    labels: Tensor
+    boxes: Tensor
+
+
+def served_objects(targets: Sequence[Target], assignment: Assignment) -> Served:
+    """Every location that serves an object, image after image, with that object's label and box."""
+    image, where = (assignment.served >= 0).nonzero(as_tuple=True)
+    first = [0, *accumulate(len(target.labels) for target in targets)][:-1]
+    chosen = torch.tensor(first, device=image.device)[image] + assignment.served[image, where]
+    labels, boxes = torch.cat([target.labels for target in targets]), torch.cat([target.boxes for target in targets])
+    return Served(image, where, labels[chosen], boxes[chosen])
 
 
 def decode(regression: Tensor, points: Tensor, size: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from nightaug.detect.detectors.base import Detector, Forward, Found, Target
-from nightaug.detect.detectors.fcos_loss import Assignment
+from nightaug.detect.detectors.fcos_loss import served_objects
 from nightaug.detect.detectors.pretrained import fitting
 from nightaug.detect.detectors.yolo_files import check_architecture, fetch_release, find_architecture, read_checkpoint
 from nightaug.detect.detectors.yolo_loss import Anchors, anchor_points, decode, yolo_losses
@@ -186,14 +186,8 @@ class YOLODetector(Detector):
         class and box fit together (a target that grows with the predicted box' IoU), which is what FCOS needs
         centerness for. From yolo26 all this is of the one-to-many head, through which gradients reach the backbone.
         """
-        assignment: Assignment = forward.outputs["assignment"]
-        image, where = (assignment.served >= 0).nonzero(as_tuple=True)
-        chosen = assignment.served[image, where]
-        labels, boxes = torch.zeros_like(chosen), torch.zeros(len(chosen), 4, device=chosen.device)
-        for number, target in enumerate(targets):
-            own = image == number
-            labels[own], boxes[own] = target.labels[chosen[own]], target.boxes[chosen[own]].float()
-        return self._regions(forward, image, where, labels, boxes, letterboxes)
+        image, where, labels, boxes = served_objects(targets, forward.outputs["assignment"])
+        return self._regions(forward, image, where, labels, boxes.float(), letterboxes)
 
     def scored_regions(
         self, forward: Forward, foreground: float, background: float, letterboxes: list[Letterbox] | None = None

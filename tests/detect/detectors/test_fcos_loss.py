@@ -13,6 +13,7 @@ from nightaug.detect.detectors.fcos_loss import (
     centerness_target,
     decode,
     fcos_losses,
+    served_objects,
 )
 
 
@@ -177,3 +178,16 @@ def test_an_ignored_place_has_no_gradient() -> None:
 def test_decode_is_the_inverse_of_the_distances() -> None:
     points, size = torch.tensor([[20.0, 30]]), torch.tensor([8.0])
     assert decode(torch.tensor([[1.0, 2, 0.5, 0]]), points, size).tolist() == [[12, 14, 24, 30]]
+
+
+def test_served_objects_are_each_images_own() -> None:
+    targets = [target([[0, 0, 1, 1]], [4]), target([]), target([[2, 2, 3, 3], [5, 5, 6, 6]], [7, 8])]
+    served = torch.tensor([[0, -1], [-1, -1], [1, 0]])
+    image, where, labels, boxes = served_objects(targets, Assignment(served, torch.ones(3, 2)))
+    assert image.tolist() == [0, 2, 2]
+    assert where.tolist() == [0, 0, 1]
+    assert labels.tolist() == [4, 8, 7]
+    assert boxes[:, 0].tolist() == [0, 5, 2]
+    nothing = served_objects([target([])], Assignment(torch.full((1, 2), -1), torch.ones(1, 2)))
+    assert nothing.labels.shape == (0,)
+    assert nothing.boxes.shape == (0, 4)
