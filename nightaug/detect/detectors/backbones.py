@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +15,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from nightaug.detect.detectors.pretrained import fitting
+from nightaug.detect.detectors.pretrained import download_timeout, fitting
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.runs import load_weights
-
-#: Seconds without an answer after which a download is given up.
-DOWNLOAD_TIMEOUT = 20.0
 
 
 class BackboneKind(NamedTuple):
@@ -151,20 +147,17 @@ def fetch_weights(source: str, kind: str) -> Mapping[str, Tensor]:
             "use one of them, a weight file, or null to start from scratch"
         )
     entry = tags[source]
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub sets none, and would wait for ever behind a silent firewall
     try:
-        state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
-            entry.url, map_location="cpu", progress=False, weights_only=True
-        )
+        with download_timeout():
+            state: Mapping[str, Tensor] = torch.hub.load_state_dict_from_url(
+                entry.url, map_location="cpu", progress=False, weights_only=True
+            )
     except (URLError, OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise CheckpointError(
             f"{source} cannot be downloaded ({error}); fetch {entry.url} elsewhere and put it into {folder}, "
             "or give the file itself with --set pretrained=FILE, or start from scratch with --set pretrained=null"
         ) from error
-    finally:
-        socket.setdefaulttimeout(before)
     return state
 
 

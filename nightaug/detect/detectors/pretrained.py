@@ -1,10 +1,26 @@
-"""Tensors of others in networks of ours: which of them fit."""
+"""Weights of others: fetched without waiting for ever, and which of them fit a network of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor
+
+#: Seconds without an answer after which a download is given up.
+DOWNLOAD_TIMEOUT = 20.0
+
+
+@contextmanager
+def download_timeout() -> Iterator[None]:
+    """Give up a download that gets no answer: torch.hub sets no limit, and behind a silent firewall waits for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def fitting(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import socket
 import zipfile
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
@@ -21,11 +20,10 @@ import torchvision
 from torch import Tensor, nn
 
 from nightaug.config import load_yaml
+from nightaug.detect.detectors.pretrained import download_timeout
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.runs import load_weights
 
-#: Seconds without an answer after which a download is given up.
-DOWNLOAD_TIMEOUT = 20.0
 #: A name: family (yolo11, yolov8, ...) and size; yolov5's is also written yolov5nu, as its weights are published.
 _NAME = re.compile(r"(yolo(?:v\d+|\d+))([a-z])(u?)")
 #: The size in the name of an architecture file.
@@ -180,11 +178,10 @@ def fetch_release(detector: str, release: str) -> Path:
     if path.is_file():
         return path
     url = f"https://github.com/ultralytics/assets/releases/download/{release}/{file}"
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # none by default: a silent firewall would hold it for ever
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), progress=False)
+        with download_timeout():
+            torch.hub.download_url_to_file(url, str(path), progress=False)
         if not zipfile.is_zipfile(path):
             path.unlink()
             raise OSError("what came is not a whole weight file")
@@ -193,6 +190,4 @@ def fetch_release(detector: str, release: str) -> Path:
             f"{file} cannot be downloaded ({error}); fetch {url} elsewhere and put it into {folder}, or give the file "
             "itself with --set pretrained=FILE, or start from scratch with --set pretrained=null"
         ) from error
-    finally:
-        socket.setdefaulttimeout(before)
     return path

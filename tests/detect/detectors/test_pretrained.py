@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
+
 import torch
 
-from nightaug.detect.detectors.pretrained import fitting
+from nightaug.detect.detectors.pretrained import DOWNLOAD_TIMEOUT, download_timeout, fitting
 
 
 def test_tensors_fit_by_name_and_shape() -> None:
@@ -12,3 +15,11 @@ def test_tensors_fit_by_name_and_shape() -> None:
     assert list(fits) == ["b", "a"]
     assert fits["a"] is state["a"]
     assert missing == ["c"]
+
+
+def test_a_download_has_a_time_limit_and_nothing_else_has() -> None:
+    before = socket.getdefaulttimeout()
+    with suppress(OSError), download_timeout():
+        assert socket.getdefaulttimeout() == DOWNLOAD_TIMEOUT
+        raise OSError
+    assert socket.getdefaulttimeout() == before
