@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +155,16 @@ class TableMaker:
         self.samples[arm.key] = gap.Samples(self.done[arm.key], np.stack(point), np.stack(drawn))
         self.ap50[arm.key] = np.stack(ap50)
 
+    @cached_property
+    def _truth_bytes(self) -> bytes:
+        """All that the AP of a row depends on besides its detections."""
+        return msgspec.json.encode([self.truth.images, self.truth.annotations, self.truth.classes])
+
     def _drawn(self, folder: Path) -> tuple[gap.Floats, gap.Floats, gap.Floats]:
         settings = self.settings
         raw = (folder / DETECTIONS).read_bytes()
         digest = hashlib.sha256(raw)
-        digest.update(msgspec.json.encode([self.truth.images, self.truth.annotations, self.truth.classes]))
+        digest.update(self._truth_bytes)
         key = f"{digest.hexdigest()} {settings.bootstrap} {settings.bootstrap_seed}"
         path = folder / "bootstrap.npz"
         try:
@@ -253,7 +259,7 @@ class TableMaker:
             "AP50": _mean(ap50[self._at(self.measured)]),
             "AP_all": _mean(ap),
             "per_class": {
-                name: {"AP": _number(ap[at]), "AP50": _number(ap50[at])}
+                name: {"AP": gap.or_null(ap[at]), "AP50": gap.or_null(ap50[at])}
                 for name, at in zip(self.tested, self._at(self.tested), strict=True)
             },
             "wall_s": None if state is None else round(state.wall_s, 1),
@@ -299,10 +305,6 @@ def _rows(path: Path, raw: bytes, truth: Truth) -> list[dict[str, Any]]:
 def row_folder(out: Path, slug: str, seed: int) -> Path:
     """The run folder of an arm."""
     return out / "runs" / slug / f"seed{seed}"
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _mean(values: gap.Floats) -> float | None:

@@ -49,10 +49,11 @@ class Estimate(NamedTuple):
 
     def as_dict(self) -> dict[str, float | None]:
         """For JSON; null where nothing could be measured."""
-        return {name: _number(getattr(self, name)) for name in ("value", "low", "high")}
+        return {name: or_null(getattr(self, name)) for name in ("value", "low", "high")}
 
 
-def _number(value: float) -> float | None:
+def or_null(value: float) -> float | None:
+    """A number for JSON, which knows neither nan nor infinity."""
     return float(value) if np.isfinite(value) else None
 
 
@@ -137,8 +138,8 @@ def recovered(arm: Samples, day: Samples, ceiling: Samples, classes: Sequence[in
     share = np.divide(over, under, where=sound, out=np.zeros_like(under))
     return {
         "value": float((value - base) / gap.value),
-        "low": _number(float(np.percentile(np.where(sound, share, -np.inf), LOW, method="lower"))),
-        "high": _number(float(np.percentile(np.where(sound, share, np.inf), HIGH, method="higher"))),
+        "low": or_null(float(np.percentile(np.where(sound, share, -np.inf), LOW, method="lower"))),
+        "high": or_null(float(np.percentile(np.where(sound, share, np.inf), HIGH, method="higher"))),
     }
 
 
