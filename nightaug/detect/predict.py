@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import time
@@ -17,6 +16,7 @@ import torch
 from nightaug import __version__
 from nightaug.data.classes import canonical_class
 from nightaug.data.formats.base import shown
+from nightaug.data.results import writing
 from nightaug.data.text import encodable
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
 from nightaug.detect.inference import PRECISIONS, check_device
@@ -172,16 +172,9 @@ def run_predict(
         raise NightaugError(f"{shown(out)}: about {need / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
     check_device(device)
     eyes = Eyes(load_detector(weights, device), device, precision)
-    try:
-        with closing(lock_folder(out)):
-            check_folder(out, facts, overwrite)  # again, as another process may have finished meanwhile
-            result = _images(job, inputs, eyes) if inputs is not None else _video(job, eyes, limit)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise NightaugError(
-            f"cannot write to {shown(out)}: {reason}; what is done is kept, run again to go on"
-        ) from error
-    return result
+    with writing(shown(out), "what is done is kept, run again to go on"), closing(lock_folder(out)):
+        check_folder(out, facts, overwrite)  # again, as another process may have finished meanwhile
+        return _images(job, inputs, eyes) if inputs is not None else _video(job, eyes, limit)
 
 
 def _wanted(asked: Sequence[str] | None, known: Sequence[str]) -> frozenset[int] | None:

@@ -12,14 +12,12 @@ from nightaug.data.companion_names import without_companions
 from nightaug.data.formats import Part, open_dataset
 from nightaug.data.formats.base import shown
 from nightaug.data.frames import Frame
+from nightaug.data.results import result_suffix
 from nightaug.data.text import encodable
 from nightaug.detect.predict_store import CLASSES
 from nightaug.detect.video import list_videos
 from nightaug.errors import DatasetError
 from nightaug.images import list_images
-
-#: Endings that pictures keep; others are drawn as .jpg.
-_KEPT = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 class Item(NamedTuple):
@@ -116,8 +114,7 @@ def make_items(found: Iterable[tuple[str, Path]]) -> list[Item]:
     items = []
     for name, path in sorted(found):
         place = PurePosixPath(name)
-        suffix = place.suffix if place.suffix.lower() in _KEPT else ".jpg"
-        picture = _free(PurePosixPath("images", place.with_suffix(suffix)), place, taken)
+        picture = _free(PurePosixPath("images", place.with_suffix(result_suffix(place))), place, taken)
         text = _free(PurePosixPath("labels", place.with_suffix(".txt")), place, taken)
         items.append(Item(path, name, picture, text))
     return items

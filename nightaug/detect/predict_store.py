@@ -16,6 +16,7 @@ import msgspec
 
 from nightaug.data.formats.base import shown
 from nightaug.data.ownership import remove_file, remove_folders
+from nightaug.data.results import link_out
 from nightaug.data.text import plain
 from nightaug.errors import ConfigError
 from nightaug.images import atomic_open, atomic_write_text
@@ -187,11 +188,9 @@ def check_links(out: Path, files: Iterable[str]) -> None:
     Raises:
         ConfigError: naming the link.
     """
-    root = os.path.realpath(out)
-    for folder in sorted({os.path.dirname(name) for name in files}):
-        real = os.path.realpath(out / folder)
-        if real != root and not real.startswith(root + os.sep):
-            raise ConfigError(f"{shown(out / folder)} is a link that leads out of --out; remove it")
+    link = link_out(out, (os.path.dirname(name) for name in files))
+    if link is not None:
+        raise ConfigError(f"{shown(link)} is a link that leads out of --out; remove it")
 
 
 def remove_files(out: Path, files: Iterable[str]) -> None:

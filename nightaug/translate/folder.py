@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nightaug.data.formats import Dataset
+from nightaug.data.results import link_out
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.translate.plan import Plan, read_manifest
 
@@ -89,13 +90,11 @@ def check_links(out: Path, plan: Plan) -> None:
     Raises:
         ConfigError: naming the link.
     """
-    root = os.path.realpath(out)
     folders = {os.path.dirname(item.output) for item in plan.items}
     folders |= {str(part.labels) for part in plan.parts if part.labels is not None}
-    for folder in sorted(folders):
-        real = os.path.realpath(out / folder)
-        if real != root and not real.startswith(root + os.sep):
-            raise ConfigError(f"{out / folder} is a link that leads out of --out; remove it or choose another --out")
+    link = link_out(out, folders)
+    if link is not None:
+        raise ConfigError(f"{link} is a link that leads out of --out; remove it or choose another --out")
 
 
 def remove_former(out: Path) -> None:

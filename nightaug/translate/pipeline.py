@@ -6,19 +6,20 @@ cut, goes on with the images that have none. Labels are written when all images 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nightaug import __version__
 from nightaug.data.formats import write_labels
-from nightaug.errors import ConfigError, ImageError, NightaugError
+from nightaug.data.results import writing
+from nightaug.errors import ConfigError, ImageError
 from nightaug.images import (
     ImageArray,
     ImageFormat,
@@ -99,20 +100,10 @@ def translate(
     """
     target = Path(out)
     check_apart(plan.dataset, target)
-    lock = None
-    try:
-        lock = lock_folder(target)
+    with writing(str(target), "images done so far are kept, run again to go on"), closing(lock_folder(target)):
         return _translate(
             plan, translator, _Options(target, quality), overwrite, workers or os.cpu_count() or 1, progress
         )
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise NightaugError(
-            f"cannot write to {target}: {reason}; images done so far are kept, run again to go on"
-        ) from error
-    finally:
-        if lock is not None:
-            lock.close()
 
 
 def _translate(

@@ -15,12 +15,11 @@ import msgspec
 from nightaug.data.classes import DAY, NIGHT, Direction
 from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset
 from nightaug.data.frames import Frame
+from nightaug.data.results import result_suffix
 from nightaug.data.upright import upright
 from nightaug.errors import DatasetError
 from nightaug.images import ImageFormat
 
-#: Endings that are kept; images in other formats are written as .jpg.
-_KEPT = {".jpg", ".jpeg", ".png", ".webp"}
 SOURCE_TIME: dict[Direction, str] = {"day2night": DAY, "night2day": NIGHT}
 TARGET_TIME: dict[Direction, str] = {"day2night": NIGHT, "night2day": DAY}
 _DOMAIN = {DAY: "A", NIGHT: "B"}
@@ -105,9 +104,7 @@ def _inside(path: Path, root: Path) -> str | None:
 
 def _with_format(name: str, format: ImageFormat | None) -> str:
     path = PurePosixPath(name)
-    if format is not None:
-        return str(path.with_suffix(f".{format}"))
-    return name if path.suffix.lower() in _KEPT else str(path.with_suffix(".jpg"))
+    return str(path.with_suffix(result_suffix(path) if format is None else f".{format}"))
 
 
 def make_plan(
