@@ -11,7 +11,7 @@ import nightaug
 
 ROOT = Path(nightaug.__file__).parent
 LAYERS: list[set[str]] = [
-    {"errors", "config", "images", "boxes", "runs", "losses", "training"},
+    {"errors", "config", "devices", "images", "boxes", "runs", "losses", "training"},
     {"data"},
     {"clip"},
     {"relight", "cyclegan", "detect"},

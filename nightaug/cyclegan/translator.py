@@ -17,6 +17,7 @@ from nightaug.cyclegan.dataset import to_image, to_tensor
 from nightaug.cyclegan.networks import SIZE_MULTIPLE, ResnetGenerator
 from nightaug.data.classes import Direction
 from nightaug.data.frames import Box
+from nightaug.devices import check_device, default_device
 from nightaug.errors import ConfigError
 from nightaug.images import ImageArray, check_rgb
 from nightaug.runs import file_sha256, resolve_precision
@@ -169,12 +170,9 @@ class CycleGANTranslator:
     ) -> None:
         if precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"expected precision auto, bf16 or fp32, got '{precision}'")
-        try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            torch.zeros(1, device=self.device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise ConfigError(f"--device {device} cannot be used here ({line}); try --device cpu") from error
+        device = device or default_device()
+        check_device(device)
+        self.device = torch.device(device)
         if precision == "auto":
             precision = "bf16" if resolve_precision("auto", self.device.type == "cpu") == "bf16" else "fp32"
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32

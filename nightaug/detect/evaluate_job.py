@@ -228,15 +228,14 @@ def _known_results(files: _Files, key: dict[str, str], truth: Truth) -> list[dic
 
 
 def _detect(run: Path, truth: Truth, device: str | None, batch: int, workers: int | None) -> list[dict[str, Any]]:
-    import torch
-
     from nightaug.detect.checkpoint import load_detector
-    from nightaug.detect.inference import check_device, detect_frames
+    from nightaug.detect.inference import detect_frames
+    from nightaug.devices import check_device, default_device
 
     missing = sum(frame.path is None for frame in truth.frames.values())
     if missing:
         raise DatasetError(f"{missing:,} images are not there, so nothing can be detected on them; pass --images")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     check_device(device)
     detector = load_detector(run, device)
     if workers is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from nightaug.detect.dataset import StillImages, make_loader
 from nightaug.detect.detectors import Detector, Found
 from nightaug.detect.truth import Truth
-from nightaug.errors import ConfigError, NightaugError
+from nightaug.errors import NightaugError
 from nightaug.images import Letterbox
 from nightaug.runs import resolve_precision
 
@@ -39,19 +39,6 @@ def to_original(found: Found, letterbox: Letterbox, unreadable: bool = False) ->
     solid = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1)
     scores = found.scores.double().cpu().numpy()
     return Detections(boxes[solid], scores[solid], found.labels.cpu().numpy()[solid])
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        ConfigError: with the reason.
-    """
-    try:
-        torch.zeros(1, device=torch.device(device))
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--device {device} cannot be used here ({line}); try --device cpu") from error
 
 
 def find(detector: Detector, images: Tensor, device: torch.device, precision: str) -> list[Found]:

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from nightaug import __version__
 from nightaug.data.classes import canonical_class
 from nightaug.data.formats.base import shown
 from nightaug.data.results import writing
 from nightaug.data.text import encodable
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
-from nightaug.detect.inference import PRECISIONS, check_device
+from nightaug.detect.inference import PRECISIONS
 from nightaug.detect.predict_inputs import Inputs, Item, find_images
 from nightaug.detect.predict_steps import Eyes, Output, detect_items, detect_video, file_state, frame_name
 from nightaug.detect.predict_store import (
@@ -36,6 +34,7 @@ from nightaug.detect.predict_store import (
     write_state,
 )
 from nightaug.detect.video import VideoReader, VideoWriter, is_video
+from nightaug.devices import check_device, default_device
 from nightaug.errors import ConfigError, DatasetError, NightaugError
 from nightaug.runs import StopRequest, file_sha256, lock_folder, progress_bar
 
@@ -159,7 +158,7 @@ def run_predict(
     }
     threads = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
     job = _Job(input, output, "coco" in formats, facts, batch, threads, overwrite, say)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     video = input.is_file() and is_video(input)
     inputs = None if video else find_images(input, limit)
     check_apart(input, [] if inputs is None else inputs.folders, out)
