@@ -65,7 +65,15 @@ def train_detector(
     classes: Classes = None,
     rename: Annotated[str | None, typer.Option(help="Rename classes first: rider=pedestrian,bus=truck.")] = None,
     target: Annotated[
-        str | None, typer.Option(help="Unlabelled images of the target domain: a second stream, for adaptation.")
+        str | None,
+        typer.Option(metavar="NAME:SPLIT:DOMAIN", help="Unlabelled night images to adapt to, e.g. dataset:train:B."),
+    ] = None,
+    adapt: Annotated[
+        str | None, typer.Option(metavar="vlmcshfg|none", help="Learn from the target's images with the night head.")
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL[:WEIGHTS]|none", help="CLIP of the night head: ViT-B-32:openai, a file, a folder."),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Start from this run or weight file of nightaug.")] = None,
     pretrained: Annotated[
@@ -88,7 +96,8 @@ def train_detector(
         raise ConfigError("give --steps or --epochs, not both")
     flags: dict[str, Any] = {
         "detector": detector, "data": data or None, "validation": validation or None, "classes": words(classes),
-        "rename": renames(rename) or None, "target": target, "weights": weights, "pretrained": pretrained,
+        "rename": renames(rename) or None, "target": target, "adapt": adapt, "clip": clip,
+        "weights": weights, "pretrained": pretrained,
         "steps": steps,
     }  # fmt: skip
     layers = settings_layers("detector", preset, config, out / "config.yaml" if resume else None, set_, flags)
@@ -186,9 +195,16 @@ def compare(
         typer.Option(help="relight, a run, a weight file or a translated folder; NAME=... names it. Repeatable."),
     ] = None,
     arms: Annotated[
-        str | None, typer.Option(help="Comma separated: day, night, day+night, day+translated, translated, ...")
+        str | None, typer.Option(help="Comma separated: day, night, day+night, day+translated, day+adapt, ...")
     ] = None,
     arms_file: Annotated[Path | None, typer.Option(help="YAML of your own arms (docs/compare.md).")] = None,
+    ablate: Annotated[
+        str | None, typer.Option(metavar="ARM", help="Adapted arm: also train it without each of its parts.")
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL:WEIGHTS", help="CLIP of open_clip, for arms that adapt or are gated."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of every arm.")] = None,
     day_steps: Annotated[
         int | None, typer.Option(min=1, help="Of the day checkpoint all arms start from; as --steps otherwise.")
@@ -213,12 +229,14 @@ def compare(
     Run again with the same --out, it goes on where it was stopped; arms and seeds can be added.
     """
     from nightaug.experiment.compare import run_compare
+    from nightaug.experiment.compare_adapt import shown_clip
 
+    command = _command().replace(clip, shown_clip(clip)) if clip else _command()
     run_compare(
         dataset, out, detector=detector, translators=translator or (), arms=words(arms), arms_file=arms_file,
-        layers=settings_layers("detector", preset, config, None, set_, {}), steps=steps, day_steps=day_steps,
-        seeds=seeds, only=only or (), weights=weights, bootstrap=bootstrap, allow_shared_drives=allow_shared_drives,
-        command=_command(), cpu=cpu, dry_run=dry_run, say=say,
+        ablate=ablate, layers=settings_layers("detector", preset, config, None, set_, {"clip": clip}), steps=steps,
+        day_steps=day_steps, seeds=seeds, only=only or (), weights=weights, bootstrap=bootstrap,
+        allow_shared_drives=allow_shared_drives, command=command, cpu=cpu, dry_run=dry_run, say=say,
     )  # fmt: skip
 
 

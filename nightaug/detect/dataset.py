@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nightaug.clip.region_cache import RegionCache
 from nightaug.data.frames import Frame
 from nightaug.data.upright import upright
 from nightaug.detect.augment import Augment
@@ -104,10 +105,18 @@ class DetectionSamples(Dataset[Sample]):
         classes: class names in the order of their numbers; labels of others are left out.
         augment: the random changes.
         seed: of the changes.
+        regions: CLIP's embeddings of the labelled crops, which then go with the labels.
     """
 
-    def __init__(self, mixture: Mixture, classes: Sequence[str], augment: Augment, seed: int) -> None:
-        self.mixture, self.augment, self.seed = mixture, augment, seed
+    def __init__(
+        self,
+        mixture: Mixture,
+        classes: Sequence[str],
+        augment: Augment,
+        seed: int,
+        regions: RegionCache | None = None,
+    ) -> None:
+        self.mixture, self.augment, self.seed, self.regions = mixture, augment, seed, regions
         self.numbers = {name: number for number, name in enumerate(classes)}
         self.unreadable: set[Path] = set()
 
@@ -127,8 +136,16 @@ class DetectionSamples(Dataset[Sample]):
             torch.from_numpy(labels[left]),
             torch.from_numpy(np.where(trusted, weights[left], 0.0).astype(np.float32)),
             image_weight(frame),
+            None if self.regions is None else self._embeddings(frame, left),
         )
         return Sample(to_tensor(fitted.image), target, fitted.letterbox, str(frame.path), len(self.unreadable))
+
+    def _embeddings(self, frame: Frame, left: NDArray[np.int64]) -> Tensor:
+        """float16 (P, E) of the labels that are left, zero where there is none."""
+        assert self.regions is not None
+        wanted = [number for number, box in enumerate(frame.boxes) if box.category in self.numbers]
+        rows, _ = self.regions.lookup(frame)
+        return torch.from_numpy(rows[wanted][left])
 
     def _read(self, index: int) -> tuple[Frame, ImageArray]:
         """The drawn frame, or where its file cannot be decoded the next good one of its source."""

@@ -32,8 +32,7 @@ def rate_factor(step: int, settings: DetectorSettings) -> float:
     return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def make_optimizer(network: nn.Module, settings: DetectorSettings, rate: float) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; biases and normalisation are not decayed."""
+def _groups(network: nn.Module, settings: DetectorSettings, scale: float) -> list[dict[str, Any]]:
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for module in network.modules():
@@ -41,10 +40,22 @@ def make_optimizer(network: nn.Module, settings: DetectorSettings, rate: float) 
             if parameter.requires_grad:
                 (decayed if parameter.ndim > 1 and name != "bias" else plain).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay, "scale": scale},
+        {"params": plain, "weight_decay": 0.0, "scale": scale},
     ]
-    groups = [group for group in groups if group["params"]]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(
+    network: nn.Module, settings: DetectorSettings, rate: float, head: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum or AdamW; biases and normalisation are not decayed.
+
+    ``head`` is what adapts the network; its groups' ``scale`` is its learning rate relative to the network's.
+    """
+    groups = _groups(network, settings, 1.0)
+    if head is not None:
+        groups += _groups(head, settings, settings.adaptation.rate)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(settings.momentum, 0.999))
     return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=settings.momentum > 0)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from nightaug.config import build, dump_yaml
 from nightaug.data.classes import canonical_class
 from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.frames import Frame
+from nightaug.detect.dataset import Batch
 from nightaug.detect.detectors import Target, detector_kind
 from nightaug.detect.sampling import Source
 from nightaug.detect.settings import DetectorSettings
@@ -85,6 +87,8 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
     if settings.target is not None:
         # Never a label: the trainer takes the images alone.
         target = load_target(parse_source(settings.target, "--target"), dataset)
+        if settings.adapt == "none":
+            notes.append("--target is not looked at without --adapt vlmcshfg")
     return TrainingData(sources, map_classes(val, settings.rename), classes, target, notes)
 
 
@@ -145,6 +149,8 @@ def describe(trainer: DetectorTrainer, data: TrainingData) -> list[str]:
     ]
     if data.target:
         lines.append(f"target (no labels): {len(data.target):,} images ({by_time(data.target)})")
+    if settings.adapt != "none":
+        lines.append(f"night head: {', '.join(settings.adaptation.parts)}; {_clip_line(trainer)}")
     lines.append(
         f"{len(trainer.classes)} classes: {', '.join(trainer.classes)}; {len(trainer.val):,} validation images"
     )
@@ -158,29 +164,38 @@ def describe(trainer: DetectorTrainer, data: TrainingData) -> list[str]:
     return lines
 
 
+def _clip_line(trainer: DetectorTrainer) -> str:
+    if trainer.language is not None:
+        return f"CLIP {trainer.language.name}"
+    if "alignment" not in trainer.settings.adaptation.parts:
+        return "no CLIP"
+    return "no CLIP, so no alignment (add --clip MODEL:TAG)"
+
+
 def estimate(trainer: DetectorTrainer) -> str:
     """Time and disk a run will take, from one timed forward and backward pass."""
     settings, accelerator, detector = trainer.settings, trainer.accelerator, trainer.live
     images = torch.full((settings.batch, 3, settings.height, settings.width), 114, dtype=torch.uint8)
     box = torch.tensor([[0.3, 0.3, 0.6, 0.6]]) * torch.tensor([settings.width, settings.height] * 2)
     targets = [Target(box, torch.zeros(1, dtype=torch.long), torch.ones(1)).to(accelerator.device)] * settings.batch
-    images = images.to(accelerator.device)
-    # Normalisation layers learn from the grey images: what they had is put back afterwards.
-    before = {key: value.clone() for key, value in detector.state_dict().items()}
-    detector.train()
+    batch = Batch(images.to(accelerator.device), targets, [], [])
+    # Normalisation layers and memories learn from the grey images: what they had is put back afterwards.
+    module: nn.Module = trainer.adapted if trainer.adapted is not None else detector
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    module.train()
     seconds = []
     for _ in range(2):  # the first one pays for set-up
         began = time.monotonic()
         with accelerator.autocast():
-            forward = detector(images, targets)
-        accelerator.backward(weighted_total(forward.losses, trainer.loss_weights))
+            found = trainer.losses(batch, batch if trainer.target is not None else None, 0)
+        accelerator.backward(weighted_total(found.losses, trainer.loss_weights(0)))
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)
-    detector.load_state_dict(before)
-    detector.zero_grad(set_to_none=True)
+    module.load_state_dict(before)
+    module.zero_grad(set_to_none=True)
     total = seconds[-1] * 1.1 * settings.accumulate * settings.steps
-    values = sum(p.numel() for p in detector.parameters())
+    values = sum(p.numel() for p in module.parameters())
     moments = 2 if settings.optimizer == "adamw" else 1
     disk = values * 4 * (2 + moments) * 2 + values * 4 * 2  # the old state stays until the new one is complete
     return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"

@@ -24,7 +24,8 @@ class RegionBatch:
         level: (P,) which pyramid level, 0 is the finest.
         pyramid: one (N, C, H, W) a level, for what works on maps.
         letterboxes: per image, how it was fitted into the network's input (None where the caller did not say).
-        clip: (P, E) CLIP embeddings, or None.
+        overlap: (P,) in [0, 1], IoU of the box predicted there with the object's, 0 for background; detached; None
+            where the objects are not known.
     """
 
     features: Tensor
@@ -36,7 +37,7 @@ class RegionBatch:
     level: Tensor
     pyramid: list[Tensor] = field(default_factory=list)
     letterboxes: list[Letterbox] | None = None
-    clip: Tensor | None = None
+    overlap: Tensor | None = None
 
     def __post_init__(self) -> None:
         count = len(self.features)
@@ -59,7 +60,7 @@ class RegionBatch:
             self.level[keep],
             self.pyramid,
             self.letterboxes,
-            None if self.clip is None else self.clip[keep],
+            None if self.overlap is None else self.overlap[keep],
         )
 
     def original_boxes(self) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +25,14 @@ _PERIOD = 2520
 class Source(NamedTuple):
     """Frames that are drawn from with a weight.
 
-    ``frames`` are labelled frames with ``path``; ``weight`` is relative to the other sources'.
+    ``frames`` are labelled frames with ``path``; ``weight`` is relative to the other sources'; ``origins`` says which
+    image a translated one was made from, where that is known.
     """
 
     name: str
     frames: Sequence[Frame]
     weight: float = 1.0
+    origins: Mapping[Path, Path] | None = None
 
 
 def repeats(frames: Sequence[Frame], share: float, classes: Sequence[str] | None = None) -> NDArray[np.float64]:

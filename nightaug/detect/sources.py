@@ -34,6 +34,7 @@ class _Row(msgspec.Struct):
     """What training needs of a line of a translated folder's ``manifest.jsonl``."""
 
     output: str
+    source: str = ""
     weight: float = 1.0
     dropped_boxes: list[int] = msgspec.field(default_factory=list)
 
@@ -158,7 +159,26 @@ def load_source(spec: SourceSpec, dataset: Dataset, option: str = "--data") -> S
         found = len(load_frames(opened, split, spec.domain))
         what = f"{found:,} images, none of them labelled" if found else "no images"
         raise DatasetError(f"{option} {name}: {what} ({_parts(opened)})")
-    return Source(name, frames, spec.weight)
+    return Source(name, frames, spec.weight, find_origins(frames, opened.root, dataset.root))
+
+
+def find_origins(frames: Sequence[Frame], root: Path, dataset: Path) -> dict[Path, Path]:
+    """Which image of the dataset each translated frame was made from, as the translated folder's manifest says.
+
+    Args:
+        root: of the translated folder.
+        dataset: what was translated.
+
+    Returns:
+        Empty where ``root`` holds no translation; frames whose image is not in the dataset are left out.
+    """
+    rows = read_weights(root)
+    found: dict[Path, Path] = {}
+    for frame in frames:
+        row = rows.get(os.path.relpath(os.path.abspath(frame.path or ""), os.path.abspath(root)))
+        if row is not None and row.source and frame.path is not None and (dataset / row.source).is_file():
+            found[frame.path] = dataset / row.source
+    return found
 
 
 def load_target(spec: SourceSpec, dataset: Dataset) -> list[Frame]:

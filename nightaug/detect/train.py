@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from accelerate import DistributedDataParallelKwargs
+from torch import Tensor, nn
 
 from nightaug import __version__
 from nightaug.data.frames import Frame
+from nightaug.detect.adaptation.trainee import AdaptedDetector, Step, check_adaptation
 from nightaug.detect.augment import Augment
 from nightaug.detect.checkpoint import start_from, write_detector
 from nightaug.detect.dataset import Batch, DetectionSamples, make_loader
@@ -26,6 +28,7 @@ from nightaug.detect.sampling import Mixture, Source
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import fingerprint, spread
 from nightaug.detect.validation import Validator
+from nightaug.detect.vision_language import VisionLanguage, needs_clip
 from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
 from nightaug.runs import StopRequest, progress_bar
@@ -55,10 +58,12 @@ class DetectorTrainer(TrainingProcess):
         out: run folder.
         settings: see :class:`DetectorSettings`.
         cpu: do not use a GPU.
-        target: unlabelled frames of the target domain: a second stream of batches, for adaptation.
+        target: unlabelled frames of the target domain: a second stream of batches, for adaptation. Labels they may
+            have are taken off.
 
     Raises:
-        ConfigError, CheckpointError: as :func:`build_detector`.
+        ConfigError, CheckpointError: as :func:`build_detector` and :func:`~nightaug.clip.encoder.load_clip`, or the
+            settings ask for adaptation and there is no target.
     """
 
     settings: DetectorSettings
@@ -77,7 +82,10 @@ class DetectorTrainer(TrainingProcess):
         super().__init__(out, settings, cpu)
         self.classes = tuple(classes)
         self.mixture = Mixture(sources, settings.seed, settings.balance, self.classes)
-        self.target = Mixture([Source("target", [_bare(f) for f in target])], settings.seed + 1) if target else None
+        self.target: Mixture | None = None
+        if settings.adapt != "none":
+            check_adaptation(settings, len(target))
+            self.target = Mixture([Source("target", [_bare(frame) for frame in target])], settings.seed + 1)
         self.fingerprint = fingerprint(self.mixture.sources)
         self.val = spread(val, settings.evaluate_images)
 
@@ -85,19 +93,34 @@ class DetectorTrainer(TrainingProcess):
         self.loaded = str(start_from(detector, settings.weights)) if settings.weights else ""
         detector.to(memory_format=torch.channels_last)
         self.rate = learning_rate(settings, self.global_batch)
-        optimizer = make_optimizer(detector, settings, self.rate)
-        detector.to(self.accelerator.device)
+        device = self.accelerator.device
+        self.language = VisionLanguage(settings, device) if needs_clip(settings) else None
+        module: nn.Module = detector
+        self.adapted: AdaptedDetector | None = None
+        if settings.adapt != "none":
+            module = self.adapted = AdaptedDetector(detector, settings, self.language.width if self.language else None)
+            # Parts that are switched off leave weights without a gradient.
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        beside = nn.ModuleDict(self.adapted.own_modules()) if self.adapted is not None else None
+        optimizer = make_optimizer(detector, settings, self.rate, beside)
+        module.to(device)
         self.ema = MovingAverage(detector, settings.ema) if settings.ema else None
-        self.loss_weights = dict(detector.loss_weights)
-        self.network, self.optimizer = self.accelerator.prepare(detector, optimizer)
+        self.network, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.best: float | None = None
         self.without_gain = 0
 
     @property
     def live(self) -> Detector:
         """The network being trained."""
+        if self.adapted is not None:
+            return self.adapted.detector
         detector: Detector = self.accelerator.unwrap_model(self.network)
         return detector
+
+    def loss_weights(self, step: int) -> dict[str, float]:
+        """The weight of every loss at a step (from 0)."""
+        weights = dict(self.live.loss_weights)
+        return weights | self.adapted.loss_weights(step) if self.adapted is not None else weights
 
     @property
     def saved(self) -> Detector:
@@ -109,28 +132,43 @@ class DetectorTrainer(TrainingProcess):
 
     # -- one optimiser step ------------------------------------------------------------------------------------
 
+    def losses(self, batch: Batch, target: Batch | None, step: int) -> Step:
+        """One forward pass."""
+        if self.adapted is None or target is None:
+            return Step(self.network(batch.images, batch.targets).losses, {})
+        pseudo, rank = None, self.accelerator.process_index
+        if self.adapted.teaches:
+            assert self.ema is not None  # see check_adaptation
+            teacher: Detector = self.ema.network
+            pseudo = self.adapted.ask(teacher, target.images, step, rank)
+        found: Step = self.network(batch.images, batch.targets, target.images, step, pseudo, rank)
+        return found
+
     def step(self, step: int, batches: Sequence[tuple[Batch, Batch | None]]) -> dict[str, Tensor]:
-        """One optimiser step over its forward passes; raw named losses, averaged over them."""
+        """One optimiser step over its forward passes; raw named losses and facts, averaged over them."""
         settings, accelerator = self.settings, self.accelerator
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * rate_factor(step, settings)
+            group["lr"] = self.rate * rate_factor(step, settings) * group.get("scale", 1.0)
         self.network.train()
         self.live.progress = step / settings.steps
         self.optimizer.zero_grad()
         parts: dict[str, Tensor] = {}
-        share = 1.0 / len(batches)
-        for at, (batch, _) in enumerate(batches):
+        share, weights = 1.0 / len(batches), self.loss_weights(step)
+        for at, (batch, target) in enumerate(batches):
             last = at == len(batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.network):
                 with accelerator.autocast():
-                    forward = self.network(batch.images, batch.targets)
-                accelerator.backward(weighted_total(forward.losses, self.loss_weights) * share)
-            accumulate(parts, forward.losses, share)
+                    found = self.losses(batch, target, step)
+                accelerator.backward(weighted_total(found.losses, weights) * share)
+            accumulate(parts, found.losses | found.facts, share)
         if settings.clip_norm is not None:
-            norm = accelerator.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
-            if norm is not None:
-                # fp16's scaler begins too high, and steps over what overflows: that is no failure of the run.
-                parts["gradient_norm"] = norm if accelerator.scaler is None else norm.nan_to_num(0.0, 0.0, 0.0)
+            accelerator.unscale_gradients()
+            norm = nn.utils.clip_grad_norm_(self.live.parameters(), settings.clip_norm)
+            if self.adapted is not None:
+                # By itself: what adapts must not shorten the detector's own steps.
+                nn.utils.clip_grad_norm_(self.adapted.own_parameters(), settings.clip_norm)
+            # fp16's scaler begins too high, and steps over what overflows: that is no failure of the run.
+            parts["gradient_norm"] = norm if accelerator.scaler is None else norm.nan_to_num(0.0, 0.0, 0.0)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.live, step)
@@ -146,6 +184,7 @@ class DetectorTrainer(TrainingProcess):
                 "best": self.best,
                 "without_gain": self.without_gain,
                 "network": self.live.state_dict(),
+                "adaptation": self.adapted.own_state() if self.adapted is not None else None,
                 "optimizer": self.optimizer.optimizer.state_dict(),
                 "ema": self.ema.network.state_dict() if self.ema is not None else None,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
@@ -155,8 +194,10 @@ class DetectorTrainer(TrainingProcess):
     def save(self, step: int) -> None:
         """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one."""
         bad = self.means.not_finite()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.live.parameters()):
-            bad.append("weights of the detector")
+        for name, module in (("detector", self.live), ("night head", self.adapted)):
+            if module is not None and not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
+                bad.append(f"weights of the {name}")
+                break
         self.refuse(bad, step)
         self.folder.save_state(step, self.accelerator.process_index, self._state())
         self.accelerator.wait_for_everyone()
@@ -179,6 +220,8 @@ class DetectorTrainer(TrainingProcess):
                 "resume it with the data it was started with"
             )
         self.live.load_state_dict(main["network"])
+        if self.adapted is not None:
+            self.adapted.load_own_state(main["adaptation"])
         self.optimizer.optimizer.load_state_dict(main["optimizer"])
         if self.ema is not None:
             self.ema.network.load_state_dict(main["ema"])
@@ -204,8 +247,19 @@ class DetectorTrainer(TrainingProcess):
     def _stream(self, mixture: Mixture, start: int, seed: int) -> Iterator[Batch]:
         settings = self.settings
         augment = Augment(settings.augmentation, settings.width, settings.height)
-        samples = DetectionSamples(mixture, self.classes, augment, seed)
+        # The target has no labels whose crops could be looked up.
+        regions = self.language.cache if self.language is not None and mixture is self.mixture else None
+        samples = DetectionSamples(mixture, self.classes, augment, seed, regions)
         return iter(make_loader(samples, self.sampler(start), settings.batch, self.workers, self.on_gpu))
+
+    def look_at_regions(self) -> list[str]:
+        """Embed the labelled crops, and judge translated ones, where the settings want CLIP; lines for people."""
+        if self.language is None:
+            return []
+        # Box weights change, and not which frames there are: the order of samples stays.
+        sources, notes = self.language.embed(self.mixture.sources, self.classes)
+        self.mixture.sources = sources
+        return notes
 
     def run(self, resume: bool = False, title: str = "training") -> TrainResult:  # noqa: PLR0912
         """Train from the start, or from the newest state, to ``settings.steps``, to a halt, or to the first Ctrl-C.
@@ -221,6 +275,7 @@ class DetectorTrainer(TrainingProcess):
         start = (folder.latest_state() if resume else None) or 0
         if start:
             self.load(start)
+        notes = self.look_at_regions() if start < settings.steps else []
         board: Any = None
         validator: Validator | None = None
         if accelerator.is_main_process:
@@ -230,6 +285,8 @@ class DetectorTrainer(TrainingProcess):
             for line in (self.live.loaded, self.loaded):
                 if line:
                     folder.log(f"weights: {line}")
+            for line in notes:
+                folder.log(line)
             board = open_board(folder.path, start) if settings.tensorboard else None
             validator = Validator(self.val, self.classes, settings) if self.val and settings.evaluate_every else None
         done, stopped, unreadable, waiting = start, False, 0, 0.0
@@ -251,8 +308,9 @@ class DetectorTrainer(TrainingProcess):
                     spent = max(time.monotonic() - began, 1e-9)
                     speed = {"steps_per_second": (done - since) / spent, "data_share": waiting / spent}
                     means = self.take_means(done)
-                    raw = {name: torch.tensor(means[name]) for name in self.loss_weights}
-                    means["loss"] = weighted_total(raw, self.loss_weights).item()
+                    weights = self.loss_weights(done - 1)
+                    raw = {name: torch.tensor(means[name]) for name in weights}
+                    means["loss"] = weighted_total(raw, weights).item()
                     means["learning_rate"] = self.rate * rate_factor(done - 1, settings)
                     if accelerator.is_main_process:
                         folder.append_metrics(done, means)

@@ -6,7 +6,6 @@ ECCV 2020) without its centre-aware branch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,13 +87,12 @@ class PyramidDiscriminators(nn.Module):
         channels: of each level, finest first.
         scale: of the gradient reversal.
         layers: hidden ones of each.
-        groups: most of GroupNorm's; fewer where they do not divide the channels.
     """
 
-    def __init__(self, channels: Sequence[int], scale: float = 0.02, layers: int = 4, groups: int = 32) -> None:
+    def __init__(self, channels: Sequence[int], scale: float = 0.02, layers: int = 4) -> None:
         super().__init__()
         self.scale = scale
-        self.levels = nn.ModuleList(_map_discriminator(width, layers, groups) for width in channels)
+        self.levels = nn.ModuleList(_map_discriminator(width, layers) for width in channels)
 
     def forward(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
         """The loss of each level: the source's mean and the target's mean, added as in EPM.
@@ -120,10 +118,11 @@ class PyramidDiscriminators(nn.Module):
         return torch.stack(losses)
 
 
-def _map_discriminator(width: int, layers: int, groups: int) -> nn.Module:
+def _map_discriminator(width: int, layers: int) -> nn.Module:
     hidden: list[nn.Module] = []
     for _ in range(layers):
-        norm = nn.GroupNorm(math.gcd(groups, width), width)
+        # 8 channels a group at any width (at 256 that is 32 groups): alone, a channel of a 1-pixel map has no statistic.
+        norm = nn.GroupNorm(width // 8 if width % 8 == 0 else 1, width)
         hidden += [nn.Conv2d(width, width, 3, padding=1), norm, nn.ReLU(True)]
     return nn.Sequential(*hidden, nn.Conv2d(width, 1, 3, padding=1))
 

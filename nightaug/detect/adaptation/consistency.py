@@ -116,6 +116,29 @@ def representatives(quality: Tensor, clusters: Tensor) -> Tensor:
     return first[first < count]
 
 
+@torch.no_grad()
+def ranking(quality: Tensor, overlap: Tensor) -> Tensor:
+    """Area under the ROC curve of quality as a sign that a region's box fits: 1 tells all, 0.5 none.
+
+    Args:
+        quality: (P,).
+        overlap: (P,) IoU of the regions' boxes with their objects'; those above the median count as fitting.
+
+    Returns:
+        Scalar fp32; 0.5 where there is nothing to tell apart.
+    """
+    if len(quality) == 0:
+        return quality.new_tensor(0.5, dtype=torch.float32)
+    value, fits = quality.float(), overlap > overlap.median()
+    ordered = value.sort().values
+    # The mean rank of each, from 1: ties count half.
+    rank = (torch.searchsorted(ordered, value) + torch.searchsorted(ordered, value, right=True) + 1).float() / 2
+    good = fits.sum().float()
+    pairs = good * (len(value) - good)
+    area = (torch.where(fits, rank, 0.0).sum() - good * (good + 1) / 2) / pairs.clamp(min=1)
+    return torch.where(pairs > 0, area, 0.5)
+
+
 def cluster_loss(quality: Tensor, clusters: Tensor) -> Tensor:
     """Mean over clusters of the unbiased variance of quality inside each (METHODS section 2.2, weight 1e-3).
 

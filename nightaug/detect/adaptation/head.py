@@ -18,7 +18,7 @@ from nightaug.detect.adaptation.alignment import (
     PyramidDiscriminators,
     classification_loss,
 )
-from nightaug.detect.adaptation.consistency import ConsistencySampler, Sample
+from nightaug.detect.adaptation.consistency import ConsistencySampler, Sample, ranking
 from nightaug.detect.adaptation.graph import GraphAttention, NodeProjection
 from nightaug.detect.adaptation.graph_matching import (
     GraphMatching,
@@ -29,7 +29,7 @@ from nightaug.detect.adaptation.graph_matching import (
 from nightaug.detect.adaptation.hallucination import Completed, Hallucination
 from nightaug.detect.adaptation.nodes import step_generator, with_background, zero_on_graph
 from nightaug.detect.adaptation.orthogonal_projection import VisionLanguageAlignment
-from nightaug.detect.adaptation.settings import AdaptationSettings
+from nightaug.detect.adaptation.settings import EXTRA_PARTS, AdaptationSettings
 from nightaug.detect.regions import RegionBatch
 from nightaug.errors import ConfigError
 
@@ -77,7 +77,8 @@ class AdaptationHead(nn.Module):
         if not settings.parts:
             raise ConfigError("adapt.parts is empty: name at least one part, or leave out --adapt")
         self.settings, self.classes, self.seed = settings, classes, seed
-        self.parts = {part for part in settings.parts if part != "alignment" or clip_width is not None}
+        left_out = set(EXTRA_PARTS) | (set() if clip_width is not None else {"alignment"})
+        self.parts = set(settings.parts) - left_out
         self.sampler = ConsistencySampler(settings.nodes, settings.background_share, settings.source_over)
         width = settings.width
         with torch.random.fork_rng(devices=[]):
@@ -163,6 +164,9 @@ class AdaptationHead(nn.Module):
             "source_nodes": torch.tensor(float(len(samples[0].index))),
             "target_nodes": torch.tensor(float(len(samples[1].index))),
         }
+        if source.overlap is not None:
+            own = source.labels >= 0
+            facts["quality_auc"] = ranking(source.quality[own].detach(), source.overlap[own])
         return HeadOutput(losses, facts)
 
     def _sample(self, batch: RegionBatch, step: int, stream: int) -> Sample:

@@ -19,8 +19,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from nightaug.detect.detectors.backbones import BACKBONES, build_backbone, fetch_weights, load_pretrained
-from nightaug.detect.detectors.base import Detector, Forward, Found, Target
-from nightaug.detect.detectors.fcos_loss import Locations, assign, decode, fcos_losses, served_objects
+from nightaug.detect.detectors.base import Assignment, Detector, Forward, Found, Target
+from nightaug.detect.detectors.fcos_loss import Locations, assign, decode, fcos_losses
 from nightaug.detect.detectors.pretrained import fitting
 from nightaug.detect.regions import RegionBatch
 from nightaug.detect.settings import DetectorSettings
@@ -102,26 +102,24 @@ class FCOSDetector(Detector):
 
     # -- one pass ------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Forward:
-        """See :meth:`Detector.forward`."""
+    def run(self, images: Tensor) -> Forward:
+        """See :meth:`Detector.run`."""
         x = (images.float() - self.mean) / self.deviation
         x = x.contiguous(memory_format=torch.channels_last)
         pyramid = list(self.network.backbone(x).values())
         outputs = self.network.head(pyramid)
-        at = self._locations(images, pyramid)
         outputs = {
             "logits": outputs["cls_logits"],  # (N, A, K)
             "regression": outputs["bbox_regression"],  # (N, A, 4)
             "centerness": outputs["bbox_ctrness"].squeeze(-1),  # (N, A)
-            "locations": at,
         }
-        losses: dict[str, Tensor] = {}
-        if targets is not None:
-            outputs["assignment"] = assign(at, targets, self.options.radius, self.options.reach_tiny)
-            losses = fcos_losses(
-                outputs["logits"], outputs["regression"], outputs["centerness"], at, targets, outputs["assignment"]
-            )
-        return Forward(losses, pyramid, outputs)
+        return Forward({}, pyramid, outputs, {"locations": self._locations(images, pyramid)})
+
+    def losses(self, forward: Forward, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Assignment]:
+        """See :meth:`Detector.losses`."""
+        out, at = forward.outputs, forward.shared["locations"]
+        assignment = assign(at, targets, self.options.radius, self.options.reach_tiny)
+        return fcos_losses(out["logits"], out["regression"], out["centerness"], at, targets, assignment), assignment
 
     def _locations(self, images: Tensor, pyramid: list[Tensor]) -> Locations:
         key = (tuple(images.shape[-2:]), tuple(level.shape[-2:] for level in pyramid), str(images.device))
@@ -142,7 +140,7 @@ class FCOSDetector(Detector):
     @torch.no_grad()
     def found(self, forward: Forward) -> list[Found]:
         """Score sqrt(class * centerness); the best 1000, class-wise suppression, the best ``max_detections``."""
-        out, at = forward.outputs, forward.outputs["locations"]
+        out, at = forward.outputs, forward.shared["locations"]
         scores = (out["logits"].float().sigmoid() * out["centerness"].float().sigmoid()[..., None]).sqrt()  # (N, A, K)
         boxes = decode(out["regression"].float(), at.points, at.size)
         limit = torch.tensor([self.width, self.height] * 2, device=boxes.device, dtype=boxes.dtype)
@@ -162,36 +160,26 @@ class FCOSDetector(Detector):
 
     # -- regions -------------------------------------------------------------------------------------------------
 
-    def labelled_regions(
-        self, forward: Forward, targets: Sequence[Target], letterboxes: list[Letterbox] | None = None
-    ) -> RegionBatch:
-        """Every location assigned to a labelled object (METHODS 2.1); boxes are the objects' own."""
-        served = served_objects(targets, forward.outputs["assignment"])
-        batch = self._regions(forward, served.image, served.where, letterboxes)
-        batch.labels, batch.boxes = served.labels, served.boxes.to(batch.boxes.dtype)
-        return batch
+    def class_scores(self, forward: Forward) -> Tensor:
+        """See :meth:`Detector.class_scores`: without centerness."""
+        return forward.outputs["logits"].detach().float().sigmoid()  # type: ignore[no-any-return]
 
-    def scored_regions(
-        self, forward: Forward, foreground: float, background: float, letterboxes: list[Letterbox] | None = None
+    def regions(
+        self,
+        forward: Forward,
+        image: Tensor,
+        where: Tensor,
+        labels: Tensor,
+        letterboxes: list[Letterbox] | None = None,
     ) -> RegionBatch:
-        """Locations by their best class score: over ``foreground``, or under ``background`` with label -1."""
-        best = forward.outputs["logits"].detach().float().sigmoid().amax(dim=2)
-        image, where = ((best > foreground) | (best < background)).nonzero(as_tuple=True)
-        batch = self._regions(forward, image, where, letterboxes)
-        batch.labels[batch.score < background] = -1
-        return batch
-
-    def _regions(
-        self, forward: Forward, image: Tensor, where: Tensor, letterboxes: list[Letterbox] | None
-    ) -> RegionBatch:
-        out, at = forward.outputs, forward.outputs["locations"]
+        """See :meth:`Detector.regions`; features are the pyramid's, quality is centerness."""
+        out, at = forward.outputs, forward.shared["locations"]
         features = torch.cat([level.flatten(2).transpose(1, 2) for level in forward.pyramid], dim=1)[image, where]
-        score, label = out["logits"].detach().float()[image, where].sigmoid().max(dim=1)
         return RegionBatch(
             features,
             decode(out["regression"].detach().float()[image, where], at.points[where], at.size[where]),
-            label,
-            score,
+            labels,
+            out["logits"].detach().float()[image, where].sigmoid().amax(dim=1),
             out["centerness"].float()[image, where].sigmoid(),
             image,
             at.level[where],

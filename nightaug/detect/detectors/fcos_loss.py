@@ -7,7 +7,6 @@ background; objects smaller than a stride, which contain no location, get those 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from nightaug.detect.detectors.base import Target
+from nightaug.detect.detectors.base import Assignment, Target, served_objects
 
 
 class Locations(NamedTuple):
@@ -30,17 +29,6 @@ class Locations(NamedTuple):
     low: Tensor
     high: Tensor
     level: Tensor
-
-
-class Assignment(NamedTuple):
-    """For a batch: which object each location serves.
-
-    ``served`` (N, A): position in the image's targets, -1 for background; ``weight`` (N, A): of the location's
-    object, or for background 1 (0 inside a box of weight 0), times the image's weight.
-    """
-
-    served: Tensor
-    weight: Tensor
 
 
 def assign(locations: Locations, targets: Sequence[Target], radius: float, reach_tiny: bool) -> Assignment:
@@ -124,27 +112,6 @@ def fcos_losses(
         "box": (overlap * own).sum() / total,
         "centerness": (middle * own).sum() / total,
     }
-
-
-class Served(NamedTuple):
-    """The places of a batch that serve an object, and the objects.
-
-    ``image`` (P,) and ``where`` (P,) locations; ``labels`` (P,) class numbers; ``boxes`` (P, 4) xyxy pixels.
-    """
-
-    image: Tensor
-    where: Tensor
-    labels: Tensor
-    boxes: Tensor
-
-
-def served_objects(targets: Sequence[Target], assignment: Assignment) -> Served:
-    """Every location that serves an object, image after image, with that object's label and box."""
-    image, where = (assignment.served >= 0).nonzero(as_tuple=True)
-    first = [0, *accumulate(len(target.labels) for target in targets)][:-1]
-    chosen = torch.tensor(first, device=image.device)[image] + assignment.served[image, where]
-    labels, boxes = torch.cat([target.labels for target in targets]), torch.cat([target.boxes for target in targets])
-    return Served(image, where, labels[chosen], boxes[chosen])
 
 
 def decode(regression: Tensor, points: Tensor, size: Tensor) -> Tensor:

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from nightaug.detect.detectors.base import Detector, Forward, Found, Target
-from nightaug.detect.detectors.fcos_loss import served_objects
+from nightaug.detect.detectors.base import Assignment, Detector, Forward, Found, Target
 from nightaug.detect.detectors.pretrained import fitting
 from nightaug.detect.detectors.yolo_files import check_architecture, fetch_release, find_architecture, read_checkpoint
 from nightaug.detect.detectors.yolo_loss import Anchors, anchor_points, decode, yolo_losses
@@ -125,26 +124,27 @@ class YOLODetector(Detector):
 
     # -- one pass ------------------------------------------------------------------------------------------------
 
-    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Forward:
-        """See :meth:`Detector.forward`; ``progress`` should be set before it in training."""
+    def run(self, images: Tensor) -> Forward:
+        """See :meth:`Detector.run`."""
         x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
         with _inputs_of([branch[-1] for branch in self.head.cv3]) as hidden, _raw_outputs(self.head):
             raw = self.network(x)
         many = raw.get("one2many", raw)
-        pyramid = list(many["feats"])
         outputs: dict[str, Any] = {
             "scores": many["scores"],  # (N, K, A)
             "distances": many["boxes"],  # (N, 4 R, A)
             "final": raw.get("one2one"),  # the head without suppression, where there is one
             "hidden": hidden,  # (N, C, H, W) a level: what the class scores are made of
-            "strides": self.head.stride.float(),
+            "raw": raw,
         }
-        losses: dict[str, Tensor] = {}
-        if targets is not None:
-            criterion, size = self.network.init_criterion(), (images.shape[-2], images.shape[-1])
-            values, outputs["assignment"] = yolo_losses(criterion, raw, targets, size, self.progress)
-            losses = dict(zip(self.loss_weights, values.unbind(), strict=True))
-        return Forward(losses, pyramid, outputs)
+        shared = {"strides": self.head.stride.float(), "size": (images.shape[-2], images.shape[-1])}
+        return Forward({}, list(many["feats"]), outputs, shared)
+
+    def losses(self, forward: Forward, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Assignment]:
+        """See :meth:`Detector.losses`; ``progress`` should be set before it in training."""
+        criterion, raw, size = self.network.init_criterion(), forward.outputs["raw"], forward.shared["size"]
+        values, assignment = yolo_losses(criterion, raw, targets, size, self.progress)
+        return dict(zip(self.loss_weights, values.unbind(), strict=True)), assignment
 
     @torch.no_grad()
     def found(self, forward: Forward) -> list[Found]:
@@ -172,57 +172,43 @@ class YOLODetector(Detector):
         return result
 
     def _anchors(self, forward: Forward) -> Anchors:
-        return anchor_points(forward.pyramid, forward.outputs["strides"])
+        return anchor_points(forward.pyramid, forward.shared["strides"])
 
     # -- regions -------------------------------------------------------------------------------------------------
 
-    def labelled_regions(
-        self, forward: Forward, targets: Sequence[Target], letterboxes: list[Letterbox] | None = None
-    ) -> RegionBatch:
-        """Every anchor point the loss assigned to a labelled object; boxes are the objects' own.
+    def class_scores(self, forward: Forward) -> Tensor:
+        """See :meth:`Detector.class_scores`; from yolo26 those of the one-to-many head, as everything here."""
+        return forward.outputs["scores"].detach().float().sigmoid().transpose(1, 2)  # type: ignore[no-any-return]
 
-        A region's features are the last hidden features of the class branch, which have one width on all levels.
-        Its quality is the predicted score of the object's class: the assignment trains that score towards how well
-        class and box fit together (a target that grows with the predicted box' IoU), which is what FCOS needs
-        centerness for. From yolo26 all this is of the one-to-many head, through which gradients reach the backbone.
-        """
-        image, where, labels, boxes = served_objects(targets, forward.outputs["assignment"])
-        return self._regions(forward, image, where, labels, boxes.float(), letterboxes)
-
-    def scored_regions(
-        self, forward: Forward, foreground: float, background: float, letterboxes: list[Letterbox] | None = None
-    ) -> RegionBatch:
-        """Anchor points by their best class score: over ``foreground``, or under ``background`` with label -1.
-
-        Their quality is that best score, with gradient (see :meth:`labelled_regions`).
-        """
-        best, label = forward.outputs["scores"].detach().float().sigmoid().max(dim=1)  # (N, A)
-        image, where = ((best > foreground) | (best < background)).nonzero(as_tuple=True)
-        boxes = decode(forward.outputs["distances"].detach(), self._anchors(forward))[image, where]
-        batch = self._regions(forward, image, where, label[image, where], boxes, letterboxes)
-        batch.labels[batch.score < background] = -1
-        return batch
-
-    def _regions(
+    def regions(
         self,
         forward: Forward,
         image: Tensor,
         where: Tensor,
         labels: Tensor,
-        boxes: Tensor,
-        letterboxes: list[Letterbox] | None,
+        letterboxes: list[Letterbox] | None = None,
     ) -> RegionBatch:
-        out = forward.outputs
+        """See :meth:`Detector.regions`.
+
+        A region's features are the last hidden features of the class branch, which have one width on all levels.
+        Its quality is the predicted score of the object's class (of background: the best one): the assignment trains
+        that score towards how well class and box fit together (a target that grows with the predicted box' IoU), which
+        is what FCOS needs centerness for. From yolo26 all this is of the one-to-many head, through which gradients
+        reach the backbone.
+        """
+        out, anchors = forward.outputs, self._anchors(forward)
         features = torch.cat([level.flatten(2) for level in out["hidden"]], dim=2)[image, :, where]  # (P, D)
         scores = out["scores"].float()[image, :, where].sigmoid()  # (P, K)
+        best = scores.detach().max(dim=1)
+        quality = scores.gather(1, torch.where(labels < 0, best.indices, labels)[:, None]).squeeze(1)
         return RegionBatch(
             features,
-            boxes,
+            decode(out["distances"].detach(), anchors)[image, where],
             labels,
-            scores.detach().amax(dim=1),
-            scores.gather(1, labels[:, None]).squeeze(1),
+            best.values,
+            quality,
             image,
-            self._anchors(forward).level[where],
+            anchors.level[where],
             forward.pyramid,
             letterboxes,
         )

@@ -145,7 +145,7 @@ def test_half_a_label_has_half_a_share_of_the_losses() -> None:
     full = detector(torch.cat([one, two]), [target(BOXES[:2]), target(BOXES[1:])])
     full.outputs["scores"].retain_grad()
     full.losses["cls"].backward()
-    index = half.outputs["assignment"].served
+    index = half.assignment.served
     ratio = half.outputs["scores"].grad.norm(dim=1) / full.outputs["scores"].grad.norm(dim=1)
     trusted, doubted, nothing = ratio[0][index[0] >= 0], ratio[1][index[1] >= 0], ratio[1][index[1] < 0]
     assert (doubted * 2 / trusted.mean()).tolist() == pytest.approx([1.0] * len(doubted), rel=1e-3)
@@ -161,7 +161,7 @@ def test_a_label_of_weight_zero_is_neither_object_nor_background(name: str) -> N
     for scores in raw:
         scores.retain_grad()
     weighted_total(forward.losses, detector.loss_weights).backward()
-    index, at = forward.outputs["assignment"].served[0], detector._anchors(forward).points
+    index, at = forward.assignment.served[0], detector._anchors(forward).points
     assert set(index.tolist()) == {-1, 0}
     inside = ((at > torch.tensor([20, 8])) & (at < torch.tensor([44, 40]))).all(dim=1)
     tiny = ((at - torch.tensor([101.5, 21.5])).abs() < 8).all(dim=1)
@@ -223,7 +223,7 @@ def test_labelled_regions_are_the_assigned_anchors(name: str) -> None:
     assert set(regions.labels.tolist()) == {1, 2}
     assert regions.features.shape[1] == 64
     points = detector._anchors(forward).points
-    index = forward.outputs["assignment"].served
+    index = forward.assignment.served
     assert len(regions) == int((index >= 0).sum())
     for box, at in zip(regions.boxes, points[(index[1] >= 0).nonzero().squeeze(1)], strict=True):
         middle = (box[:2] + box[2:]) / 2

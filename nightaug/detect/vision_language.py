@@ -1,0 +1,108 @@
+"""CLIP's part in a detector's training: embeddings of labelled crops beforehand, and the gate of translated objects.
+
+Everything CLIP does is done before the first step and kept on disk; no step ever runs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import torch
+
+from nightaug.clip.encoder import Clip, load_clip
+from nightaug.clip.gating import gate
+from nightaug.clip.region_cache import RegionCache
+from nightaug.data.frames import Frame
+from nightaug.detect.sampling import Source
+from nightaug.detect.settings import DetectorSettings
+
+
+def cache_folder(settings: DetectorSettings) -> Path:
+    """Where embeddings are kept: as set, else in the user's cache folder, shared by all runs."""
+    if settings.adaptation.cache is not None:
+        return Path(settings.adaptation.cache)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "nightaug" / "regions"
+
+
+def needs_clip(settings: DetectorSettings) -> bool:
+    """Whether a run with these settings looks at CLIP's embeddings."""
+    aligned = settings.adapt != "none" and "alignment" in settings.adaptation.parts
+    return settings.clip != "none" and (aligned or settings.clip_gate != "none")
+
+
+class VisionLanguage:
+    """A CLIP, its cache of region embeddings, and what is made of them.
+
+    Args:
+        settings: of the run; see :func:`needs_clip`.
+        device: CLIP runs there until everything is embedded.
+
+    Attributes:
+        cache: see :class:`~nightaug.clip.region_cache.RegionCache`; loader workers may read it.
+        width: E, of the embeddings.
+
+    Raises:
+        ConfigError, CheckpointError: as :func:`~nightaug.clip.encoder.load_clip`.
+    """
+
+    def __init__(self, settings: DetectorSettings, device: torch.device) -> None:
+        self.settings = settings
+        self._clip: Clip | None = load_clip(settings.clip, device)
+        adaptation = settings.adaptation
+        folder = cache_folder(settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.cache = RegionCache.open(folder, self._clip, adaptation.context, adaptation.min_side)
+        self.width = self.cache.width
+        self.name = self._clip.name
+
+    def embed(self, sources: Sequence[Source], classes: Sequence[str]) -> tuple[list[Source], list[str]]:
+        """Embed what is missing, and judge translated objects where the settings say so; CLIP is let go afterwards.
+
+        Args:
+            sources: what is trained on.
+            classes: of the detector.
+
+        Returns:
+            The sources, with other box weights where the gate is on, and lines for people.
+
+        Raises:
+            Interrupted: Ctrl-C; what was embedded is kept.
+            NightaugError: the disk or the GPU's memory is too small.
+        """
+        clip = self._clip
+        if clip is None:
+            return list(sources), []
+        gated = self.settings.clip_gate != "none"
+        frames = [frame for source in sources for frame in source.frames]
+        before = [_at(frame, source.origins) for source in sources for frame in source.frames] if gated else []
+        report = self.cache.fill([*frames, *(frame for frame in before if frame is not None)], clip)
+        notes = [f"CLIP {self.name}: embeddings of {len(self.cache):,} regions in {self.cache.path}"]
+        if report.unreadable:
+            notes.append(f"CLIP: {len(report.unreadable):,} images could not be read; their boxes have no embedding")
+        out = []
+        for source in sources:
+            if gated and source.origins:
+                origins = {
+                    frame.path: origin
+                    for frame in source.frames
+                    if frame.path is not None and (origin := _at(frame, source.origins)) is not None
+                }
+                mode: Literal["weigh", "drop"] = "drop" if self.settings.clip_gate == "drop" else "weigh"
+                judged = gate(source.frames, origins, self.cache, clip, classes, mode)
+                notes.append(f"{source.name}: {judged.line()}")
+                out.append(source._replace(frames=judged.frames))
+            else:
+                out.append(source)
+        self._clip = None
+        return out, notes
+
+
+def _at(frame: Frame, origins: Mapping[Path, Path] | None) -> Frame | None:
+    """The same labels on the image that a translated one was made from."""
+    origin = origins.get(frame.path) if origins and frame.path is not None else None
+    return None if origin is None else msgspec.structs.replace(frame, path=origin)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from street import TINY
+
+from nightaug.clip.tiny import TinySettings, build_tiny, write_tiny
+from nightaug.config import build
+from nightaug.data.formats import open_dataset
+from nightaug.data.frames import Frame
+from nightaug.detect.adaptation.settings import PARTS
+from nightaug.detect.adaptation.trainee import AdaptedDetector
+from nightaug.detect.checkpoint import load_detector
+from nightaug.detect.detectors import build_detector
+from nightaug.detect.detectors.base import Target
+from nightaug.detect.settings import DetectorSettings
+from nightaug.detect.sources import SourceSpec, load_frames, load_source
+from nightaug.detect.train import DetectorTrainer
+from nightaug.errors import ConfigError
+
+CLASSES = ("car", "traffic light")
+CLIP = TinySettings(size=32, width=8, embed=32, text_width=32, context_length=24, steps=4, batch=8, warmup=1)
+LOW = {"foreground": 0.02, "background": 0.01}  # so that a detector that knows nothing has pseudo labels
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny(folder, build_tiny(CLIP), CLIP)
+    return str(folder)
+
+
+def trainer(
+    data: Path, out: Path, adaptation: dict[str, Any] | None = None, target: list[Frame] | None = None, **changes: Any
+) -> DetectorTrainer:
+    dataset = open_dataset(data)
+    own = {"width": 32, "at_least": 2, "cache": str(out.parent / "regions"), **LOW, **(adaptation or {})}
+    settings = {"adapt": "vlmcshfg", "target": "dataset:train:B", "adaptation": own, **changes}
+    return DetectorTrainer(
+        [load_source(SourceSpec("dataset", "train", "A"), dataset)],
+        [],
+        CLASSES,
+        out,
+        build(DetectorSettings, TINY, settings),
+        cpu=True,
+        target=load_frames(dataset, "train", "B") if target is None else target,
+    )
+
+
+def files(out: Path) -> tuple[bytes, str]:
+    return (out / "last.safetensors").read_bytes(), (out / "metrics.jsonl").read_text()
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+ALL = {"parts": [*PARTS, "teacher"], "thresholds": "balanced", "foreground_floor": 0.02}
+
+
+def test_every_part_trains_and_is_in_the_metrics(streets: Path, tmp_path: Path, clip: str) -> None:
+    made = trainer(streets, tmp_path / "run", ALL, clip=clip)
+    before = {name: value.clone() for name, value in made.live.state_dict().items()}
+    assert made.run().finished
+    losses = {"cluster", "teacher", *PARTS} - {"sampler"}
+    for row in rows(tmp_path / "run"):
+        assert losses <= set(row)
+        assert {"quality_auc", "target_objects", "threshold", "teacher_sure"} <= set(row)
+    assert rows(tmp_path / "run")[-1]["alignment"] > 0
+    assert any(not torch.equal(value, before[name]) for name, value in made.live.state_dict().items())
+    # What is saved is a detector like any other.
+    assert load_detector(tmp_path / "run").classes == CLASSES
+
+
+def test_a_stopped_run_ends_like_one_that_never_stopped(streets: Path, tmp_path: Path, clip: str) -> None:
+    trainer(streets, tmp_path / "whole", ALL, clip=clip).run()
+    short = trainer(streets, tmp_path / "halves", ALL, clip=clip)
+    real = short.step
+
+    def stop_at_2(step: int, batches: Any) -> Any:
+        if step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return real(step, batches)
+
+    short.step = stop_at_2  # type: ignore[method-assign]
+    assert short.run().step == 2
+    assert trainer(streets, tmp_path / "halves", ALL, clip=clip).run(resume=True).finished
+    assert files(tmp_path / "whole") == files(tmp_path / "halves")
+
+
+def test_labels_of_the_target_are_never_seen(streets: Path, tmp_path: Path) -> None:
+    labelled = load_frames(open_dataset(streets), "train", "B")
+    assert any(frame.boxes for frame in labelled)
+    without = [Frame(f.name, [], f.width, f.height, f.timeofday, path=f.path) for f in labelled]
+    trainer(streets, tmp_path / "with", ALL, labelled).run()
+    trainer(streets, tmp_path / "without", ALL, without).run()
+    assert files(tmp_path / "with") == files(tmp_path / "without")
+
+
+def test_a_head_of_weight_0_leaves_the_detector_as_it_would_be(streets: Path, tmp_path: Path) -> None:
+    norm = {"fcos": {"norm": "group"}, "ema": 0.0, "steps": 3}  # batch statistics would see the target's images
+    weights = dict.fromkeys(("cluster", *PARTS), 0.0)
+    weights.pop("sampler")
+    trainer(streets, tmp_path / "mute", {"weights": weights}, **norm).run()
+    trainer(streets, tmp_path / "none", adapt="none", **norm).run()
+    mute, none = (load_detector(tmp_path / name).state_dict() for name in ("mute", "none"))
+    for key, value in none.items():
+        torch.testing.assert_close(mute[key], value, atol=2e-4, rtol=1e-3)
+
+
+def test_each_part_reaches_the_detector(streets: Path, tmp_path: Path, clip: str) -> None:
+    """The losses of every part but the generator's move the detector."""
+    everything = {"foreground": 0.005, "background": 0.001}  # a new detector's scores are 0.01
+    made = trainer(streets, tmp_path / "run", ALL | {"thresholds": "fixed", **everything}, clip=clip)
+    made.look_at_regions()
+    batch, target = next(made.batches(0))[0]
+    made.step(0, [(batch, target)])  # fills the memory
+    assert made.adapted is not None
+    assert made.ema is not None
+    pseudo = made.adapted.ask(made.ema.network, target.images, 1)
+    losses = made.adapted(batch.images, batch.targets, target.images, 1, pseudo).losses
+    weights = [p for p in made.live.parameters() if p.requires_grad]
+    for name in set(made.adapted.loss_weights(1)) - {"hallucination"}:
+        gradients = torch.autograd.grad(losses[name], weights, retain_graph=True, allow_unused=True)
+        moved = sum(float(g.abs().sum()) for g in gradients if g is not None)
+        assert moved > 0 or name == "structure", name  # structure is 0 where both domains have one node
+
+
+def test_without_clip_the_rest_is_trained(streets: Path, tmp_path: Path) -> None:
+    trainer(streets, tmp_path / "run", steps=2).run()
+    last = rows(tmp_path / "run")[-1]
+    assert "alignment" not in last
+    assert "matching" in last
+
+
+@pytest.mark.parametrize("objects", [0, 1, 2])
+def test_images_with_few_objects(objects: int) -> None:
+    settings = build(
+        DetectorSettings, TINY, {"adapt": "vlmcshfg", "target": "x", "adaptation": LOW | ALL | {"width": 32}}
+    )
+    adapted = AdaptedDetector(build_detector(settings, CLASSES), settings, 8).train()
+    boxes = torch.tensor([[8.0, 8, 40, 40], [60, 10, 100, 50]])[:objects]
+    label = Target(boxes, torch.arange(objects), torch.ones(objects), clip=torch.randn(objects, 8))
+    images = torch.full((1, 3, 64, 128), 90, dtype=torch.uint8)
+    for step in range(2):
+        pseudo = adapted.ask(copy.deepcopy(adapted.detector).eval(), images, step)
+        losses = adapted(images, [label], images, step, pseudo).losses
+        total = sum(losses.values())
+        assert bool(total.isfinite())
+        total.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in adapted.parameters() if p.grad is not None)
+
+
+def test_what_cannot_be_trained_is_refused(streets: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="add --target NIGHT_IMAGES"):
+        trainer(streets, tmp_path / "a", target=[])
+    with pytest.raises(ConfigError, match="add --target NIGHT_IMAGES"):
+        trainer(streets, tmp_path / "a", None, [])
+    with pytest.raises(ConfigError, match="parts is empty"):
+        trainer(streets, tmp_path / "a", {"parts": []})
+    with pytest.raises(ConfigError, match="set ema to"):
+        trainer(streets, tmp_path / "a", ALL, ema=0.0)
+    with pytest.raises(ConfigError, match="under the threshold of objects"):
+        trainer(streets, tmp_path / "a", {"foreground": 0.3, "background": 0.4})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="the extra yolo is not installed")
+def test_a_yolo_is_adapted_by_the_same_head(streets: Path, tmp_path: Path, clip: str) -> None:
+    made = trainer(streets, tmp_path / "run", ALL, clip=clip, detector="yolo11n", steps=2)
+    assert made.run().finished
+    last = rows(tmp_path / "run")[-1]
+    assert {"box", "cls", "dfl", "cluster", "teacher", *PARTS} - {"sampler"} <= set(last)
+    assert len(made.adapted.head.own["pyramid_domain"].levels) == 3  # type: ignore[union-attr,union-attr]
