@@ -1,4 +1,4 @@
-"""Optimiser, learning rate and moving average of detector training."""
+"""Optimiser and learning rate of detector training."""
 
 from __future__ import annotations
 

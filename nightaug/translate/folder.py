@@ -106,6 +106,7 @@ def remove_former(out: Path) -> None:
         return  # not a translation's manifest: nothing here is known to be ours
     for row in rows:
         path = out / row.output
-        if os.path.realpath(path.parent).startswith(root) and path.is_file():
+        place = os.path.realpath(path.parent)
+        if (place == root or place.startswith(os.path.join(root, ""))) and path.is_file():
             path.unlink()
     (out / "manifest.jsonl").unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from PIL import Image
 from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError
 from nightaug.images import image_size, write_image
+from nightaug.translate.folder import remove_former
 from nightaug.translate.job import run_job
 from nightaug.translate.pipeline import translate
 from nightaug.translate.plan import make_plan
@@ -105,6 +106,18 @@ def test_overwrite_leaves_no_former_images(tmp_path: Path) -> None:
     job(root, out, overwrite=True, format="png")
     assert sorted(p.name for p in out.rglob("*.*g")) == ["0000-a.png", "0001-a.png"]
     assert (out / "mine.txt").exists()
+
+
+def test_overwrite_removes_nothing_in_a_folder_whose_name_only_begins_alike(tmp_path: Path) -> None:
+    root, out, other = scalabel(tmp_path / "in", ["daytime"]), tmp_path / "out", tmp_path / "out2"
+    job(root, out)
+    image = next(out.rglob("*.jpg"))
+    other.mkdir()
+    image.replace(other / image.name)
+    image.parent.rmdir()
+    image.parent.symlink_to(other)
+    remove_former(out)
+    assert (other / image.name).exists()
 
 
 def test_unsound_labels_are_said(tmp_path: Path) -> None:

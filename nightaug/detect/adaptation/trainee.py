@@ -212,9 +212,10 @@ def _shape(detector: Detector) -> tuple[int, list[int]]:
 
 def _crops(targets: Sequence[Target]) -> tuple[Tensor | None, Tensor | None]:
     """CLIP's embeddings (Q, E) of the labelled crops of a batch, and their classes (Q,), -1 where there is none."""
-    rows = [target.clip for target in targets if target.clip is not None]
+    # Their fp16 means storage; autocast would take it for a choice.
+    rows = [target.clip.float() for target in targets if target.clip is not None]
     if len(rows) < len(targets):
         return None, None
-    clip = torch.cat(rows).float()
+    clip = torch.cat(rows)
     labels, weights = (torch.cat([getattr(target, name) for target in targets]) for name in ("labels", "weights"))
     return clip, torch.where(clip.any(dim=1) & (weights > 0), labels, -1)

@@ -65,8 +65,9 @@ def rows(out: Path) -> list[dict[str, float]]:
 ALL = {"parts": [*PARTS, "teacher"], "thresholds": "balanced", "foreground_floor": 0.02}
 
 
-def test_every_part_trains_and_is_in_the_metrics(streets: Path, tmp_path: Path, clip: str) -> None:
-    made = trainer(streets, tmp_path / "run", ALL, clip=clip)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_part_trains_and_is_in_the_metrics(streets: Path, tmp_path: Path, clip: str, precision: str) -> None:
+    made = trainer(streets, tmp_path / "run", ALL, clip=clip, mixed_precision=precision)
     before = {name: value.clone() for name, value in made.live.state_dict().items()}
     assert made.run().finished
     losses = {"cluster", "teacher", *PARTS} - {"sampler"}
