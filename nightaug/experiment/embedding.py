@@ -315,6 +315,9 @@ def _shown(frames: Sequence[Frame], classes: Sequence[str]) -> list[Frame]:
 
 def _described(day: Regions, night: Regions) -> dict[str, Any]:
     points, share = plane(np.concatenate([day.features, night.features]).astype(np.float64))
+    # Night lies to the right and above in the mean, so that before and after can be compared by eye.
+    apart = points[len(day.labels) :].mean(axis=0) - points[: len(day.labels)].mean(axis=0)
+    points = points * np.where(apart < 0, -1.0, 1.0)
     labels = np.concatenate([day.labels, night.labels]).tolist()
     domains = [0] * len(day.labels) + [1] * len(night.labels)
     domain = domain_separation(day, night)

@@ -13,6 +13,8 @@ from string import Template
 
 from nightaug import __version__
 from nightaug.experiment.page import SLIDER_STYLE
+from nightaug.experiment.report_ablation import ablation_section
+from nightaug.experiment.report_features import features_section
 from nightaug.experiment.report_markdown import markdown, verdict
 from nightaug.experiment.report_pictures import detections_section, pictures_of, shown_images, sliders_section
 from nightaug.experiment.report_read import Compared, Table, read_comparison
@@ -23,8 +25,8 @@ from nightaug.experiment.report_tables import (
     confusion_section,
     curves_section,
     measured_section,
-    training_section,
 )
+from nightaug.experiment.report_training import training_section
 from nightaug.experiment.report_words import gap_in_words, notes, parted, safe
 from nightaug.images import atomic_write_text
 
@@ -71,11 +73,13 @@ def _page(compared: Compared) -> str:
     sections = [
         ("arms", "Arms", arms_section(table)),
         ("classes", "Classes", classes_section(table)),
+        ("ablation", "What each part is worth", ablation_section(table)),
         ("night", "On the same night images", detections_section(compared, shown, score, pictures)),
         ("translations", "Day made night", sliders_section(compared.pairs, pictures)),
         ("curves", "Precision, recall, F1", curves_section(compared)),
         ("confusion", "What was taken for what", confusion_section(compared)),
-        ("training", "Training", training_section(compared)),
+        ("features", "Features of day and night objects", features_section(compared)),
+        ("training", "Training curves", training_section(compared)),
         # Last: reading the pictures above may have found more that is missing.
         ("measured", "How it was measured", measured_section(table, compared.missing)),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from nightaug.experiment.report_read import Interval
 from nightaug.experiment.report_words import clear, gained, safe
@@ -12,6 +13,13 @@ from nightaug.experiment.report_words import clear, gained, safe
 Point = tuple[float, float]
 #: Colours the style sheet knows (classes c0 to c7).
 COLOURS = 8
+
+
+class Level(NamedTuple):
+    """A dashed line across a chart, and what it means."""
+
+    at: float
+    words: str
 
 
 def colour(at: int) -> str:
@@ -51,6 +59,9 @@ def line_chart(
     x_name: str,
     x_range: Point | None = None,
     y_range: Point | None = None,
+    note: str = "",
+    level: Level | None = None,
+    marks: int = 5,
 ) -> str:
     """A chart of lines.
 
@@ -58,7 +69,10 @@ def line_chart(
         title: what the y axis shows.
         lines: number of the colour, name (a tooltip), points.
         x_name: under the x axis.
-        x_range, y_range: fixed axes; otherwise those of the points, y from 0.
+        x_range, y_range: fixed axes; otherwise those of the points and of ``level``, y from 0.
+        note: what the title means.
+        level: a line to hold the others against.
+        marks: about so many on the y axis.
 
     Returns:
         HTML; nothing where there is no point.
@@ -67,9 +81,10 @@ def line_chart(
     if not points:
         return ""
     x0, x1 = x_range or (min(x for x, _ in points), max(x for x, _ in points))
-    y0, y1 = y_range or (min(0.0, *(y for _, y in points)), max(y for _, y in points) * 1.05)
+    heights = [y for _, y in points] + ([level.at] if level is not None else [])
+    y0, y1 = y_range or (min(0.0, *heights) * 1.05, max(0.0, *heights) * 1.05)
     wide, high = (x1 - x0) or 1.0, (y1 - y0) or 1.0
-    across, up = ticks(x0, x1, 4), ticks(y0, y1)
+    across, up = ticks(x0, x1, 4), ticks(y0, y1, marks)
 
     def place(x: float, y: float) -> str:
         return f"{(x - x0) / wide * 100:.2f} {100 - (y - y0) / high * 100:.2f}"
@@ -82,11 +97,17 @@ def line_chart(
         path = "L".join(place(x, y) for x, y in (line if len(line) > 1 else [*line, *line]))
         dot = " dot" if len(line) == 1 else ""
         drawn.append(f'<path class="line {colour(number)}{dot}" d="M{path}"><title>{safe(name)}</title></path>')
+    told = safe(note)
+    if level is not None:
+        drawn.append(f'<path class="level" d="M{place(x0, level.at)}L{place(x1, level.at)}"/>')
+        told += f"{'<br>' if told else ''}dashed: {safe(level.words)} ({level.at:.3g})"
     ys = "".join(f'<span style="top:{100 - (y - y0) / high * 100:.1f}%">{y:.4g}</span>' for y in up)
     xs = "".join(f'<span style="left:{(x - x0) / wide * 100:.1f}%">{x:,.6g}</span>' for x in across)
     label = f"{safe(title)}, by {safe(x_name)}"
+    small = f"<small>{told}</small>" if told else ""
     return (
-        f'<figure class="chart"><figcaption>{safe(title)}</figcaption><div class="plot"><div class="ys">{ys}</div>'
+        f'<figure class="chart"><figcaption>{safe(title)}{small}</figcaption>'
+        f'<div class="plot"><div class="ys">{ys}</div>'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{label}">'
         f'{"".join(drawn)}</svg><div class="xs">{xs}</div><div class="x-name">{safe(x_name)}</div></div></figure>'
     )

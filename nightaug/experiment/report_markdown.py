@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 
 from nightaug.data.text import plain
+from nightaug.experiment.report_ablation import HEAD as PART_HEAD
+from nightaug.experiment.report_ablation import cells, sentence
 from nightaug.experiment.report_read import Table
 from nightaug.experiment.report_words import (
     BASELINE,
@@ -54,7 +56,7 @@ def markdown(table: Table, missing: Sequence[str]) -> str:
     lines += [*_table(head, rows), ""]
     for why, of in reasons(table).items():
         lines += [f"Not measurable ({cell(', '.join(of))}): {cell(why)}", ""]
-    lines += _classes(table) + _facts(table)
+    lines += _classes(table) + _parts(table) + _facts(table)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -89,6 +91,15 @@ def _classes(table: Table) -> list[str]:
         *_table(["class", "boxes", *(cell(a.name) for a in table.arms)], rows),
         "",
     ]
+
+
+def _parts(table: Table) -> list[str]:
+    lines = []
+    for entry in table.ablations:
+        rows = [[cell(word) for word in cells(row)] for row in entry.rows]
+        told = f"{entry.arm} with each part left out. {sentence(entry)}"
+        lines += [cell(told), "", *_table(PART_HEAD, rows), ""]
+    return lines
 
 
 def _facts(table: Table) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -97,6 +97,28 @@ class Dev(msgspec.Struct):
     images: int | None = None
 
 
+class PartRow(msgspec.Struct):
+    """An adapted arm with and without one part; the difference is with less without, over the ``seeds`` of both."""
+
+    part: str
+    AP_with: Number = None
+    AP_without: Number = None
+    difference: Number = None
+    low: Number = None
+    high: Number = None
+    seeds: list[int] = []
+    exceeds_spread: bool | None = None
+    arm: str = ""
+
+
+class Ablation(msgspec.Struct):
+    """What each part of an adapted arm is worth, held against the spread of the day arm over its seeds."""
+
+    arm: str
+    rows: list[PartRow] = []
+    day_spread: Number = None
+
+
 class Table(msgspec.Struct):
     """``table.json``; all fractions in 0..1."""
 
@@ -126,6 +148,13 @@ class Table(msgspec.Struct):
     verdict: str | None = None
     others: list[str] = []
     notes: list[str] = []
+    ablation: Ablation | None = None
+    other_ablations: list[Ablation] = []
+
+    @property
+    def ablations(self) -> list[Ablation]:
+        """All that have a row."""
+        return [entry for entry in (self.ablation, *self.other_ablations) if entry is not None and entry.rows]
 
 
 class Curve(msgspec.Struct):
@@ -161,6 +190,32 @@ class Pair(msgspec.Struct):
     translated: str
 
 
+#: x, y, class number, 0 for day or 1 for night.
+Spot = tuple[float, float, Annotated[int, msgspec.Meta(ge=0)], Annotated[int, msgspec.Meta(ge=0, le=1)]]
+
+
+class Features(msgspec.Struct):
+    """A detector's features of labelled objects; see :mod:`nightaug.experiment.embedding`."""
+
+    points: list[Spot]
+    variance: tuple[Number, Number] = (None, None)
+    domain_separation: Number = None
+    class_separation: Number = None
+    chance: Number = None
+
+
+class Embedding(msgspec.Struct):
+    """``embedding.json`` of a run."""
+
+    classes: list[str]
+    before: Features
+    after: Features
+
+    def __post_init__(self) -> None:
+        if any(spot[2] >= len(self.classes) for side in (self.before, self.after) for spot in side.points):
+            raise ValueError("a point is of a class that is not named")
+
+
 class Run(NamedTuple):
     """What one training of one arm left."""
 
@@ -169,6 +224,7 @@ class Run(NamedTuple):
     folder: Path
     metrics: Metrics | None
     log: list[dict[str, Any]]
+    embedding: Embedding | None = None
 
 
 @dataclass
@@ -215,7 +271,9 @@ def read_comparison(folder: Path) -> Compared:
         for seed in done:
             path = folder / "runs" / arm.slug / f"seed{seed}"
             metrics = _part(compared, path / "metrics.json", Metrics)
-            compared.runs.append(Run(arm.name, seed, path, metrics, _log(path)))
+            shown = path / "embedding.json"  # not every arm has one
+            embedding = _part(compared, shown, Embedding) if shown.is_file() else None
+            compared.runs.append(Run(arm.name, seed, path, metrics, _log(path), embedding))
     there = {arm.slug for arm in table.arms}
     wanted = dict.fromkeys([*_wanted_arms(folder), *table.ceilings])
     compared.missing += [f"{name}: no seed finished" for name in wanted if slug(name) not in there]

@@ -1,15 +1,14 @@
-"""The report's tables and charts: arms, classes, training, curves, confusion, and how it was measured."""
+"""The report's tables and charts: arms, classes, curves, confusion, and how it was measured."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from nightaug.experiment.report_charts import Point, forest, legend, line_chart, thin
-from nightaug.experiment.report_read import Arm, ClassRow, Compared, Curve, Number, Run, Table
+from nightaug.experiment.report_charts import Point, forest, legend, line_chart
+from nightaug.experiment.report_read import Arm, ClassRow, Compared, Curve, Number, Table
 from nightaug.experiment.report_words import (
     BASELINE,
     DEFINITIONS,
@@ -32,15 +31,8 @@ from nightaug.experiment.report_words import (
     spread,
 )
 
-#: What a training calls its loss and its AP on dev, by preference.
-LOSS_KEYS = ("loss", "total")
-AP_KEYS = ("val_AP", "AP")
-#: Numbers of a training that are neither a loss nor an AP.
-NO_LOSS = frozenset({"step", "epoch", "learning_rate", "lr", "steps_per_second", "data_share"})
 #: Domains in words.
 _TIMES = {"A": "day", "B": "night"}
-#: Charts of single losses at most.
-LOSSES = 4
 
 
 def scroll(content: str, label: str) -> str:
@@ -149,40 +141,6 @@ def _class_cell(row: ClassRow | None, base: bool, rare: bool, most: float) -> st
         f'<td class="cell{side}" style="--a:{share * 100:.0f}%"><b>{points(row.AP)}</b>'
         f"<small>{shift} {span(row.low, row.high)}</small></td>"
     )
-
-
-def training_section(compared: Compared) -> str:
-    """The loss (or its parts, where no total is written) and AP on dev over the steps, a line a run."""
-    names = [arm.name for arm in compared.table.arms]
-    keys = list(dict.fromkeys(key for run in compared.runs for row in run.log for key in row))
-    losses = [key for key in LOSS_KEYS if key in keys][:1]
-    parts = [key for key in keys if key not in NO_LOSS and not key.startswith(("val_", "AP"))]
-    charts = [
-        line_chart(f"training loss: {key}", _run_lines(names, compared.runs, key), "step")
-        for key in losses or parts[:LOSSES]
-    ]
-    for key in [key for key in AP_KEYS if key in keys][:1]:
-        charts.append(line_chart("AP on dev while training", _run_lines(names, compared.runs, key, 100), "step"))
-    if not any(charts):
-        return ""
-    return f'{legend(names)}<div class="grid">{"".join(charts)}</div><p class="fine">One line a seed.</p>'
-
-
-def _run_lines(
-    names: Sequence[str], runs: Iterable[Run], key: str, times: float = 1.0
-) -> list[tuple[int, str, list[Point]]]:
-    lines = []
-    for run in runs:
-        known = [row for row in run.log if _finite(row, "step") and _finite(row, key)]
-        line = thin([(float(row["step"]), float(row[key]) * times) for row in known])
-        if line:
-            lines.append((names.index(run.arm), f"{run.arm}, seed {run.seed}", line))
-    return lines
-
-
-def _finite(row: Mapping[str, Any], key: str) -> bool:
-    value = row.get(key)
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def curves_section(compared: Compared) -> str:

@@ -211,6 +211,8 @@ def test_before_and_after_are_written(tmp_path: Path) -> None:
         assert {point[2] for point in points} == {0, 1}
         assert {point[3] for point in points} == {0, 1}
         assert all(point[0] == round(point[0], 3) for point in points)
+        middle = [np.mean([p[:2] for p in points if p[3] == domain], axis=0) for domain in (0, 1)]
+        assert (middle[1] >= middle[0] - 1e-3).all()
         assert 0 <= found["domain_separation"] <= 1
         assert 0 <= found["class_separation"] <= 1
         assert found["chance"] == 0.5

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from experiment.browser import CHROMIUM, Browser
-from experiment.compare_folder import HOSTILE, write_compare_folder
+from experiment.compare_folder import HOSTILE, add_adaptation, write_compare_folder
 
 from nightaug.experiment.report import write_report
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(write_compare_folder(tmp_path_factory.mktemp("report") / "compare"))
+    return write_report(add_adaptation(write_compare_folder(tmp_path_factory.mktemp("report") / "compare")))
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +117,40 @@ def test_selects_show_one_panel(browser: Browser, page: Path, group: str) -> Non
     assert visible(browser, group) == ["2"]
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_day_and_night_can_be_told_in_the_scatters(browser: Browser, page: Path, width: int, scheme: str) -> None:
+    browser.open(page, width, scheme=scheme)
+    style = "getComputedStyle(document.querySelector('.scatter {}')).{}"
+    assert browser[style.format("g.c1:not(.night) circle", "fill")] != "none"
+    assert browser[style.format("g.c1.night circle", "fill")] == "none"
+    ring = browser[style.format("g.c1.night circle", "stroke")]
+    assert ring == browser[style.format("g.c1:not(.night) circle", "fill")]
+    assert ring != browser[style.format("g.c2.night circle", "stroke")]
+    # A mark is some pixels wide, and the two pictures stand side by side where there is room.
+    assert browser["document.querySelector('.scatter circle').getBoundingClientRect().width"] > 4
+    places = browser[
+        "[...document.querySelectorAll('.scatter svg')].map(e=>[e.getBoundingClientRect().x,e.clientWidth])"
+    ]
+    assert (places[0][0] == places[1][0]) == (width < 600)
+    assert all(size > 300 for _, size in places)
+
+
+def test_curves_of_an_adapted_arm_are_unfolded_and_others_unfold(browser: Browser, page: Path) -> None:
+    browser.open(page, 390)
+    said = "[...document.querySelectorAll('details')].filter(e=>e.open).map(e=>e.querySelector('b').textContent)"
+    assert [name.replace("\u200b", "") for name in browser[said]] == ["day+translated:relight"]
+    browser.click("details:not([open]) summary")
+    assert len(browser[said]) == 2
+    level = browser["getComputedStyle(document.querySelector('.plot .level')).strokeDasharray"]
+    assert level != "none"
+    # Numbers of the axes keep to their charts.
+    left = browser["Math.min(...[...document.querySelectorAll('.small .ys span')].map(e=>e.getBoundingClientRect().x))"]
+    assert left >= 0
+
+
 def test_hostile_names_run_nothing(browser: Browser, tmp_path: Path) -> None:
-    page = write_report(write_compare_folder(tmp_path / "compare", HOSTILE))
+    page = write_report(add_adaptation(write_compare_folder(tmp_path / "compare", HOSTILE), HOSTILE))
     browser.open(page, 390)
     assert browser.complaints == []
     assert "Page.javascriptDialogOpening" not in browser.events
