@@ -108,7 +108,6 @@ class PartRow(msgspec.Struct):
     high: Number = None
     seeds: list[int] = []
     exceeds_spread: bool | None = None
-    arm: str = ""
 
 
 class Ablation(msgspec.Struct):

@@ -96,13 +96,8 @@ def _arm(compared: Compared, name: str, at: int) -> str:
             body += f'<h4>{title}</h4><div class="small grid">{"".join(charts)}</div>'
     if not count:
         return ""
-    shown = " open" if is_adapted(runs) and name not in _ablated(compared.table) else ""
+    shown = " open" if is_adapted(runs) else ""
     return f"<details{shown}><summary><b>{parted(name)}</b> {count} curves</summary>{body}</details>"
-
-
-def _ablated(table: Table) -> set[str]:
-    """Arms that are there for a table of their own: their curves stay folded."""
-    return {row.arm for entry in table.ablations for row in entry.rows}
 
 
 def _small(table: Table, runs: Sequence[Run], key: str, at: int) -> str:

@@ -161,21 +161,6 @@ def test_every_named_loss_of_an_arm_has_its_chart(folder: Path) -> None:
     assert all(left == right and 0 < float(left) < 100 for left, right in levels)
 
 
-def test_other_arms_and_those_of_the_ablation_stay_folded(folder: Path) -> None:
-    for path in folder.glob("runs/*/*/metrics.jsonl"):
-        lines = [{"step": step, "loss": 1.0, "box": 0.5} for step in (10, 20)]
-        if path.parent.parent.name in ("day+translated-relight", "day+translated-cyclegan"):
-            lines = [line | {"cluster": 0.1} for line in lines]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    table = json.loads((folder / "table.json").read_text())
-    table["ablation"]["rows"][0]["arm"] = "day+translated:cyclegan"
-    change(folder / "table.json", ablation=table["ablation"])
-    part = section(write_report(folder), "training")
-    opened = re.findall(r"<details( open)?><summary><b>(.*?)</b>", part)
-    assert [words(name).replace(" ", "") for is_open, name in opened if is_open] == [ARM]
-    assert len(opened) == 5
-
-
 def test_a_chart_is_the_mean_of_the_seeds(folder: Path) -> None:
     part = section(write_report(folder), "training")
     chart = re.search(r"<figcaption>cluster<.*?</figure>", part, re.S)
