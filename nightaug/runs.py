@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from nightaug.config import Settings, dump_yaml, load_yaml
+from nightaug.config import Settings, dump_yaml, load_yaml, merge
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.images import atomic_open, atomic_write_text
 
@@ -105,7 +105,10 @@ class RunFolder:
         atomic_write_text(self.config_path, dump_yaml(settings))
 
     def _compare(self, settings: Settings, may_change: tuple[str, ...]) -> None:
-        before, now = load_yaml(self.config_path), yaml.safe_load(dump_yaml(settings))
+        now = yaml.safe_load(dump_yaml(settings))
+        # A setting the run did not know, being of an older version, is as if it had its default.
+        defaults = type(settings).model_construct().model_dump(mode="json")
+        before = merge(defaults, load_yaml(self.config_path))
         changed = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))

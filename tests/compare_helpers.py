@@ -6,13 +6,15 @@ import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from nightaug.config import Settings, build
 from nightaug.data.frames import Frame
+from nightaug.detect.adaptation.settings import AdaptationSettings
 from nightaug.detect.truth import Truth
+from nightaug.experiment.compare import run_compare
 from nightaug.experiment.compare_data import Arm
 from nightaug.images import encode_image
 
@@ -101,6 +103,11 @@ class FakeSettings(Settings):
     patience: int | None = 3
     learning_rate: float = 0.1
     workers: int = 0
+    target: str | None = None
+    adapt: Literal["none", "vlmcshfg"] = "none"
+    adaptation: AdaptationSettings = AdaptationSettings()
+    clip: str = "none"
+    clip_gate: str = "none"
 
 
 class Trained(NamedTuple):
@@ -156,3 +163,43 @@ class FakeDetectors:
                 }
             )
         return results
+
+
+ARMS = ("day", "night", "day+night", "day+translated")
+OPTIONS = {"min_boxes": 25, "bootstrap": 40}
+
+
+class World:
+    """A dataset, a translated folder of it, and a comparison that is run as often as one likes."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = make_dataset(root / "data")
+        self.made = make_translated(root / "gan", self.data)
+        self.out = root / "out"
+        self.fake = FakeDetectors()
+        self.lines: list[str] = []
+        self.reports: list[Path] = []
+
+    def run(self, **changes: Any) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"arms": ARMS, "translators": [str(self.made)], "seeds": 1, "options": OPTIONS}
+        self.fake.trained.clear()
+        self.fake.detected.clear()
+
+        def report(folder: Path, say: Callable[[str], None]) -> Path:
+            assert (folder / "table.json").exists()
+            self.reports.append(folder)
+            return folder / "index.html"
+
+        return run_compare(
+            self.data, self.out, **{**wanted, **changes}, say=self.lines.append, backend=self.fake, report=report
+        )
+
+    def names(self) -> list[str]:
+        return [name for name, *_ in self.fake.trained]
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.out / name).read_text())
+
+
+def arm_of(table: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(arm for arm in table["arms"] if arm["name"] == name)

@@ -24,9 +24,19 @@ from nightaug.runs import (
 )
 
 
+class Inner(Settings):
+    depth: int = 3
+    height: int = 4
+
+
 class Small(Settings):
     steps: int = 1
     width: int = 2
+    inner: Inner = Inner()
+
+
+class Named(Small):
+    name: str
 
 
 def test_a_used_folder_needs_resume_and_equal_settings(tmp_path: Path) -> None:
@@ -41,6 +51,24 @@ def test_a_used_folder_needs_resume_and_equal_settings(tmp_path: Path) -> None:
     # A refused start does not keep the folder, and a setting that may change may.
     assert folder.start(Small(steps=9), resume=True, may_change=("steps",)) is False
     folder.close()
+
+
+def test_a_run_of_a_version_with_fewer_settings_goes_on_with_their_defaults(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: x\nsteps: 1\ninner: {depth: 9}\n")
+    folder = RunFolder(tmp_path)
+    folder.start(Named(name="x", inner=Inner(depth=9)), resume=True)
+    folder.close()
+    for settings, said in (
+        (Named(name="x", inner=Inner(depth=9, height=5)), "inner was .*'height': 4.*, is .*'height': 5"),
+        (Named(name="x", inner=Inner(depth=9), width=3), "width was 2, is 3"),
+        (Named(name="y", inner=Inner(depth=9)), "name was 'x', is 'y'"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            folder.start(settings, resume=True)
+    # What this version no longer knows is a difference.
+    (tmp_path / "config.yaml").write_text("name: x\ninner: {depth: 9}\nold: 1\n")
+    with pytest.raises(ConfigError, match="old was 1, is None"):
+        folder.start(Named(name="x", inner=Inner(depth=9)), resume=True)
 
 
 def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:

@@ -8,20 +8,34 @@ An arm is a list of parts; training draws from them by weight, half and half whe
 - ``translated:NAME``: the rendered ones alone.
 - ``seed-translated:NAME``: day rendered night and night rendered day; uses night labels, and is named so.
 
-Without ``:NAME`` an arm stands for one arm of each translator.
+Without ``:NAME`` an arm stands for one arm of each translator. ``day+adapt``, ``day+translated+adapt:NAME``,
+``translated+adapt:NAME`` and the like also learn from unlabelled night images, and ``-without-PART`` leaves a part of
+that out (see :mod:`nightaug.experiment.compare_adapt`).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nightaug.config import build, load_yaml
 from nightaug.errors import ConfigError
-from nightaug.experiment.compare_settings import CEILINGS, DAY, SourceSpec
+from nightaug.experiment.compare_adapt import (
+    ADAPT,
+    Overrides,
+    ablated,
+    adapted,
+    adapts_with,
+    labelled,
+    overrides,
+    parts_of,
+    read_set,
+    without,
+)
+from nightaug.experiment.compare_settings import CEILINGS, DAY, CompareSettings, SourceSpec
 
 #: The compared dataset, as parts name it.
 DATASET = "dataset"
@@ -44,6 +58,23 @@ _NIGHT_PART = SourceSpec(data=DATASET, domain="B")
 FIXED: dict[str, Parts] = {DAY: (_DAY_PART,), "night": (_NIGHT_PART,), "day+night": (_DAY_PART, _NIGHT_PART)}
 #: Arms of one translator each; their parts are made by :func:`_of_translator`.
 PER_TRANSLATOR = ("day+translated", "translated", "seed-translated")
+#: Built-in arms that can learn from unlabelled night images beside: those without night labels.
+_ADAPTABLE = (DAY, "day+translated", "translated")
+
+
+class OwnArm(NamedTuple):
+    """An arm of an arms file: what it draws from, and the detector settings it changes."""
+
+    parts: Parts
+    settings: Overrides
+
+
+class Asked(NamedTuple):
+    """The arms one call asks for, as in :class:`CompareSettings`."""
+
+    arms: dict[str, Parts]
+    own: dict[str, Overrides]
+    ablated: tuple[str, ...]
 
 
 def _of_translator(kind: str, name: str) -> Parts:
@@ -56,17 +87,21 @@ def _of_translator(kind: str, name: str) -> Parts:
     }[kind]
 
 
-def read_arms(path: Path) -> dict[str, Parts]:
-    """User-made arms: YAML, ``name: [{data, split, domain, weight}, ...]``; relative paths count from the file.
+def read_arms(path: Path) -> dict[str, OwnArm]:
+    """User-made arms: YAML, ``name: [{data, split, domain, weight}, ...]`` or ``name: {data: [...], set: {...}}``.
+
+    Relative paths count from the file.
 
     Raises:
         ConfigError: every mistake in the file, in one message.
     """
-    found: dict[str, Parts] = {}
+    found: dict[str, OwnArm] = {}
     mistakes: list[str] = []
     for key, value in load_yaml(path).items():
         name = str(key)
-        if is_built_in(name):
+        if without(name)[1] or labelled(name)[1]:
+            mistakes.append(f"arm '{name}': {ADAPT} and -without-PART are nightaug's own endings; say it under set")
+        elif is_built_in(name):
             mistakes.append(f"arm '{name}': the name is a built-in arm's")
         elif name == CHECKPOINT:
             mistakes.append(f"arm '{name}': the name stands for the detector every arm starts from")
@@ -74,16 +109,31 @@ def read_arms(path: Path) -> dict[str, Parts]:
             mistakes.append(f"arm '{name}': a name has letters, digits and + - . : _ only, and begins with a letter")
         elif len(name.encode()) > _LONGEST:
             mistakes.append(f"arm '{name[:20]}...': its name is longer than {_LONGEST} bytes")
-        elif not isinstance(value, list) or not value:
-            mistakes.append(f"arm '{name}': expected a list of parts such as {{data: dataset, domain: A}}")
         else:
-            parts = [_part(name, number, item, path.parent, mistakes) for number, item in enumerate(value, 1)]
-            found[name] = tuple(part for part in parts if part is not None)
-            if found[name] and min(shares(found[name])) < _LEAST:
-                mistakes.append(f"arm '{name}': a part with less than {_LEAST:.1%} of the weight would hardly be drawn")
+            found[name] = _own(name, value, path.parent, mistakes)
     if mistakes:
         raise ConfigError(f"{path}: {'; '.join(mistakes)}")
     return found
+
+
+def _own(name: str, value: Any, folder: Path, mistakes: list[str]) -> OwnArm:
+    items, settings = value, {}
+    if isinstance(value, dict):
+        items, wrong = value.get("data"), [str(key) for key in value if key not in ("data", "set")]
+        if wrong:
+            mistakes.append(f"arm '{name}': expected data and set, got {', '.join(wrong)}")
+        try:
+            settings = read_set(value.get("set", {}))
+        except ConfigError as error:
+            mistakes.append(f"arm '{name}': {error}")
+    if not isinstance(items, list) or not items:
+        mistakes.append(f"arm '{name}': expected a list of parts such as {{data: dataset, domain: A}}")
+        return OwnArm((), settings)
+    read = [_part(name, number, item, folder, mistakes) for number, item in enumerate(items, 1)]
+    parts = tuple(part for part in read if part is not None)
+    if parts and min(shares(parts)) < _LEAST:
+        mistakes.append(f"arm '{name}': a part with less than {_LEAST:.1%} of the weight would hardly be drawn")
+    return OwnArm(parts, settings)
 
 
 def _part(arm: str, number: int, item: Any, folder: Path, mistakes: list[str]) -> SourceSpec | None:
@@ -116,7 +166,57 @@ def default_arms(translators: Iterable[str], own: Iterable[str]) -> list[str]:
     return [DAY, *reversed(CEILINGS), *(["day+translated"] if list(translators) else []), *own]
 
 
-def expand(names: Sequence[str], own: Mapping[str, Parts], translators: Sequence[str]) -> dict[str, Parts]:
+def asked(
+    before: CompareSettings | None,
+    names: Sequence[str] | None,
+    file: Path | None,
+    translators: Sequence[str],
+    ablate: str | None,
+    head: Sequence[str],
+) -> Asked:
+    """The arms a call asks for; those a comparison was begun with need not be named again.
+
+    Args:
+        names: None: where nothing was begun the usual ones, else what is new.
+        ablate: an adapted arm; one arm is added for each of its parts, without that.
+        head: the parts of the night head where an arm does not say.
+
+    Raises:
+        ConfigError: as :func:`read_arms` and :func:`expand`, or nothing can be left out.
+    """
+    own = read_arms(file) if file is not None else {}
+    if names is None and before is None:
+        names = default_arms(translators, own)
+    elif names is None:
+        # Nothing is named, so what is new is meant: arms of the file, and a new translator's images beside the day.
+        new = [name for name in translators if before is not None and name not in before.translators]
+        names = [*own, *(f"day+translated:{name}" for name in new)]
+    if before is not None:
+        there = {name: OwnArm(parts, before.own.get(name, {})) for name, parts in before.arms.items()}
+        own = {**{name: arm for name, arm in there.items() if not is_built_in(name)}, **own}
+    sets = {name: arm.settings for name, arm in own.items()}
+    arms: dict[str, Parts] = {DAY: FIXED[DAY]}
+    less: list[str] = []
+    for name in names:
+        base, part = without(name)
+        found = _expanded(base, own, translators)
+        arms |= found
+        less += [ablated(one, part) for one in found] if part else []
+    if ablate is not None:
+        found = _expanded(ablate, own, translators)
+        arms |= found
+        for one in found:
+            changes = overrides(one, sets, head)
+            if not adapts_with(changes):
+                raise ConfigError(f"--ablate {ablate}: it has no night head to leave parts out of; try {adapted(one)}")
+            less += [ablated(one, part) for part in parts_of(changes, head)]
+    for name in less:
+        overrides(name, sets, head)
+    used = {labelled(name)[0] for name in arms}
+    return Asked(arms, {name: sets[name] for name in sets if name in used}, tuple(dict.fromkeys(less)))
+
+
+def expand(names: Sequence[str], own: Mapping[str, OwnArm], translators: Sequence[str]) -> dict[str, Parts]:
     """The arms that a list of names asks for, ``day`` first (nothing can be measured without it).
 
     Raises:
@@ -124,22 +224,33 @@ def expand(names: Sequence[str], own: Mapping[str, Parts], translators: Sequence
     """
     arms: dict[str, Parts] = {DAY: FIXED[DAY]}
     for name in names:
-        kind, colon, wanted = name.partition(":")
-        if name in FIXED:
-            arms[name] = FIXED[name]
-        elif name in own:
-            arms[name] = tuple(_named(name, part, translators) for part in own[name])
-        elif kind in PER_TRANSLATOR:
-            if not translators:
-                raise ConfigError(f"arm '{name}' needs a translator: add --translator relight, a run or a folder")
-            for one in [wanted] if colon else translators:
-                _check_translator(f"arm '{name}'", one, translators)
-                arms[f"{kind}:{one}"] = _of_translator(kind, one)
-        else:
-            known = [*FIXED, *PER_TRANSLATOR, *own]
-            raise ConfigError(f"unknown arm '{name}'{_hint(name, known)} (there are: {', '.join(known)})")
+        arms |= _expanded(name, own, translators)
     check_folders(arms)
     return arms
+
+
+def _expanded(name: str, own: Mapping[str, OwnArm], translators: Sequence[str]) -> dict[str, Parts]:
+    """One name: an arm, or one of each translator."""
+    label, adapts = labelled(name)
+    kind, colon, wanted = label.partition(":")
+    if adapts and is_built_in(label) and kind not in _ADAPTABLE:
+        fit = ", ".join(map(adapted, _ADAPTABLE))
+        raise ConfigError(f"arm '{name}': {ADAPT} is for arms without night labels ({fit}, or one of your own)")
+    if label in FIXED:
+        found = {label: FIXED[label]}
+    elif label in own:
+        found = {label: tuple(_named(name, part, translators) for part in own[label].parts)}
+    elif kind in PER_TRANSLATOR:
+        if not translators:
+            raise ConfigError(f"arm '{name}' needs a translator: add --translator relight, a run or a folder")
+        found = {}
+        for one in [wanted] if colon else translators:
+            _check_translator(f"arm '{name}'", one, translators)
+            found[f"{kind}:{one}"] = _of_translator(kind, one)
+    else:
+        known = [*FIXED, *PER_TRANSLATOR, *map(adapted, _ADAPTABLE), *own]
+        raise ConfigError(f"unknown arm '{name}'{_hint(name, known)} (there are: {', '.join(known)})")
+    return {adapted(one): parts for one, parts in found.items()} if adapts else found
 
 
 def check_folders(arms: Iterable[str]) -> None:
@@ -182,8 +293,10 @@ def _hint(name: str, known: Sequence[str]) -> str:
 
 
 def is_built_in(name: str) -> bool:
-    """Whether an arm's name is one of nightaug's own."""
-    return name in FIXED or name.partition(":")[0] in PER_TRANSLATOR
+    """Whether an arm's name is one of nightaug's own, with its endings or without."""
+    base, part = without(name)
+    label, adapts = labelled(base)
+    return adapts or part is not None or label in FIXED or label.partition(":")[0] in PER_TRANSLATOR
 
 
 def is_folder(part: SourceSpec) -> bool:
@@ -207,23 +320,30 @@ def shares(parts: Sequence[SourceSpec]) -> list[float]:
     return [part.weight / total for part in parts]
 
 
-def wanted_rows(only: Sequence[str], arms: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+def wanted_rows(
+    only: Sequence[str], arms: Sequence[str], seeds: Sequence[int], once: Collection[str] = ()
+) -> list[tuple[str, int]]:
     """The (arm, seed) pairs to train now: all, or those that ``only`` names: ``ARM``, ``ARM@SEED`` or ``@SEED``.
 
     The order is seed by seed, so that a comparison stopped early has whole seeds. ``checkpoint`` stands for the day
     checkpoint alone; it comes first.
 
+    Args:
+        once: arms of the first seed only, unless ``ARM@SEED`` names another one.
+
     Raises:
         ConfigError: ``only`` names an arm or a seed that is not in this comparison.
     """
     every = [(arm, seed) for seed in seeds for arm in (CHECKPOINT, *arms)]
+    usual = [row for row in every if row[0] not in once or row[1] == seeds[0]]
     if not only:
-        return [row for row in every if row[0] != CHECKPOINT]
+        return [row for row in usual if row[0] != CHECKPOINT]
     chosen: set[tuple[str, int]] = set()
     for item in only:
         arm, at, seed = item.partition("@")
         arm = arm.removesuffix(NIGHT_MARK)
-        some = [row for row in every if arm in ("", row[0]) and (not at or str(row[1]) == seed)]
+        pool = every if arm and at else usual
+        some = [row for row in pool if arm in ("", row[0]) and (not at or str(row[1]) == seed)]
         if not some:
             raise ConfigError(
                 f"--only {item}: no such arm and seed here{_hint(arm, arms)} (arms: {', '.join(arms)}; seeds: "

@@ -18,16 +18,13 @@ from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError, Interrupted
 from nightaug.experiment.arms import (
     CHECKPOINT,
-    TRANSLATED,
+    asked,
     check_folders,
-    default_arms,
-    expand,
-    is_built_in,
-    read_arms,
     shares,
     slug,
     wanted_rows,
 )
+from nightaug.experiment.compare_adapt import ablation_lines, adapts_with
 from nightaug.experiment.compare_data import Arm, Data, build_arm, read_data
 from nightaug.experiment.compare_facts import facts, pairs
 from nightaug.experiment.compare_rows import Backend, Detectors, Rows, is_done, read_state
@@ -35,6 +32,7 @@ from nightaug.experiment.compare_settings import (
     DAY,
     CompareOptions,
     CompareSettings,
+    check_out,
     joined,
     read_settings,
     write_settings,
@@ -67,6 +65,7 @@ def run_compare(
     translators: Sequence[str] = (),
     arms: Sequence[str] | None = None,
     arms_file: Path | None = None,
+    ablate: str | None = None,
     layers: Sequence[Mapping[str, Any]] = (),
     options: Mapping[str, Any] | None = None,
     steps: int | None = None,
@@ -94,7 +93,8 @@ def run_compare(
         detector: overrides the layers' detector.
         translators: ``relight``, runs, weight files or translated folders, each also as ``NAME=...``.
         arms: names, see :mod:`nightaug.experiment.arms`; None: the usual ones and those of ``arms_file``.
-        layers: settings of the detector, later ones win.
+        ablate: an adapted arm: one arm is added for each part of its night head, without that part.
+        layers: settings of the detector, later ones win; whether an arm adapts is its own affair (``+adapt``).
         options: of :class:`CompareOptions`.
         steps: optimiser steps of every arm. day_steps: of the day checkpoint they start from; None: as ``steps``.
         seeds: how many, from 0.
@@ -122,15 +122,18 @@ def run_compare(
     before = read_settings(out / "compare.yaml")
     if before:  # settings an older version did not know have their defaults
         before = before.model_copy(update={"detector": _dump(backend.settings([before.detector]))})
-    overrides = {"detector": detector, "steps": steps, "weights": weights}
-    given = {key: value for key, value in overrides.items() if value is not None}
+    flags = {"detector": detector, "steps": steps, "weights": weights}
+    given = {key: value for key, value in flags.items() if value is not None}
     recorded = [{**before.detector, "steps": before.steps}] if before else []
-    # An early stop would be another budget.
-    base = backend.settings([*recorded, *layers, given, {"patience": None}])
+    if any(layer.get("adapt", "none") != "none" or layer.get("target") for layer in layers):
+        say("adapt and target are left out: an arm adapts where it is named so, such as day+adapt")
+    # An early stop would be another budget; what adapts, and to what, is said by the arms.
+    base = backend.settings([*recorded, *layers, given, {"patience": None, "adapt": "none", "target": None}])
     counted = {key: getattr(before, key) for key in CompareOptions.model_fields} if before else {}
     counted |= {**(options or {}), **({} if bootstrap is None else {"bootstrap": bootstrap})}
     sources = _translators(before, translators)
-    parts = _parts(before, arms, arms_file, list(sources))
+    detector_settings = _dump(base)
+    found = asked(before, arms, arms_file, list(sources), ablate, detector_settings["adaptation"]["parts"])
     budget = int(base.model_dump()["steps"])
     settings = build(
         CompareSettings,
@@ -139,27 +142,29 @@ def run_compare(
             "dataset": str(dataset.absolute()),
             "allow_shared_drives": allow_shared_drives or (before is not None and before.allow_shared_drives),
             "world_version": world_version if world_version is not None else before and before.world_version,
-            "detector": _dump(base),
+            "detector": detector_settings,
             "steps": budget,
             "day_steps": None if _starts_trained(base) else day_steps or (before and before.day_steps) or budget,
             "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
-            "arms": {name: tuple(part.model_dump() for part in some) for name, some in parts.items()},
-            "translators": {name: sources[name].record().model_dump() for name, _ in needed(parts)},
+            "arms": {name: tuple(part.model_dump() for part in some) for name, some in found.arms.items()},
+            "own": found.own,
+            "ablated": found.ablated,
+            "translators": {name: sources[name].record().model_dump() for name, _ in needed(found.arms)},
             "commands": () if command is None else (command,),
         },
     )
     if before:
         settings = joined(before, settings, out, lambda name: any((out / "runs" / slug(name)).glob("seed*/row.json")))
-    check_folders(settings.arms)
+    check_folders(settings.names)
     check_directions(settings.arms, sources)
-    wanted = wanted_rows(only, list(settings.arms), settings.seeds)
+    wanted = wanted_rows(only, settings.names, settings.seeds, settings.ablated)
     data = read_data(dataset, settings.dev_share, settings.allow_shared_drives)
     work = _Comparison(out, settings, data, base, sources, backend, cpu, say)
     work.describe(wanted)
     work.check()
     if dry_run:
         return {"dry_run": True, "rows": [{"arm": arm, "seed": seed} for arm, seed in wanted]}
-    _check_out(out, dataset)
+    check_out(out, dataset)
     lock = lock_folder(out)
     try:
         work.start()
@@ -169,8 +174,8 @@ def run_compare(
         raise Interrupted(f"stopped; what is finished in {out} is kept, run the same command again to go on") from error
     finally:
         lock.close()
-    for note in table["notes"]:
-        say(f"note: {note}")
+    for line in [*(f"note: {note}" for note in table["notes"]), *ablation_lines(table)]:
+        say(line)
     if report is None:
         from nightaug.experiment.report import write_report
 
@@ -191,38 +196,10 @@ def _translators(before: CompareSettings | None, given: Sequence[str]) -> dict[s
     return sources
 
 
-def _parts(
-    before: CompareSettings | None, arms: Sequence[str] | None, arms_file: Path | None, translators: Sequence[str]
-) -> dict[str, Any]:
-    """The arms this call asks for; those a folder was begun with need not be named again."""
-    own = read_arms(arms_file) if arms_file is not None else {}
-    if arms is None and before is None:
-        return expand(default_arms(translators, own), own, translators)
-    if arms is None:
-        # Nothing is named, so what is new is meant: arms of the file, and a new translator's images beside the day.
-        new = [name for name in translators if before is not None and name not in before.translators]
-        arms = [*own, *(f"day+translated:{name}" for name in new)]
-    if before is not None:
-        own = {**{name: parts for name, parts in before.arms.items() if not is_built_in(name)}, **own}
-    return expand(arms, own, translators)
-
-
 def _starts_trained(settings: Settings) -> bool:
     """Whether the arms start from weights somebody trained; a day checkpoint is not needed then."""
     given = [getattr(settings, key, None) for key in ("weights", "pretrained")]
     return any(given) or str(getattr(settings, "detector", "")).endswith(".pt")
-
-
-def _check_out(out: Path, dataset: Path) -> None:
-    """Refuse a folder that holds something else, or is the dataset."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file; choose another")
-    here, there = out.resolve(), dataset.resolve()
-    if here == there or there in here.parents:
-        raise ConfigError(f"--out {out} lies in the dataset; choose a folder outside")
-    begun = (out / "compare.yaml").exists()
-    if out.is_dir() and not begun and any(entry.name != ".lock" for entry in out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no comparison; choose another --out")
 
 
 class _Comparison:
@@ -266,7 +243,9 @@ class _Comparison:
             for part, share in zip(parts, shares(parts), strict=True):
                 words = " ".join(filter(None, (Path(part.data).name, part.split, part.domain)))
                 said.append(f"{share:.0%} {words}{self._number(part.data, part.domain)}")
-            self.say(f"  {name}: {', '.join(said)}")
+            self.say(f"  {name}: {', '.join(said)}{self._beside(name)}")
+        for name in settings.ablated:
+            self.say(f"  {name}")
         batch = getattr(self.base, "batch", 1) * getattr(self.base, "accumulate", 1)
         arms = [(arm, seed) for arm, seed in wanted if arm != CHECKPOINT]
         done = sum(is_done(row_folder(self.out, slug(arm), seed)) for arm, seed in arms)
@@ -278,6 +257,14 @@ class _Comparison:
             seeds = sorted({seed for _, seed in wanted})
             done = sum(self._is_trained(seed) for seed in seeds)
             self.say(f"day checkpoints of {settings.day_steps:,} steps to start from: {len(seeds)} ({done} done)")
+
+    def _beside(self, name: str) -> str:
+        """What an arm sees beside labelled images, and what it sets of its own."""
+        own = self.settings.own.get(name)
+        said = f"; set {msgspec.json.encode(own).decode()}" if own else ""
+        if adapts_with(self.settings.overrides(name)):
+            said += f"; with {len(self.data.train['B']):,} unlabelled night images, as many a step beside"
+        return said
 
     def _number(self, data: str, domain: str | None) -> str:
         """How many images a part has, as far as that is known before anything is made."""
@@ -298,15 +285,24 @@ class _Comparison:
         return state is not None and state.trained
 
     def check(self) -> None:
-        """Refuse arms whose images cannot be used, before hours are spent on the others.
+        """Refuse arms whose images or settings cannot be used, before hours are spent on the others.
 
         What is yet to be translated cannot be looked at; the other parts of such an arm can.
         """
-        for name, parts in self.settings.arms.items():
+        mistakes = []
+        for name in self.settings.names:
+            try:
+                self.backend.settings([self.settings.detector_of(name)])
+            except ConfigError as error:
+                mistakes.append(f"arm '{name}': {error}")
+        if mistakes:
+            raise ConfigError("; ".join(mistakes))
+        for name in self.settings.names:
             if self._is_made(name):
                 self.arm(name)
             else:
-                build_arm(name, [part for part in parts if not part.data.startswith(f"{TRANSLATED}:")], {}, self.data)
+                there = [part for part in self.settings.parts(name) if not part.translated]
+                build_arm(name, there, {}, self.data, self.settings.overrides(name))
 
     def start(self) -> None:
         """Write what the comparison is, unless its test images are not those it was begun with."""
@@ -330,16 +326,17 @@ class _Comparison:
     def arm(self, name: str) -> Arm:
         """An arm with its images, translated first where need be."""
         if name not in self._built:
-            parts = self.settings.arms[name]
+            parts = self.settings.parts(name)
             ways = needed({name: parts})
             for translator, direction in ways:
                 render(self.sources[translator], direction, self.data.root, self.out, self.cpu, self.say)
-            self._built[name] = build_arm(name, parts, folders(ways, self.sources, self.out), self.data)
+            there = folders(ways, self.sources, self.out)
+            self._built[name] = build_arm(name, parts, there, self.data, self.settings.overrides(name))
         return self._built[name]
 
     def _is_made(self, name: str) -> bool:
         """Whether an arm's images are all there already."""
-        ways = needed({name: self.settings.arms[name]})
+        ways = needed({name: self.settings.parts(name)})
         return all(self.sources[one].is_made(direction, self.out) for one, direction in ways)
 
     def train(self, wanted: Sequence[tuple[str, int]]) -> None:
@@ -352,7 +349,7 @@ class _Comparison:
             folder = row_folder(self.out, arm.slug, seed)
             if not is_done(folder):
                 self.say(f"{arm.name}, seed {seed}")
-            self.rows.train(arm, seed, folder, self._settings(self.settings.steps, seed, start))
+            self.rows.train(arm, seed, folder, self._settings(name, self.settings.steps, seed, start))
             self.rows.test(folder)
 
     def _day_checkpoint(self, seed: int) -> Path | None:
@@ -363,30 +360,32 @@ class _Comparison:
         if not self._is_trained(seed):
             self.say(f"day checkpoint, seed {seed}")
         day = Arm("day checkpoint", self.arm(DAY).sources)
-        self.rows.train(day, seed, folder, self._settings(self.settings.day_steps, seed, None))
+        self.rows.train(day, seed, folder, self._settings(DAY, self.settings.day_steps, seed, None))
         # The last weights, as everywhere here: the best ones would have been chosen.
         return folder / "last.safetensors"
 
-    def _settings(self, steps: int, seed: int, start: Path | None) -> Settings:
+    def _settings(self, arm: str, steps: int, seed: int, start: Path | None) -> Settings:
         own: dict[str, Any] = {"steps": steps, "seed": seed}
         if start is not None:
             own["weights"] = os.path.abspath(start)
-        return self.backend.settings([self.settings.detector, own])
+        return self.backend.settings([self.settings.detector_of(arm), own])
 
     # -- after -----------------------------------------------------------------------------------------------
 
     def table(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Put together what is done; arms whose images are not made yet are missing in it."""
-        for name in self.settings.arms:
+        for name in self.settings.names:
             if self._is_made(name):
                 self.arm(name)
-        arms = [self._built[name] for name in self.settings.arms if name in self._built]
+        arms = [self._built[name] for name in self.settings.names if name in self._built]
         for arm in arms:
             for seed in self.settings.seeds:
                 folder = row_folder(self.out, arm.slug, seed)
                 if is_done(folder):
                     self.rows.check(arm, seed, folder)
-        _write_json(self.out / "pairs.json", pairs(arms, self.settings.pairs))
+        _write_json(
+            self.out / "pairs.json", pairs([arm for arm in arms if arm.key in self.settings.arms], self.settings.pairs)
+        )
         return TableMaker(self.out, self.settings, self.data, arms, self.truth, self.dev_truth).make(facts, self.say)
 
 

@@ -20,9 +20,11 @@ from nightaug.data.frames import Frame
 from nightaug.data.splits import cut, find_drives
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.experiment.arms import DATASET, TRANSLATED, shares, shown_name, slug
+from nightaug.experiment.compare_adapt import Overrides, adapts_with
 from nightaug.experiment.compare_held import Held, origin_of, places_by_name
-from nightaug.experiment.compare_settings import SourceSpec
-from nightaug.translate.plan import ManifestRow, read_manifest
+from nightaug.experiment.compare_manifest import says_night_boxes, untranslated, weighed
+from nightaug.experiment.compare_settings import HARMLESS, SourceSpec
+from nightaug.translate.plan import read_manifest
 
 #: Seed of the dev cut: the same for every seed of training, or choices would be made on other images each time.
 _CUT_SEED = 0
@@ -33,12 +35,6 @@ class _Drive(msgspec.Struct):
 
     file: str = ""
     drive: str = ""
-
-
-class _Says(msgspec.Struct):
-    """How a manifest says that its translator was trained with labels of night images."""
-
-    night_boxes: bool = False
 
 
 @dataclass
@@ -93,10 +89,18 @@ class ArmSource:
 
 @dataclass
 class Arm:
-    """An arm with everything it trains on; ``key`` is its name without the mark for night labels."""
+    """An arm with everything it trains on.
+
+    Attributes:
+        key: its name without the mark for night labels.
+        target: night images without their labels, which it adapts to; empty where it does not adapt.
+        overrides: detector settings of its own.
+    """
 
     key: str
     sources: list[ArmSource]
+    target: list[Frame] = field(default_factory=list)
+    overrides: Overrides = field(default_factory=dict)
 
     @property
     def night_boxes(self) -> bool:
@@ -131,7 +135,7 @@ class Arm:
 
     @cached_property
     def checksum(self) -> str:
-        """Changes with the images, their boxes and their weights; not with the folder they lie in."""
+        """Changes with the images, their boxes and weights, the target and the arm's settings; not with the folder."""
         value = 0
         for source in self.sources:
             value = zlib.crc32(
@@ -140,6 +144,12 @@ class Arm:
             for frame in sorted(source.frames, key=lambda frame: frame.name):
                 boxes = [(box.xyxy, box.category, box.weight, box.crowd) for box in frame.boxes]
                 value = zlib.crc32(repr((frame.name, boxes, image_weight(frame))).encode(), value)
+        # Nothing is added for an arm that has neither: older versions have counted so.
+        if self.target:
+            value = zlib.crc32(repr(sorted(frame.name for frame in self.target)).encode(), value)
+        changes = {key: change for key, change in self.overrides.items() if key not in HARMLESS}
+        if changes:
+            value = zlib.crc32(msgspec.json.encode(changes, order="sorted"), value)
         return f"{value:08x}"
 
 
@@ -321,7 +331,7 @@ def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data
         if drive in data.held.drives or (row is None and data.held.copies(frame.path)):
             source.held_back += 1
             continue
-        kept = _weighed(frame, row) if row else frame
+        kept = weighed(frame, row) if row else frame
         if kept is None:
             source.dropped += 1
             continue
@@ -333,56 +343,26 @@ def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data
         by_hand = spec.domain == "A" if declared else frame.timeofday == NIGHT
         dark = row.direction == "night2day" if row else by_hand
         source.night_boxes |= dark and bool(frame.boxes)
-    source.dropped += _untranslated(folder, spec)
-    source.night_boxes |= bool(rows) and _says_night_boxes(folder)
+    source.dropped += untranslated(folder, spec)
+    source.night_boxes |= bool(rows) and says_night_boxes(folder)
     return source
 
 
-def _weighed(frame: Frame, row: ManifestRow) -> Frame | None:
-    """The frame with the weights of its manifest row, None where that is 0."""
-    if row.weight <= 0:
-        return None
-    dropped = set(row.dropped_boxes)
-    boxes = [msgspec.structs.replace(b, weight=0.0) if i in dropped else b for i, b in enumerate(frame.boxes)]
-    extra = frame.extra if row.weight == 1 else {**(frame.extra or {}), "weight": row.weight}
-    return msgspec.structs.replace(frame, boxes=boxes, extra=extra)
-
-
-def _translation_facts(folder: Path) -> dict[str, object]:
-    try:
-        facts = msgspec.json.decode((folder / "translation.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
-
-
-def _untranslated(folder: Path, spec: SourceSpec) -> int:
-    """Images of the part that the translator could not make."""
-    skipped = _translation_facts(folder).get("skipped")
-    return sum(name.startswith(f"{spec.split}/") for name in skipped) if isinstance(skipped, dict) else 0
-
-
-def _says_night_boxes(folder: Path) -> bool:
-    """Whether the translation says that its translator was trained with labels of night images."""
-    facts = _translation_facts(folder)
-    settings = facts.get("settings")
-    if facts.get("night_boxes") is True or (isinstance(settings, dict) and settings.get("night_boxes") is True):
-        return True
-    decoder = msgspec.json.Decoder(_Says)
-    for line in (folder / "manifest.jsonl").read_bytes().splitlines():
-        try:
-            if decoder.decode(line).night_boxes:
-                return True
-        except msgspec.DecodeError:
-            continue
-    return False
-
-
-def build_arm(key: str, parts: Sequence[SourceSpec], folders: dict[tuple[str, str], Path], data: Data) -> Arm:
+def build_arm(
+    key: str,
+    parts: Sequence[SourceSpec],
+    folders: dict[tuple[str, str], Path],
+    data: Data,
+    overrides: Overrides | None = None,
+) -> Arm:
     """An arm with its images.
 
     Args:
         folders: (translator, domain of its images) -> folder.
+        overrides: detector settings of its own.
+
+    Raises:
+        ConfigError, DatasetError: as :func:`read_source`, or there is no night image to adapt to.
     """
     sources = []
     for part, share in zip(parts, shares(parts), strict=True):
@@ -394,4 +374,10 @@ def build_arm(key: str, parts: Sequence[SourceSpec], folders: dict[tuple[str, st
         else:
             folder = Path(part.data)
         sources.append(read_source(part, share, folder, data))
-    return Arm(key, sources)
+    arm = Arm(key, sources, overrides=overrides or {})
+    if not adapts_with(arm.overrides):
+        return arm
+    if not data.train["B"]:
+        raise DatasetError(f"{data.root}: train/B has no night images for {key} to adapt to; leave that arm out")
+    arm.target = [msgspec.structs.replace(frame, boxes=[], extra=None) for frame in data.train["B"]]
+    return arm

@@ -13,6 +13,7 @@ from typing import Any
 from nightaug import __version__
 from nightaug.config import load_yaml
 from nightaug.errors import ConfigError
+from nightaug.experiment.compare_adapt import adapts_with, shown_clip
 from nightaug.experiment.compare_data import Arm
 from nightaug.experiment.compare_settings import CompareSettings
 
@@ -33,8 +34,17 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         "dataset": dataset.absolute().name,
         "steps": settings.steps,
         "day_steps": settings.day_steps,
+        **_adaptation(settings),
         **shape,
     }
+
+
+def _adaptation(settings: CompareSettings) -> dict[str, Any]:
+    """The arms that draw as many unlabelled night images as labelled ones, and what judges regions for them."""
+    adapted = [name for name in settings.names if adapts_with(settings.overrides(name))]
+    clips = [settings.detector_of(name).get("clip") for name in settings.names]
+    clip = next((shown_clip(spec) for spec in clips if spec not in (None, "none")), None)
+    return {"adapted": adapted, "clip": clip}
 
 
 def pairs(arms: Sequence[Arm], most: int) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from nightaug.config import Settings, build, dump_yaml, load_yaml
 from nightaug.data.frames import Frame
 from nightaug.detect.truth import Truth
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted, NightaugError
+from nightaug.experiment.compare_adapt import shown_clip
 from nightaug.experiment.compare_data import Arm
 from nightaug.images import atomic_write_bytes, atomic_write_text
 from nightaug.runs import RunFolder, file_sha256, progress_bar
@@ -55,7 +56,7 @@ class Backend(Protocol):
     def train(
         self, arm: Arm, dev: Sequence[Frame], classes: tuple[str, ...], out: Path, settings: Settings, cpu: bool
     ) -> Outcome:
-        """Train in ``out``, or go on with what is there."""
+        """Train in ``out``, or go on with what is there; ``arm.target`` are unlabelled images to adapt to."""
         ...
 
     def detect(self, run: Path, truth: Truth, cpu: bool, progress: Callable[[int, int], None]) -> Results:
@@ -81,9 +82,9 @@ class Detectors:
         from nightaug.detect.train import DetectorTrainer
 
         assert isinstance(settings, DetectorSettings)
-        sources = [Source(source.name, source.frames, source.weight) for source in arm.sources]
+        sources = [Source(source.name, source.frames, source.weight, source.origins) for source in arm.sources]
         _follow(out, settings)
-        trainer = DetectorTrainer(sources, dev, classes, out, settings, cpu)
+        trainer = DetectorTrainer(sources, dev, classes, out, settings, cpu, target=arm.target)
         try:
             result = trainer.run(resume=True, title=f"{arm.key}, seed {settings.seed}")
             if result.finished and not _holds_step(out, result.step):
@@ -112,7 +113,7 @@ class RowState(msgspec.Struct):
     """``row.json``.
 
     Attributes:
-        inputs: checksum of the training images, their boxes and weights.
+        inputs: checksum of the training images, their boxes and weights, and of what the arm adapts to.
         step: optimiser steps made.
         trained: training has reached its last step.
         wall_s: seconds spent on training and testing, all sessions together.
@@ -173,24 +174,23 @@ def _holds_step(folder: Path, step: int) -> bool:
 
 
 def _follow(folder: Path, settings: Settings) -> None:
-    """Let a run that was begun go on in a comparison that was moved, or by a version with more settings.
+    """Let a run that was begun go on in a comparison that was moved.
 
     The same weights may lie at another path; that they are the same is known by their checksum (see
-    :attr:`RowState.start`). A setting the run did not know is as if it had its default.
+    :attr:`RowState.start`). CLIP's must have the same name.
     """
     path = RunFolder(folder).config_path
     if not path.exists():
         return
     begun = load_yaml(path)
     now = yaml.safe_load(dump_yaml(settings))
-    try:
-        whole = yaml.safe_load(dump_yaml(build(type(settings), begun)))
-    except ConfigError:
-        return  # of a version that is too different; the trainer says in what
-    if whole.get("weights") is not None:
-        whole["weights"] = now.get("weights")
-    if whole != begun:
-        atomic_write_text(path, yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
+    moved = {**begun}
+    if begun.get("weights") is not None:
+        moved["weights"] = now.get("weights")
+    if "clip" in begun and shown_clip(str(begun["clip"])) == shown_clip(str(now.get("clip"))):
+        moved["clip"] = now["clip"]
+    if moved != begun:
+        atomic_write_text(path, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))
 
 
 def _start_sha(weights: str | None) -> str | None:
@@ -241,8 +241,8 @@ class Rows:
             )
         if state.inputs != inputs:
             raise ConfigError(
-                f"the training images of {arm.key} are not those {folder} was begun with; choose another --out, "
-                "or remove that folder to make the row anew"
+                f"the training images or settings of {arm.key} are not those {folder} was begun with; choose another "
+                "--out, or remove that folder to make the row anew"
             )
         return state
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, PositiveInt
 
 from nightaug.config import Settings, build, dump_yaml, load_yaml
 from nightaug.errors import ConfigError
+from nightaug.experiment.compare_adapt import BY_ARM, Overrides, arm_settings, differences, overrides, without
 from nightaug.images import atomic_write_text
 
 #: The arm all others are measured against.
@@ -19,7 +19,7 @@ DAY = "day"
 CEILINGS = ("day+night", "night")
 
 #: Detector settings that change neither what is trained nor how it is tested.
-_HARMLESS = ("workers", "save_every", "log_every", "tensorboard")
+HARMLESS = ("workers", "save_every", "log_every", "tensorboard", "adaptation.cache")
 #: What must be equal from the first run of a comparison to the last: the budget, and how dev is cut.
 _FIXED = ("steps", "day_steps", "dev_share")
 
@@ -37,6 +37,11 @@ class SourceSpec(Settings):
     weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False)
     #: Whether labels of night images went into it; null finds out.
     night_boxes: bool | None = None
+
+    @property
+    def translated(self) -> bool:
+        """Whether its images are a translation of the compared dataset."""
+        return self.data.startswith("translated:")
 
 
 class TranslatorRecord(Settings):
@@ -79,14 +84,52 @@ class CompareSettings(CompareOptions):
     day_steps: PositiveInt | None
     seeds: tuple[int, ...] = Field(min_length=1)
     arms: dict[str, tuple[SourceSpec, ...]]
+    #: Detector settings of an arms file's arms.
+    own: dict[str, Overrides] = Field(default_factory=dict)
+    #: Arms with a part of the night head left out, ARM-without-PART; trained with the first seed where nothing is said.
+    ablated: tuple[str, ...] = ()
     translators: dict[str, TranslatorRecord] = Field(default_factory=dict)
     #: What was typed, the first time and whenever it was something else.
     commands: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All arms, those with a part left out last."""
+        return (*self.arms, *self.ablated)
+
+    def parts(self, arm: str) -> tuple[SourceSpec, ...]:
+        """What an arm's labelled images come from."""
+        return self.arms[without(arm)[0]]
+
+    def overrides(self, arm: str) -> Overrides:
+        """What an arm sets of its own, see :func:`nightaug.experiment.compare_adapt.overrides`."""
+        return overrides(arm, self.own, self.detector.get("adaptation", {}).get("parts", ()))
+
+    def detector_of(self, arm: str) -> dict[str, Any]:
+        """The detector settings of an arm, but for steps and seed."""
+        translated = any(part.translated for part in self.parts(arm))
+        return arm_settings(self.detector, self.overrides(arm), translated)
 
 
 def read_settings(path: Path) -> CompareSettings | None:
     """What ``compare.yaml`` holds, None where nothing was begun."""
     return build(CompareSettings, load_yaml(path)) if path.exists() else None
+
+
+def check_out(out: Path, dataset: Path) -> None:
+    """Refuse a folder that holds something else, or is the dataset.
+
+    Raises:
+        ConfigError: saying which.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; choose another")
+    here, there = out.resolve(), dataset.resolve()
+    if here == there or there in here.parents:
+        raise ConfigError(f"--out {out} lies in the dataset; choose a folder outside")
+    begun = (out / "compare.yaml").exists()
+    if out.is_dir() and not begun and any(entry.name != ".lock" for entry in out.iterdir()):
+        raise ConfigError(f"{out} is not empty and holds no comparison; choose another --out")
 
 
 def joined(
@@ -95,7 +138,8 @@ def joined(
     """``now`` with the arms, translators and seeds that the comparison has already.
 
     Arms, translators and seeds may be added and the way of counting may change; paths may, as what lies there is
-    checked by its content. The detector, the budget and the meaning of an arm that was begun may not.
+    checked by its content. The detector, the budget and the meaning of an arm that was begun may not; of adaptation and
+    CLIP that holds for what a begun arm uses of them.
 
     Args:
         begun: whether training of an arm has started.
@@ -103,25 +147,32 @@ def joined(
     Raises:
         ConfigError: such a thing has changed; the message lists all of them.
     """
+    arms = {**before.arms, **now.arms}
+    now = now.model_copy(
+        update={
+            "arms": {DAY: arms[DAY], **arms},
+            "own": {name: changes for name, changes in {**before.own, **now.own}.items() if changes},
+            "ablated": tuple(dict.fromkeys((*before.ablated, *now.ablated))),
+            "translators": {**before.translators, **now.translators},
+            "seeds": tuple(sorted({*before.seeds, *now.seeds})),
+            "commands": tuple(dict.fromkeys((*before.commands, *now.commands))),
+        }
+    )
     changed = [
         f"{key} was {getattr(before, key)!r}, is {getattr(now, key)!r}"
         for key in _FIXED
         if getattr(before, key) != getattr(now, key)
     ]
-    # As YAML gives it back: tuples are lists there.
-    detector = yaml.safe_load(dump_yaml(now))["detector"]
-    changed += [
-        f"detector setting {key} was {before.detector.get(key)!r}, is {detector.get(key)!r}"
-        for key in sorted(set(before.detector) | set(detector))
-        if key not in _HARMLESS and before.detector.get(key) != detector.get(key)
-    ]
-    changed += [
-        f"arm '{name}' has other parts"
-        for name, parts in now.arms.items()
-        if name in before.arms
-        and begun(name)
-        and [_meaning(part) for part in before.arms[name]] != [_meaning(part) for part in parts]
-    ]
+    ours, theirs = ({key: value for key, value in some.detector.items() if key not in BY_ARM} for some in (before, now))
+    common = differences(ours, theirs, HARMLESS)
+    changed += [f"detector setting {key} {text}" for key, text in common.items()]
+    for name in before.names:
+        if not begun(name):
+            continue
+        if [_meaning(part) for part in before.parts(name)] != [_meaning(part) for part in now.parts(name)]:
+            changed.append(f"arm '{name}' has other parts")
+        own = differences(before.detector_of(name), now.detector_of(name), HARMLESS)
+        changed += [f"arm '{name}': {key} {text}" for key, text in own.items() if key not in common]
     changed += [
         f"translator '{name}' was {_what(before.translators[name])}, is {_what(record)}"
         for name, record in now.translators.items()
@@ -131,15 +182,7 @@ def joined(
         raise ConfigError(
             f"{folder} holds a comparison with other settings: {'; '.join(changed)}; choose another --out"
         )
-    arms = {**before.arms, **now.arms}
-    return now.model_copy(
-        update={
-            "arms": {DAY: arms[DAY], **arms},
-            "translators": {**before.translators, **now.translators},
-            "seeds": tuple(sorted({*before.seeds, *now.seeds})),
-            "commands": tuple(dict.fromkeys((*before.commands, *now.commands))),
-        }
-    )
+    return now
 
 
 def _meaning(part: SourceSpec) -> SourceSpec:

@@ -19,6 +19,7 @@ from nightaug.detect.truth import Truth
 from nightaug.errors import DatasetError
 from nightaug.experiment import gap
 from nightaug.experiment.arms import is_folder
+from nightaug.experiment.compare_adapt import ablation
 from nightaug.experiment.compare_data import Arm, Data
 from nightaug.experiment.compare_rows import DETECTIONS, DEV_DETECTIONS, is_done, read_state
 from nightaug.experiment.compare_settings import CEILINGS, DAY, CompareSettings
@@ -50,7 +51,9 @@ class TableMaker:
     def __init__(
         self, out: Path, settings: CompareSettings, data: Data, arms: Sequence[Arm], truth: Truth, dev_truth: Truth
     ) -> None:
-        self.out, self.settings, self.data, self.arms = out, settings, data, arms
+        self.out, self.settings, self.data = out, settings, data
+        self.arms = [arm for arm in arms if arm.key not in settings.ablated]
+        self.ablated = [arm for arm in arms if arm.key in settings.ablated]
         self.truth, self.dev_truth = truth, dev_truth
         self.done = {arm.key: tuple(seed for seed in settings.seeds if is_done(self.folder(arm, seed))) for arm in arms}
         self.boxes = truth.boxes()
@@ -81,15 +84,17 @@ class TableMaker:
         score = self._choose_score()
         shown = _UNCHOSEN_SCORE if score is None else score
         finished = [arm for arm in self.arms if self.done[arm.key]]
-        rows = sum(len(self.done[arm.key]) for arm in finished)
-        for arm in finished:
+        ablated = [arm for arm in self.ablated if self.done[arm.key]]
+        rows = sum(len(self.done[arm.key]) for arm in (*finished, *ablated))
+        for arm in (*finished, *ablated):
             for seed in self.done[arm.key]:
                 for name in _METRICS:
                     self._metrics(self.folder(arm, seed), name, shown)
             self._sample(arm)
         say(f"{rows} finished runs, mean AP over {', '.join(self.measured) or 'no class'}")
-        wanted = {name: set(self.settings.seeds) - set(self.done.get(name, ())) for name in self.settings.arms}
-        missing = [f"{name} seed {seed}" for name, seeds in wanted.items() for seed in sorted(seeds)]
+        wanted = dict.fromkeys(self.settings.arms, self.settings.seeds)
+        wanted |= dict.fromkeys(self.settings.ablated, self.settings.seeds[:1])
+        missing = [f"{n} seed {s}" for n, seeds in wanted.items() for s in seeds if s not in self.done.get(n, ())]
         fewest = min((len(self.done[arm.key]) for arm in finished), default=0)
         table: dict[str, Any] = {
             **facts,
@@ -104,6 +109,11 @@ class TableMaker:
             "ceilings": self._ceilings(),
             "arms": [self._row(arm) for arm in finished],
         }
+        day = next((row for row in table["arms"] if row["slug"] == DAY), None)
+        known = {arm.key: arm for arm in (*finished, *ablated)}
+        parts = ablation(known, self.samples, day, self._at(self.measured), self.settings.bootstrap_seed)
+        table |= {"ablation": parts[0]} if parts else {}
+        table |= {"other_ablations": parts[1:]} if parts[1:] else {}
         notes = size_notes(len(self.truth.images), fewest, self.settings.min_images, self.settings.min_seeds)
         if self.few:
             notes.append(
@@ -115,6 +125,8 @@ class TableMaker:
         # Of the dataset and its translations that is as it should be.
         held = {arm.name: sum(s.held_back for s in arm.sources if is_folder(s.spec)) for arm in finished}
         notes += [f"{name}: {n:,} images of dev or test drives held back" for name, n in held.items() if n]
+        adapted = {arm.name: len(arm.target) for arm in finished if arm.target}
+        notes += [f"{name}: learns from {n:,} night images without labels, too" for name, n in adapted.items()]
         table["notes"] = [*notes, *self.data.notes, *missing_note(missing)]
         table["verdict"], table["others"] = verdict(table), others(table)
         atomic_write_bytes(self.out / "table.json", msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
@@ -241,6 +253,7 @@ class TableMaker:
             ],
             "night_boxes": arm.night_boxes,
             "translator": arm.translator,
+            "unlabelled": len(arm.target),
             "images_dropped": arm.dropped,
             "seeds": seeds,
             **{key: _spread([row[key] for row in seeds]) for key in ("AP", "AP50", "AP_all")},

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from compare_helpers import make_dataset, make_translated, names_of, write_part
 
 from nightaug.errors import ConfigError, DatasetError
-from nightaug.experiment.arms import default_arms, expand, read_arms, shares, slug, wanted_rows
+from nightaug.experiment.arms import asked, default_arms, expand, read_arms, shares, slug, wanted_rows
 from nightaug.experiment.compare_data import build_arm, read_data
 from nightaug.experiment.compare_settings import SourceSpec
 from nightaug.experiment.compare_translate import check_directions, parse_translators, render
@@ -41,16 +42,50 @@ def test_parts_weigh_the_same_where_nothing_is_said() -> None:
     assert shares([SourceSpec(data="dataset", weight=3), SourceSpec(data="dataset")]) == [0.75, 0.25]
 
 
+def test_an_adapted_arm_draws_labelled_images_like_the_arm_without(tmp_path: Path) -> None:
+    own = read_arms(write(tmp_path / "arms.yaml", "mine: [{data: dataset, domain: A}]"))
+    found = expand(["day+adapt", "day+translated+adapt", "translated+adapt:gan", "mine+adapt"], own, ["relight", "gan"])
+    assert list(found) == [
+        "day", "day+adapt", "day+translated+adapt:relight", "day+translated+adapt:gan", "translated+adapt:gan",
+        "mine+adapt",
+    ]  # fmt: skip
+    plain = expand(["day+translated:gan", "mine"], own, ["gan"])
+    assert found["day+adapt"] == found["day"]
+    assert found["day+translated+adapt:gan"] == plain["day+translated:gan"]
+    assert found["mine+adapt"] == plain["mine"]
+    assert slug("day+translated+adapt:gan") == "day+translated+adapt-gan"
+
+
+def test_arms_with_a_part_left_out() -> None:
+    head = ["sampler", "alignment"]
+    found = asked(None, ["day+adapt-without-alignment"], None, [], None, head)
+    assert (list(found.arms), found.ablated) == (["day", "day+adapt"], ("day+adapt-without-alignment",))
+    found = asked(None, ["night"], None, ["a", "b"], "translated+adapt", head)
+    assert list(found.arms) == ["day", "night", "translated+adapt:a", "translated+adapt:b"]
+    assert found.ablated == tuple(f"translated+adapt:{t}-without-{part}" for t in "ab" for part in head)
+    for names, ablate, why in (
+        (["day+adapt-without-teacher"], None, r"teacher is not among the parts of day\+adapt \(sampler, alignment\)"),
+        (["day-without-sampler"], None, r"day has no night head to leave a part out of; use day\+adapt"),
+        ([], "day", r"--ablate day: it has no night head to leave parts out of; try day\+adapt"),
+        ([], "day+adpat", r"unknown arm 'day\+adpat'; did you mean 'day\+adapt'"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            asked(None, names, None, [], ablate, head)
+
+
 @pytest.mark.parametrize(
     ("names", "translators", "why"),
     [
         (["day+nite"], [], "unknown arm 'day+nite'; did you mean 'day+night'"),
         (["day+translated"], [], "arm 'day+translated' needs a translator"),
+        (["night+adapt"], [], "arm 'night+adapt': +adapt is for arms without night labels (day+adapt, "),
+        (["seed-translated+adapt"], ["gan"], "+adapt is for arms without night labels"),
+        (["translated+adapt:gn"], ["gan"], "arm 'translated+adapt:gn': unknown translator 'gn'; did you mean 'gan'"),
         (["translated:relihgt"], ["relight"], "unknown translator 'relihgt'; did you mean 'relight'"),
     ],
 )
 def test_unknown_names_are_one_line_with_a_hint(names: list[str], translators: list[str], why: str) -> None:
-    with pytest.raises(ConfigError, match=why.replace("+", r"\+")):
+    with pytest.raises(ConfigError, match=re.escape(why)):
         expand(names, {}, translators)
 
 
@@ -67,6 +102,14 @@ def test_rows_to_train_now() -> None:
         wanted_rows(["day@7"], arms, seeds)
 
 
+def test_rows_of_one_seed_only_unless_another_is_named() -> None:
+    arms, seeds, once = ["day", "less"], [0, 1], ["less"]
+    assert wanted_rows([], arms, seeds, once) == [("day", 0), ("less", 0), ("day", 1)]
+    assert wanted_rows(["less"], arms, seeds, once) == [("less", 0)]
+    assert wanted_rows(["@1"], arms, seeds, once) == [("checkpoint", 1), ("day", 1)]
+    assert wanted_rows(["less@1"], arms, seeds, once) == [("less", 1)]
+
+
 # -- an arms file ----------------------------------------------------------------------------------------------
 
 
@@ -78,12 +121,32 @@ def test_arms_of_a_file(tmp_path: Path) -> None:
         "other: [{data: more, split: all}]\n",
     )
     own = read_arms(file)
-    assert own["mine"][0].weight == 3
-    assert own["mine"][1].domain == "B"
-    assert own["other"][0].data == str(tmp_path / "more")
+    assert own["mine"].parts[0].weight == 3
+    assert own["mine"].parts[1].domain == "B"
+    assert own["other"].parts[0].data == str(tmp_path / "more")
     assert list(expand(["mine"], own, ["gan"])) == ["day", "mine"]
     with pytest.raises(ConfigError, match="unknown translator 'gan'"):
         expand(["mine"], own, ["relight"])
+
+
+def test_arms_of_a_file_with_settings_of_their_own(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "arms.yaml",
+        """
+mine:
+  data: [{data: dataset, domain: A}]
+  set: {adapt: vlmcshfg, adaptation.parts: [sampler, matching], adaptation: {nodes: 50}, clip_gate: weigh}
+plain: {data: [{data: dataset, domain: A}]}
+""",
+    )
+    own = read_arms(file)
+    assert own["mine"].settings == {
+        "adapt": "vlmcshfg", "adaptation": {"parts": ["sampler", "matching"], "nodes": 50}, "clip_gate": "weigh",
+    }  # fmt: skip
+    assert own["plain"].settings == {}
+    found = asked(None, None, file, [], "mine", ["teacher"])
+    assert found.own == {name: arm.settings for name, arm in own.items()}
+    assert found.ablated == ("mine-without-sampler", "mine-without-matching")
 
 
 def test_all_mistakes_of_a_file_at_once(tmp_path: Path) -> None:
@@ -100,6 +163,12 @@ heavy: [{data: dataset, weight: .inf}]
 light: [{data: dataset, weight: 1.0e-9}, {data: dataset}]
 split: [{data: dataset, split: trian}, {data: dataset, split: all}, {data: 'translated:x', split: test}]
 data: [{data: datset}, {data: 'translatd:gan'}]
+both+adapt: [{data: dataset}]
+less-without-sampler: [{data: dataset}]
+budget: {data: [{data: dataset}], set: {steps: 9, fcos.width: 0.5, weights: x}}
+other: {data: [{data: dataset}], sett: {adapt: vlmcshfg}}
+none: {set: {adapt: vlmcshfg}}
+listed: {data: [{data: dataset}], set: [adapt]}
 """
         f"{'x' * 200}: [{{data: dataset}}]\n",
     )
@@ -123,6 +192,12 @@ data: [{data: datset}, {data: 'translatd:gan'}]
         "arm 'xxxxxxxxxxxxxxxxxxxx...': its name is longer than 120 bytes",
         "unknown data 'datset', neither 'dataset', 'translated:NAME' nor a folder; did you mean 'dataset'",
         "did you mean 'translated:gan'",
+        "arm 'both+adapt': +adapt and -without-PART are nightaug's own endings",
+        "arm 'less-without-sampler': +adapt and",
+        "arm 'budget': set: steps, weights cannot be an arm's own",
+        "arm 'other': expected data and set, got sett",
+        "arm 'none': expected a list of parts",
+        "arm 'listed': set: expected setting: value, got ['adapt']",
     ):
         assert said in text
 
@@ -253,6 +328,33 @@ def test_manifest_weights_reach_the_frames(tmp_path: Path) -> None:
     make_translated(made, tmp_path / "data", {"day-d0-0.png": 0.0, "day-d0-1.png": 0.6})
     again = build_arm("translated:m", [arm.sources[0].spec], {("m", "B"): made}, data)
     assert again.checksum != before
+
+
+def test_an_adapted_arm_sees_night_images_without_their_labels(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path / "data")
+    data = read_data(root, 0.15)
+    parts = expand(["day"], {}, [])["day"]
+    day = build_arm("day", parts, {}, data)
+    assert day.checksum == "9d150dbe"  # of folders that older versions have begun
+    changes = {"adapt": "vlmcshfg"}
+    arm = build_arm("day+adapt", parts, {}, data, changes)
+    assert [frame.path for frame in arm.target] == [frame.path for frame in data.train["B"]]
+    assert not any(frame.boxes or frame.extra for frame in arm.target)
+    assert data.train["B"][0].boxes
+    assert not drives_of(arm.target) & drives_of([*data.dev, *data.test])
+    assert (day.target, day.night_boxes, arm.night_boxes) == ([], False, False)
+    assert arm.name == "day+adapt"
+    assert arm.boxes() == day.boxes()
+    # What it adapts to and how is as much a part of it as the labelled images are.
+    less = build_arm("day+adapt", parts, {}, data, {**changes, "adaptation": {"parts": ["sampler"]}})
+    data.train["B"].pop()
+    fewer = build_arm("day+adapt", parts, {}, data, changes)
+    assert len({day.checksum, arm.checksum, less.checksum, fewer.checksum}) == 4
+    assert build_arm("day", parts, {}, data).checksum == day.checksum
+    assert build_arm("day+adapt", parts, {}, data, {**changes, "workers": 3}).checksum == fewer.checksum
+    data.train["B"].clear()
+    with pytest.raises(DatasetError, match=r"train/B has no night images for day\+adapt to adapt to"):
+        build_arm("day+adapt", parts, {}, data, changes)
 
 
 def test_night_labels_are_in_the_arms_name(tmp_path: Path) -> None:

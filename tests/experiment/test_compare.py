@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from compare_helpers import SIDE, FakeDetectors, make_dataset, make_translated, names_of, write_part
+from compare_helpers import SIDE, World, arm_of, make_translated, names_of, write_part
 
 from nightaug.data.formats import open_dataset
 from nightaug.detect.truth import Truth
@@ -16,50 +15,12 @@ from nightaug.experiment.compare import run_compare
 from nightaug.experiment.compare_rows import DETECTIONS, read_state
 from nightaug.runs import lock_folder
 
-ARMS = ("day", "night", "day+night", "day+translated")
 FEW = ("day", "day+translated")
-OPTIONS = {"min_boxes": 25, "bootstrap": 40}
-
-
-class World:
-    """A dataset, a translated folder of it, and a comparison that is run as often as one likes."""
-
-    def __init__(self, root: Path) -> None:
-        self.data = make_dataset(root / "data")
-        self.made = make_translated(root / "gan", self.data)
-        self.out = root / "out"
-        self.fake = FakeDetectors()
-        self.lines: list[str] = []
-        self.reports: list[Path] = []
-
-    def run(self, **changes: Any) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"arms": ARMS, "translators": [str(self.made)], "seeds": 1, "options": OPTIONS}
-        self.fake.trained.clear()
-        self.fake.detected.clear()
-
-        def report(folder: Path, say: Callable[[str], None]) -> Path:
-            assert (folder / "table.json").exists()
-            self.reports.append(folder)
-            return folder / "index.html"
-
-        return run_compare(
-            self.data, self.out, **{**wanted, **changes}, say=self.lines.append, backend=self.fake, report=report
-        )
-
-    def names(self) -> list[str]:
-        return [name for name, *_ in self.fake.trained]
-
-    def read(self, name: str) -> Any:
-        return json.loads((self.out / name).read_text())
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def arm_of(table: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(arm for arm in table["arms"] if arm["name"] == name)
 
 
 def test_a_comparison_from_end_to_end(world: World) -> None:
@@ -315,7 +276,7 @@ def test_what_was_left_out_of_a_folder_of_ones_own_is_noted(world: World) -> Non
 def test_changed_images_are_refused(world: World) -> None:
     world.run(arms=FEW)
     make_translated(world.made, world.data, {"day-d0-0.png": 0.5, "day-d7-0.png": 0.5})
-    with pytest.raises(ConfigError, match=r"training images of day\+translated:gan are not those"):
+    with pytest.raises(ConfigError, match=r"training images or settings of day\+translated:gan are not those"):
         world.run(arms=FEW, seeds=2)
     make_translated(world.made, world.data)
     world.run(arms=FEW)

@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compare_helpers import SIDE, make_dataset
+import yaml
+from compare_helpers import SIDE, make_dataset, make_translated
 
 from nightaug.config import load_yaml
+from nightaug.data.frames import Frame
+from nightaug.detect.sampling import Source
 from nightaug.experiment.compare_data import Data, build_arm, read_data
 from nightaug.experiment.compare_rows import Detectors, weights_sha
 from nightaug.experiment.compare_settings import SourceSpec
@@ -44,10 +47,39 @@ def test_a_moved_comparison_goes_on_inside_an_arm(tmp_path: Path, data: Data) ->
     assert train(data, run, steps=1, weights=weights)  # what a kill after the first step leaves
     weights = str(start.rename(tmp_path / "elsewhere") / "last.safetensors")
     config = run / "config.yaml"  # as a version without these settings wrote it
-    config.write_text(config.read_text().replace("balance: 0.0\n", "").replace("  reach_tiny: true\n", ""))
+    begun = load_yaml(config)
+    for key in ("balance", "adapt", "adaptation", "clip", "clip_gate"):
+        del begun[key]
+    del begun["fcos"]["reach_tiny"]
+    config.write_text(yaml.safe_dump(begun))
     assert train(data, run, weights=weights)
     assert load_yaml(run / "config.yaml")["weights"] == weights
     assert load_yaml(run / "config.yaml")["steps"] == 3
+
+
+def test_the_trainer_is_given_the_target_and_what_translations_were_made_from(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_translated(tmp_path / "made", data.root)
+    parts = [SourceSpec(data="dataset", domain="A"), SourceSpec(data="translated:made", domain="B")]
+    arm = build_arm("day+translated+adapt:made", parts, {("made", "B"): made}, data, {"adapt": "vlmcshfg"})
+    given: dict[str, Any] = {}
+
+    class Trainer:
+        def __init__(self, sources: list[Source], *_: Any, target: list[Frame]) -> None:
+            given.update(sources=sources, target=target)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("nightaug.detect.train.DetectorTrainer", Trainer)
+    settings = Detectors().settings([TINY, {"adapt": "vlmcshfg", "target": "dataset:train:B"}])
+    with pytest.raises(KeyboardInterrupt):
+        Detectors().train(arm, data.dev, data.classes, tmp_path / "run", settings, cpu=True)
+    assert given["target"] == arm.target
+    assert [len(source.frames) for source in given["sources"]] == [21, 21]
+    assert not given["sources"][0].origins
+    origins = given["sources"][1].origins
+    assert {frame.path for frame in given["sources"][1].frames} == set(origins)
+    assert all(origin.parent == data.root / "train" / "A" for origin in origins.values())
 
 
 def test_a_kill_between_the_last_state_and_its_weights_leaves_no_older_weights(tmp_path: Path, data: Data) -> None:

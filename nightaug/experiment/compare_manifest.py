@@ -1,0 +1,57 @@
+"""What a translated folder says of itself: weights of its images, what was not made, night labels in its making."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from nightaug.data.frames import Frame
+from nightaug.experiment.compare_settings import SourceSpec
+from nightaug.translate.plan import ManifestRow
+
+
+class _Says(msgspec.Struct):
+    """How a manifest says that its translator was trained with labels of night images."""
+
+    night_boxes: bool = False
+
+
+def weighed(frame: Frame, row: ManifestRow) -> Frame | None:
+    """The frame with the weights of its manifest row, None where that is 0."""
+    if row.weight <= 0:
+        return None
+    dropped = set(row.dropped_boxes)
+    boxes = [msgspec.structs.replace(b, weight=0.0) if i in dropped else b for i, b in enumerate(frame.boxes)]
+    extra = frame.extra if row.weight == 1 else {**(frame.extra or {}), "weight": row.weight}
+    return msgspec.structs.replace(frame, boxes=boxes, extra=extra)
+
+
+def _translation_facts(folder: Path) -> dict[str, object]:
+    try:
+        facts = msgspec.json.decode((folder / "translation.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def untranslated(folder: Path, spec: SourceSpec) -> int:
+    """Images of the part that the translator could not make."""
+    skipped = _translation_facts(folder).get("skipped")
+    return sum(name.startswith(f"{spec.split}/") for name in skipped) if isinstance(skipped, dict) else 0
+
+
+def says_night_boxes(folder: Path) -> bool:
+    """Whether the translation says that its translator was trained with labels of night images."""
+    facts = _translation_facts(folder)
+    settings = facts.get("settings")
+    if facts.get("night_boxes") is True or (isinstance(settings, dict) and settings.get("night_boxes") is True):
+        return True
+    decoder = msgspec.json.Decoder(_Says)
+    for line in (folder / "manifest.jsonl").read_bytes().splitlines():
+        try:
+            if decoder.decode(line).night_boxes:
+                return True
+        except msgspec.DecodeError:
+            continue
+    return False
