@@ -177,7 +177,7 @@ def _follow(folder: Path, settings: Settings) -> None:
     """Let a run that was begun go on in a comparison that was moved.
 
     The same weights may lie at another path; that they are the same is known by their checksum (see
-    :attr:`RowState.start`). CLIP's must have the same name.
+    :attr:`RowState.start`). CLIP's must have the same name; where its embeddings are kept does not matter.
     """
     path = RunFolder(folder).config_path
     if not path.exists():
@@ -189,6 +189,8 @@ def _follow(folder: Path, settings: Settings) -> None:
         moved["weights"] = now.get("weights")
     if "clip" in begun and shown_clip(str(begun["clip"])) == shown_clip(str(now.get("clip"))):
         moved["clip"] = now["clip"]
+    if isinstance(begun.get("adaptation"), dict) and isinstance(now.get("adaptation"), dict):
+        moved["adaptation"] = {**begun["adaptation"], "cache": now["adaptation"]["cache"]}
     if moved != begun:
         atomic_write_text(path, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))
 

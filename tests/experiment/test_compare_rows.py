@@ -11,6 +11,7 @@ from compare_helpers import SIDE, make_dataset, make_translated
 from nightaug.config import load_yaml
 from nightaug.data.frames import Frame
 from nightaug.detect.sampling import Source
+from nightaug.errors import ConfigError
 from nightaug.experiment.compare_data import Data, build_arm, read_data
 from nightaug.experiment.compare_rows import Detectors, weights_sha
 from nightaug.experiment.compare_settings import SourceSpec
@@ -55,6 +56,13 @@ def test_a_moved_comparison_goes_on_inside_an_arm(tmp_path: Path, data: Data) ->
     assert train(data, run, weights=weights)
     assert load_yaml(run / "config.yaml")["weights"] == weights
     assert load_yaml(run / "config.yaml")["steps"] == 3
+
+
+def test_embeddings_may_be_kept_elsewhere_inside_an_arm(tmp_path: Path, data: Data) -> None:
+    assert train(data, tmp_path, steps=1, adaptation={"cache": "here"})
+    assert train(data, tmp_path, adaptation={"cache": "there"})
+    with pytest.raises(ConfigError, match="adaptation was"):
+        train(data, tmp_path, adaptation={"cache": "there", "nodes": 9})
 
 
 def test_the_trainer_is_given_the_target_and_what_translations_were_made_from(
