@@ -15,7 +15,7 @@ from nightaug.data.frames import Frame
 from nightaug.detect.adaptation.settings import AdaptationSettings
 from nightaug.detect.truth import Truth
 from nightaug.experiment.compare import run_compare
-from nightaug.experiment.compare_data import Arm
+from nightaug.experiment.compare_data import Arm, Data
 from nightaug.images import encode_image
 
 CLASSES = ("car", "traffic light", "truck")
@@ -127,6 +127,7 @@ class FakeDetectors:
         self.skill = dict(skill)
         self.trained: list[tuple[str, int, Settings, Arm, list[Frame]]] = []
         self.detected: list[tuple[str, str, int]] = []
+        self.embedded: list[tuple[str, str, str]] = []
         #: Rows (arm's folder, seed) in which Ctrl-C is pressed the next time, and classes an arm never finds.
         self.stop_in: set[tuple[str, str]] = set()
         self.blind: dict[str, set[str]] = {}
@@ -163,6 +164,11 @@ class FakeDetectors:
                 }
             )
         return results
+
+    def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
+        self.embedded.append((before.name, after.parent.name, after.name))
+        assert not {frame.path for frame in data.dev_day} & {frame.path for frame in data.train["A"]}
+        path.write_text("{}")
 
 
 ARMS = ("day", "night", "day+night", "day+translated")

@@ -351,6 +351,8 @@ class _Comparison:
                 self.say(f"{arm.name}, seed {seed}")
             self.rows.train(arm, seed, folder, self._settings(name, self.settings.steps, seed, start))
             self.rows.test(folder)
+            if arm.target and start is not None and name not in self.settings.ablated:
+                self.rows.embed(arm, start.parent, folder, self.data)
 
     def _day_checkpoint(self, seed: int) -> Path | None:
         """The weights every arm of a seed starts from; trained first where need be."""

@@ -46,6 +46,7 @@ class Data:
         classes: canonical names that occur in it, BDD100K's order.
         train: domain -> labelled frames to train on, without the drives of dev.
         dev: labelled frames every choice is made on: night, from drives nothing trains on.
+        dev_day: labelled day frames of such drives; perhaps none.
         test: labelled night frames of the test split.
         drives: place in the dataset (``train/A/x.jpg``) -> drive.
         by_name: see :func:`origin_of`.
@@ -57,6 +58,7 @@ class Data:
     classes: tuple[str, ...]
     train: dict[str, list[Frame]]
     dev: list[Frame]
+    dev_day: list[Frame]
     test: list[Frame]
     drives: dict[str, str]
     by_name: dict[str, str]
@@ -204,8 +206,10 @@ def read_data(root: Path, dev_share: float, allow_shared_drives: bool = False) -
     if own:
         dev_drives = {drive for drive, _ in own}
         dev = [frame for _, frame in own]
+        dev_day = [frame for drive, frame in by_part["val", "A"] if drive not in train_drives | test_drives]
     else:
         dev_drives, dev = _cut_dev(root, by_part, dev_share, shared, notes)
+        dev_day = [frame for drive, frame in by_part["train", "A"] if drive in dev_drives]
     train = {domain: [f for drive, f in by_part["train", domain] if drive not in dev_drives] for domain in DOMAINS}
     if not train["A"]:
         raise DatasetError(f"{root}: no day image is left to train on beside the dev drives; use more drives")
@@ -217,7 +221,7 @@ def read_data(root: Path, dev_share: float, allow_shared_drives: bool = False) -
     # Day images of the other splits too: "all" of a folder made from this dataset is not meant to bring them in.
     others = {drives[place] for place in places if not place.startswith("train/")}
     held = Held.of(dev_drives | (others - train_drives), ((drives[p], frame.path) for p, frame in places.items()))
-    return Data(root, classes, train, dev, test, drives, places_by_name(places), held, notes)
+    return Data(root, classes, train, dev, dev_day, test, drives, places_by_name(places), held, notes)
 
 
 def _drives(root: Path, places: dict[str, Frame]) -> dict[str, str]:

@@ -20,13 +20,13 @@ from nightaug.data.frames import Frame
 from nightaug.detect.truth import Truth
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted, NightaugError
 from nightaug.experiment.compare_adapt import shown_clip
-from nightaug.experiment.compare_data import Arm
+from nightaug.experiment.compare_data import Arm, Data
 from nightaug.images import atomic_write_bytes, atomic_write_text
 from nightaug.runs import RunFolder, file_sha256, progress_bar
 
 Results = list[dict[str, Any]]
 
-DETECTIONS, DEV_DETECTIONS = "detections.json", "dev_detections.json"
+DETECTIONS, DEV_DETECTIONS, FEATURES = "detections.json", "dev_detections.json", "embedding.json"
 
 
 class Outcome(Protocol):
@@ -61,6 +61,10 @@ class Backend(Protocol):
 
     def detect(self, run: Path, truth: Truth, cpu: bool, progress: Callable[[int, int], None]) -> Results:
         """COCO results of a run's last weights on the truth's images."""
+        ...
+
+    def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
+        """Write what training has done to features of held-out objects: ``before`` and ``after`` are runs."""
         ...
 
 
@@ -107,6 +111,11 @@ class Detectors:
 
         device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
         return detect_frames(load_detector(run, device, "last"), truth, device=device, progress=progress)
+
+    def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
+        from nightaug.experiment.embedding import write_embedding
+
+        write_embedding(path, before, after, data.dev_day, data.dev, data.classes, cpu)
 
 
 class RowState(msgspec.Struct):
@@ -307,3 +316,13 @@ class Rows:
         state.wall_s += time.monotonic() - began
         state.tested = sha
         _write_state(folder, state)
+
+    def embed(self, arm: Arm, before: Path, folder: Path, data: Data) -> None:
+        """Look at the features before and after an arm's training, for the page; of one seed an arm."""
+        if any(folder.parent.glob(f"seed*/{FEATURES}")):
+            return
+        self.say(f"{arm.name}: features before and after")
+        try:
+            self.backend.embed(folder / FEATURES, before, folder, data, self.cpu)
+        except (DatasetError, CheckpointError) as error:
+            self.say(f"  left out: {error}")

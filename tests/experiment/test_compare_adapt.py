@@ -165,6 +165,8 @@ def test_adapted_arms_have_the_budget_of_the_others_and_a_target(world: World) -
     assert table["clip"] == "m:w.pt"
     assert "day+adapt: learns from 21 night images without labels, too" in table["notes"]
     assert "ablation" not in table
+    # Features are looked at once an adapted arm, against its own seed's checkpoint.
+    assert world.fake.embedded == [("seed0", "day+adapt", "seed0"), ("seed0", "day+translated+adapt-gan", "seed0")]
     text = "\n".join(world.lines)
     assert "day+adapt: 100% dataset train A (21 images); with 21 unlabelled night images, as many a step" in text
 

@@ -121,7 +121,7 @@ class PyramidDiscriminators(nn.Module):
 def _map_discriminator(width: int, layers: int) -> nn.Module:
     hidden: list[nn.Module] = []
     for _ in range(layers):
-        # 8 channels a group at any width (at 256 that is 32 groups): alone, a channel of a 1-pixel map has no statistic.
+        # 8 channels a group at any width (32 groups at 256): alone, a channel of a 1-pixel map has no statistic.
         norm = nn.GroupNorm(width // 8 if width % 8 == 0 else 1, width)
         hidden += [nn.Conv2d(width, width, 3, padding=1), norm, nn.ReLU(True)]
     return nn.Sequential(*hidden, nn.Conv2d(width, 1, 3, padding=1))
