@@ -164,9 +164,9 @@ class DetectorTrainer(TrainingProcess):
         if settings.clip_norm is not None:
             accelerator.unscale_gradients()
             norm = nn.utils.clip_grad_norm_(self.live.parameters(), settings.clip_norm)
-            if self.adapted is not None:
+            if self.adapted is not None and (own := list(self.adapted.own_parameters())):
                 # By itself: what adapts must not shorten the detector's own steps.
-                nn.utils.clip_grad_norm_(self.adapted.own_parameters(), settings.clip_norm)
+                nn.utils.clip_grad_norm_(own, settings.clip_norm)
             # fp16's scaler begins too high, and steps over what overflows: that is no failure of the run.
             parts["gradient_norm"] = norm if accelerator.scaler is None else norm.nan_to_num(0.0, 0.0, 0.0)
         self.optimizer.step()
