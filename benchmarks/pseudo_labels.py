@@ -2,8 +2,8 @@
 
 python benchmarks/pseudo_labels.py RUN DATASET [--split val --domain B --images 60]
 
-A detection is right where it overlaps an object of its class by IoU 0.5. What adaptation takes for true is what stands over
-its thresholds: a class that is never right at any score cannot be learnt from its own detections.
+A detection is right where it overlaps an object of its class by IoU 0.5. What adaptation takes for true stands over its
+thresholds: a class that is never right at any score cannot be learnt from its own detections.
 """
 
 from __future__ import annotations
