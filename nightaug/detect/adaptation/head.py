@@ -161,8 +161,9 @@ class AdaptationHead(nn.Module):
         facts = {
             "source_objects": (source.labels >= 0).sum().float(),
             "target_objects": (target.labels >= 0).sum().float(),
-            "source_nodes": torch.tensor(float(len(samples[0].index))),
-            "target_nodes": torch.tensor(float(len(samples[1].index))),
+            # On the device, as all that is averaged: what is made from a number begins on the CPU otherwise.
+            "source_nodes": torch.full((), float(len(samples[0].index)), device=source.labels.device),
+            "target_nodes": torch.full((), float(len(samples[1].index)), device=source.labels.device),
         }
         if source.overlap is not None:
             own = source.labels >= 0

@@ -4,13 +4,17 @@ import copy
 import importlib.util
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from street import TINY
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
 
+import nightaug
 from nightaug.clip.tiny import TinySettings, build_tiny, write_tiny
 from nightaug.config import build
 from nightaug.data.formats import open_dataset
@@ -179,3 +183,25 @@ def test_a_yolo_is_adapted_by_the_same_head(streets: Path, tmp_path: Path, clip:
     last = rows(tmp_path / "run")[-1]
     assert {"box", "cls", "dfl", "cluster", "teacher", *PARTS} - {"sampler"} <= set(last)
     assert len(made.adapted.head.own["pyramid_domain"].levels) == 3  # type: ignore[union-attr,union-attr]
+
+
+class NothingWithoutADevice(TorchFunctionMode):
+    """Fails where nightaug makes a tensor on the default device: on a GPU it would not be where the others are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _device_constructors() and not {"device", "generator"} & set(kwargs or {}):
+            caller = sys._getframe(1)
+            place = Path(caller.f_code.co_filename)
+            ours = place.is_relative_to(Path(nightaug.__file__).parent)
+            assert not ours, f"{place.name}:{caller.f_lineno}: {func.__name__} without a device"
+        return func(*args, **(kwargs or {}))
+
+
+def test_all_of_a_step_is_made_on_the_device(streets: Path, tmp_path: Path, clip: str) -> None:
+    """What is averaged over steps must lie where the losses do, or the first line of metrics fails on a GPU."""
+    made = trainer(streets, tmp_path / "run", ALL, clip=clip)
+    made.look_at_regions()
+    batch, target = next(made.batches(0))[0]
+    with NothingWithoutADevice():
+        found = made.losses(batch, target, 0)
+    assert {"target_nodes", "threshold", "teacher_sure"} <= set(found.facts)
