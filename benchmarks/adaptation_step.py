@@ -2,9 +2,10 @@
 
 python benchmarks/adaptation_step.py [--detector fcos-resnet50 --size 512 --batch 4 --steps 5 --device cuda]
 
-Both steps run source and target images through the network and go back through it; embeddings of CLIP are made up, as a
-cache gives them. Labels and images are random: the work does not depend on what is in them, but for the numbers of
-regions, which are printed. Steps of the three ways alternate, so that a busy machine slows all of them.
+Both steps run source and target images through the network and go back through it; embeddings of CLIP are made up, as
+a cache gives them. Labels and images are random: the work does not depend on what is in them, but on the number of
+pseudo labels, which is set by their threshold (--regions places of the batch). Steps of the three ways alternate, so
+that a busy machine slows all of them.
 """
 
 from __future__ import annotations
@@ -40,19 +41,25 @@ def labels(size: int, chance: torch.Generator, device: str) -> Target:
     return Target(torch.cat([corner, corner + side], dim=1), kinds, torch.ones(20), clip=clip).to(device)
 
 
+def made_settings(arguments: argparse.Namespace, **adaptation: object) -> DetectorSettings:
+    size = {"width": arguments.size, "height": arguments.size, "batch": arguments.batch}
+    own = {"detector": arguments.detector, "adapt": "vlmcshfg", "target": "x", "adaptation": adaptation}
+    return build(DetectorSettings, size, own)
+
+
+@torch.no_grad()
+def threshold(images: torch.Tensor, arguments: argparse.Namespace) -> float:
+    """Of pseudo labels: as many places of the target's batch are over it as are asked for."""
+    detector = build_detector(made_settings(arguments), CLASSES).to(arguments.device).eval()
+    scores = detector.class_scores(detector.run(images)).amax(dim=2).flatten()
+    return float(scores.topk(arguments.regions + 1).values[-1])
+
+
 class Way:
     """One way to make a step."""
 
-    def __init__(self, parts: tuple[str, ...], arguments: argparse.Namespace) -> None:
-        # Scores of a new detector are 0.01: under this threshold every place is a pseudo-labelled object or background.
-        adaptation = {"parts": parts or ("sampler",), "foreground": 0.0103, "background": 0.0097}
-        settings = build(
-            DetectorSettings,
-            {
-                "detector": arguments.detector, "width": arguments.size, "height": arguments.size, "adapt": "vlmcshfg",
-                "target": "x", "adaptation": adaptation, "batch": arguments.batch,
-            },
-        )  # fmt: skip
+    def __init__(self, parts: tuple[str, ...], arguments: argparse.Namespace, foreground: float = 0.5) -> None:
+        settings = made_settings(arguments, parts=parts or ("sampler",), foreground=foreground, background=0.0101)
         self.device, self.parts, self.precision = arguments.device, parts, arguments.precision
         self.network = AdaptedDetector(build_detector(settings, CLASSES), settings, CLIP).to(self.device).train()
         self.network.to(memory_format=torch.channels_last)
@@ -109,15 +116,16 @@ def main() -> None:
     parser.add_argument("--detector", default="fcos-resnet50")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    for name, value in (("size", 512), ("batch", 4), ("steps", 5)):
+    for name, value in (("size", 512), ("batch", 4), ("steps", 5), ("regions", 2000)):
         parser.add_argument(f"--{name}", type=int, default=value)
     arguments = parser.parse_args()
     header()
     rest = tuple(part for part in PARTS if part != "pyramid_domain")
-    ways = {"plain": Way((), arguments), "without": Way(rest, arguments), "with": Way(PARTS, arguments)}
     chance = torch.Generator().manual_seed(0)
     shape = (2, arguments.batch, 3, arguments.size, arguments.size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=chance).to(arguments.device)
+    over = threshold(images[1], arguments)
+    ways = {"plain": Way((), arguments), "without": Way(rest, arguments, over), "with": Way(PARTS, arguments, over)}
     targets = [labels(arguments.size, chance, arguments.device) for _ in range(arguments.batch)]
     for number in range(arguments.steps + 1):
         for way in ways.values():
