@@ -132,16 +132,16 @@ class DetectorTrainer(TrainingProcess):
 
     # -- one optimiser step ------------------------------------------------------------------------------------
 
-    def losses(self, batch: Batch, target: Batch | None, step: int) -> Step:
-        """One forward pass."""
+    def losses(self, batch: Batch, target: Batch | None, number: int) -> Step:
+        """One forward pass, ``number`` of the whole training: every pass has chance of its own."""
         if self.adapted is None or target is None:
             return Step(self.network(batch.images, batch.targets).losses, {})
         pseudo, rank = None, self.accelerator.process_index
         if self.adapted.teaches:
             assert self.ema is not None  # see check_adaptation
             teacher: Detector = self.ema.network
-            pseudo = self.adapted.ask(teacher, target.images, step, rank)
-        found: Step = self.network(batch.images, batch.targets, target.images, step, pseudo, rank)
+            pseudo = self.adapted.ask(teacher, target.images, number, rank)
+        found: Step = self.network(batch.images, batch.targets, target.images, number, pseudo, rank)
         return found
 
     def step(self, step: int, batches: Sequence[tuple[Batch, Batch | None]]) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ class DetectorTrainer(TrainingProcess):
             last = at == len(batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.network):
                 with accelerator.autocast():
-                    found = self.losses(batch, target, step)
+                    found = self.losses(batch, target, step * len(batches) + at)
                 accelerator.backward(weighted_total(found.losses, weights) * share)
             accumulate(parts, found.losses | found.facts, share)
         if settings.clip_norm is not None:

@@ -205,3 +205,17 @@ def test_all_of_a_step_is_made_on_the_device(streets: Path, tmp_path: Path, clip
     with NothingWithoutADevice():
         found = made.losses(batch, target, 0)
     assert {"target_nodes", "threshold", "teacher_sure"} <= set(found.facts)
+
+
+def test_passes_that_are_added_up_have_chance_of_their_own(
+    streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = []
+
+    def keep(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        views.append(generator.initial_seed())
+        return images
+
+    monkeypatch.setattr("nightaug.detect.adaptation.trainee.strong_view", keep)
+    trainer(streets, tmp_path / "run", {"parts": ["teacher"]}, accumulate=2).run()
+    assert len(set(views)) == len(views) == 2 * TINY["steps"]
