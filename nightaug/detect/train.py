@@ -87,6 +87,7 @@ class DetectorTrainer(TrainingProcess):
             check_adaptation(settings, len(target))
             self.target = Mixture([Source("target", [_bare(frame) for frame in target])], settings.seed + 1)
         self.fingerprint = fingerprint(self.mixture.sources)
+        self.target_fingerprint = fingerprint(self.target.sources) if self.target is not None else None
         self.val = spread(val, settings.evaluate_images)
 
         detector = build_detector(settings, self.classes, pretrained=settings.weights is None)
@@ -181,6 +182,7 @@ class DetectorTrainer(TrainingProcess):
         if self.accelerator.is_main_process:
             state |= {
                 "data": self.fingerprint,
+                "target": self.target_fingerprint,
                 "best": self.best,
                 "without_gain": self.without_gain,
                 "network": self.live.state_dict(),
@@ -214,11 +216,14 @@ class DetectorTrainer(TrainingProcess):
         """Continue from the state of ``step``."""
         own = self.folder.load_state(step, self.accelerator.process_index)
         main = own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
-        if main["data"] != self.fingerprint:
-            raise ConfigError(
-                f"the run in {self.folder.path} was trained on other data ({main['data']}, now {self.fingerprint}); "
-                "resume it with the data it was started with"
-            )
+        seen = {"data": self.fingerprint, "target": self.target_fingerprint}
+        for what, now in seen.items():
+            # States of older versions do not say what the target was.
+            if main.get(what, now) != now:
+                raise ConfigError(
+                    f"the run in {self.folder.path} was trained on other {what} ({main[what]}, now {now}); "
+                    f"resume it with the {what} it was started with"
+                )
         self.live.load_state_dict(main["network"])
         if self.adapted is not None:
             self.adapted.load_own_state(main["adaptation"])
@@ -301,7 +306,7 @@ class DetectorTrainer(TrainingProcess):
                 if group is None:
                     break
                 self.means.add(self.step(done, group))
-                unreadable = max(unreadable, *(batch.unreadable for batch, _ in group))
+                unreadable = max(unreadable, *(_unreadable(*pair) for pair in group))
                 done += 1
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
@@ -353,6 +358,11 @@ class DetectorTrainer(TrainingProcess):
             self._write_weights("best", step)
         else:
             self.without_gain += 1
+
+
+def _unreadable(batch: Batch, target: Batch | None) -> int:
+    """Files of either that could not be decoded so far."""
+    return batch.unreadable + (target.unreadable if target is not None else 0)
 
 
 def _bare(frame: Frame) -> Frame:

@@ -219,3 +219,19 @@ def test_passes_that_are_added_up_have_chance_of_their_own(
     monkeypatch.setattr("nightaug.detect.adaptation.trainee.strong_view", keep)
     trainer(streets, tmp_path / "run", {"parts": ["teacher"]}, accumulate=2).run()
     assert len(set(views)) == len(views) == 2 * TINY["steps"]
+
+
+def test_another_target_cannot_be_resumed(streets: Path, tmp_path: Path) -> None:
+    sampler = {"parts": ["sampler"]}
+    trainer(streets, tmp_path / "run", sampler, steps=2).run()
+    fewer = load_frames(open_dataset(streets), "train", "B")[1:]
+    with pytest.raises(ConfigError, match=r"trained on other target \(4 images, \w+, now 3 images"):
+        trainer(streets, tmp_path / "run", sampler, fewer).run(resume=True)
+    assert trainer(streets, tmp_path / "run", sampler).run(resume=True).step == TINY["steps"]
+
+
+def test_unreadable_images_of_the_target_are_counted(streets: Path, tmp_path: Path) -> None:
+    target = load_frames(open_dataset(streets), "train", "B")
+    (tmp_path / "torn.png").write_bytes(target[0].path.read_bytes()[:200])  # type: ignore[union-attr]
+    target[0] = Frame("torn.png", [], path=tmp_path / "torn.png")
+    assert trainer(streets, tmp_path / "run", {"parts": ["sampler"]}, target).run().unreadable == 1
