@@ -79,7 +79,7 @@ class RunFolder:
         Args:
             settings: the checked settings of this run.
             resume: continue what is there; starting anew in a used folder is refused.
-            may_change: settings that a resumed run may have different (say, the number of steps).
+            may_change: settings that a resumed run may have different (``steps``, or ``section.name``).
 
         Returns:
             True if there is a training state to continue from.
@@ -108,7 +108,7 @@ class RunFolder:
         now = yaml.safe_load(dump_yaml(settings))
         # A setting the run did not know, being of an older version, is as if it had its default.
         defaults = type(settings).model_construct().model_dump(mode="json")
-        before = merge(defaults, load_yaml(self.config_path))
+        before, now = _flat(merge(defaults, load_yaml(self.config_path))), _flat(now)
         changed = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))
@@ -199,6 +199,14 @@ class RunFolder:
         if not path.exists():
             raise CheckpointError(f"{path} is missing: resume with the number of processes the run was started with")
         return load_torch(path)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def load_torch(path: str | os.PathLike[str]) -> dict[str, Any]:

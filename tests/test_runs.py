@@ -53,6 +53,13 @@ def test_a_used_folder_needs_resume_and_equal_settings(tmp_path: Path) -> None:
     folder.close()
 
 
+def test_a_setting_of_a_section_is_named_alone_and_may_change_alone(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_settings(Small())
+    with pytest.raises(ConfigError, match=r"was started with: inner\.depth was 3, is 5$"):
+        RunFolder(tmp_path).start(Small(inner=Inner(depth=5, height=9)), True, ("inner.height",))
+    RunFolder(tmp_path).start(Small(inner=Inner(height=9)), True, ("inner.height",))
+
+
 def test_a_run_of_a_version_with_fewer_settings_goes_on_with_their_defaults(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: x\nsteps: 1\ninner: {depth: 9}\n")
     folder = RunFolder(tmp_path)

@@ -35,7 +35,7 @@ from nightaug.runs import StopRequest, progress_bar
 from nightaug.training import MovingAverage, TrainingProcess, accumulate, agree, open_board, write_scalars
 
 #: Settings that a resumed run may have different.
-MAY_CHANGE = ("steps", "workers", "log_every", "save_every", "tensorboard", "patience")
+MAY_CHANGE = ("steps", "workers", "log_every", "save_every", "tensorboard", "patience", "adaptation.cache")
 
 
 class TrainResult(NamedTuple):

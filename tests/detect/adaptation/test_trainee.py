@@ -235,3 +235,10 @@ def test_unreadable_images_of_the_target_are_counted(streets: Path, tmp_path: Pa
     (tmp_path / "torn.png").write_bytes(target[0].path.read_bytes()[:200])  # type: ignore[union-attr]
     target[0] = Frame("torn.png", [], path=tmp_path / "torn.png")
     assert trainer(streets, tmp_path / "run", {"parts": ["sampler"]}, target).run().unreadable == 1
+
+
+def test_embeddings_may_be_kept_elsewhere_from_a_resume_on(streets: Path, tmp_path: Path, clip: str) -> None:
+    trainer(streets, tmp_path / "run", clip=clip, steps=2).run()
+    moved = {"cache": str(tmp_path / "elsewhere")}
+    assert trainer(streets, tmp_path / "run", moved, clip=clip).run(resume=True).finished
+    assert any((tmp_path / "elsewhere").iterdir())
