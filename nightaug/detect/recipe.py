@@ -30,7 +30,7 @@ from nightaug.detect.sources import (
     parse_source,
 )
 from nightaug.detect.train import DetectorTrainer, TrainResult
-from nightaug.errors import ConfigError
+from nightaug.errors import ConfigError, Interrupted
 from nightaug.losses import weighted_total
 from nightaug.training import duration, training_errors
 
@@ -108,6 +108,7 @@ def run_recipe(
         ConfigError: unknown or wrong settings (all of them in one message), or ``out`` cannot be used.
         DatasetError: no training images.
         CheckpointError: weights to start from cannot be had.
+        Interrupted: Ctrl-C while CLIP embedded regions.
         NightaugError: out of memory, disk full, or a loss became non-finite.
     """
     settings = build(DetectorSettings, *layers)
@@ -135,6 +136,8 @@ def run_recipe(
                 return None
             result = trainer.run(resume)
             return result if main else None
+    except Interrupted as error:  # while CLIP embedded; training itself ends with a state
+        raise Interrupted(f"{error} (with --resume)") from error
     finally:
         trainer.folder.close()
 

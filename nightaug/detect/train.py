@@ -280,11 +280,13 @@ class DetectorTrainer(TrainingProcess):
         start = (folder.latest_state() if resume else None) or 0
         if start:
             self.load(start)
+        if accelerator.is_main_process:
+            # Before hours of embedding: stopped in them, the run must go on as what it was started as.
+            folder.write_settings(settings)
         notes = self.look_at_regions() if start < settings.steps else []
         board: Any = None
         validator: Validator | None = None
         if accelerator.is_main_process:
-            folder.write_settings(settings)
             folder.cut_metrics(start)
             folder.log(f"nightaug {__version__}: {'resumed at' if start else 'to'} step {start or settings.steps}")
             for line in (self.live.loaded, self.loaded):

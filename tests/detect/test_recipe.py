@@ -4,20 +4,32 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from street import TINY
 
 from nightaug.cli import main
+from nightaug.clip.fill import fill
+from nightaug.clip.tiny import TinySettings, build_tiny, write_tiny
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import load_detector, read_facts
 from nightaug.detect.recipe import gather
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError, DatasetError
+from nightaug.runs import StopRequest
 
+CLIP = TinySettings(size=32, width=8, embed=32, text_width=32, context_length=24, steps=4, batch=8, warmup=1)
 WORDS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if key not in {"detector", "fcos"}]
 WORDS += [f"--set=fcos.{key}={value}" for key, value in TINY["fcos"].items()]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tiny(folder, build_tiny(CLIP), CLIP)
+    return folder
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -150,3 +162,27 @@ def test_a_source_that_is_never_drawn_brings_no_classes(streets: Path, tmp_path:
     for frame in (dataset := open_dataset(streets)).frames("train", "B"):
         frame.boxes[0].category = "tram"
     assert gather(dataset, DetectorSettings(data=("dataset:train:A:1", "dataset:train:B:0"))).classes == data.classes
+
+
+def adapting(clip: Path, cache: Path) -> list[object]:
+    words = ["--data", "dataset:train:A", "--target", "dataset:train:B", "--adapt", "vlmcshfg", "--clip", clip]
+    return [*words, f"--set=adaptation.cache={cache}", "--set=adaptation.width=32"]
+
+
+def test_a_run_stopped_while_it_embeds_resumes_as_what_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, streets: Path, tmp_path: Path, clip: Path
+) -> None:
+    def interrupted(*given: Any, **options: Any) -> Any:
+        stop = StopRequest()
+        stop.requested = True
+        return fill(*given, **options, stop=stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nightaug.clip.fill.fill", interrupted)
+        code, _, err = train(capsys, streets, tmp_path / "run", *adapting(clip, tmp_path / "regions"))
+    assert code == 1
+    assert "run again to go on (with --resume)" in err
+    code, _, _ = run(capsys, "train-detector", streets, "--out", tmp_path / "run", "--cpu", "--resume")
+    assert code == 0
+    assert load_detector(tmp_path / "run").name == "fcos-resnet18"
+    assert "alignment" in (tmp_path / "run" / "metrics.jsonl").read_text()
