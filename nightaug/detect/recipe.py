@@ -30,6 +30,7 @@ from nightaug.detect.sources import (
     parse_source,
 )
 from nightaug.detect.train import DetectorTrainer, TrainResult
+from nightaug.detect.vision_language import without_effect
 from nightaug.errors import ConfigError, Interrupted
 from nightaug.losses import weighted_total
 from nightaug.training import duration, training_errors
@@ -89,6 +90,9 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
         target = load_target(parse_source(settings.target, "--target"), dataset)
         if settings.adapt == "none":
             notes.append("--target is not looked at without --adapt vlmcshfg")
+        elif inside := {frame.path for frame in labelled} & {frame.path for frame in target}:
+            notes.append(f"{len(inside):,} of the {len(target):,} images of --target are also trained on with labels")
+    notes += without_effect(settings, drawn)
     return TrainingData(sources, map_classes(val, settings.rename), classes, target, notes)
 
 

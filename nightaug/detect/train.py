@@ -95,7 +95,7 @@ class DetectorTrainer(TrainingProcess):
         detector.to(memory_format=torch.channels_last)
         self.rate = learning_rate(settings, self.global_batch)
         device = self.accelerator.device
-        self.language = VisionLanguage(settings, device) if needs_clip(settings) else None
+        self.language = VisionLanguage(settings, device) if needs_clip(settings, self.mixture.sources) else None
         module: nn.Module = detector
         self.adapted: AdaptedDetector | None = None
         if settings.adapt != "none":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -29,10 +30,23 @@ def cache_folder(settings: DetectorSettings) -> Path:
     return Path(base) / "nightaug" / "regions"
 
 
-def needs_clip(settings: DetectorSettings) -> bool:
+def needs_clip(settings: DetectorSettings, sources: Sequence[Source]) -> bool:
     """Whether a run with these settings looks at CLIP's embeddings."""
     aligned = settings.adapt != "none" and "alignment" in settings.adaptation.parts
-    return settings.clip != "none" and (aligned or settings.clip_gate != "none")
+    gated = settings.clip_gate != "none" and any(source.origins for source in sources)
+    return settings.clip != "none" and (aligned or gated)
+
+
+def without_effect(settings: DetectorSettings, sources: Sequence[Source]) -> list[str]:
+    """What the settings say of CLIP and nothing comes of, in words."""
+    found = []
+    if settings.clip_gate != "none" and not any(source.origins for source in sources):
+        found.append(
+            "clip_gate has nothing to judge: no training image is known as translated from one of this dataset"
+        )
+    if settings.clip != "none" and not needs_clip(settings, sources):
+        found.append("--clip is not looked at: it serves --adapt vlmcshfg with its part alignment, and clip_gate")
+    return found
 
 
 class VisionLanguage:
@@ -43,7 +57,6 @@ class VisionLanguage:
         device: CLIP runs there until everything is embedded.
 
     Attributes:
-        cache: see :class:`~nightaug.clip.region_cache.RegionCache`; loader workers may read it.
         width: E, of the embeddings.
 
     Raises:
@@ -53,12 +66,18 @@ class VisionLanguage:
     def __init__(self, settings: DetectorSettings, device: torch.device) -> None:
         self.settings = settings
         self._clip: Clip | None = load_clip(settings.clip, device)
-        adaptation = settings.adaptation
-        folder = cache_folder(settings)
+        self.width, self.name = self._clip.width, self._clip.name
+
+    @cached_property
+    def cache(self) -> RegionCache:
+        """See :class:`~nightaug.clip.region_cache.RegionCache`; loader workers may read it.
+
+        Begun on disk when it is first asked for: a dry run leaves nothing behind.
+        """
+        assert self._clip is not None, "the cache is opened before CLIP is let go"
+        adaptation, folder = self.settings.adaptation, cache_folder(self.settings)
         folder.mkdir(parents=True, exist_ok=True)
-        self.cache = RegionCache.open(folder, self._clip, adaptation.context, adaptation.min_side)
-        self.width = self.cache.width
-        self.name = self._clip.name
+        return RegionCache.open(folder, self._clip, adaptation.context, adaptation.min_side)
 
     def embed(self, sources: Sequence[Source], classes: Sequence[str]) -> tuple[list[Source], list[str]]:
         """Embed what is missing, and judge translated objects where the settings say so; CLIP is let go afterwards.

@@ -13,6 +13,7 @@ from street import TINY
 from nightaug.cli import main
 from nightaug.clip.fill import fill
 from nightaug.clip.tiny import TinySettings, build_tiny, write_tiny
+from nightaug.config import build
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import load_detector, read_facts
 from nightaug.detect.recipe import gather
@@ -154,6 +155,21 @@ def test_what_has_no_effect_is_said(streets: Path) -> None:
     assert any("rises over 500 steps" in note for note in data.notes)
 
 
+def test_a_clip_that_has_no_effect_is_said(streets: Path) -> None:
+    def notes(**given: Any) -> str:
+        return "; ".join(gather(open_dataset(streets), build(DetectorSettings, given)).notes)
+
+    day = {"data": ["dataset:train:A"], "clip": "some:tag"}
+    assert "--clip is not looked at" in notes(**day)
+    assert "clip_gate has nothing to judge" in notes(**day, clip_gate="weigh")
+    assert "--clip is not looked at" in notes(**day, clip_gate="weigh")
+    adapts = {**day, "adapt": "vlmcshfg", "target": "dataset:train:B"}
+    assert not notes(**adapts).count("clip")
+    assert "--clip is not looked at" in notes(**adapts, adaptation={"parts": ["sampler"]})
+    same = {**adapts, "target": "dataset:train:A"}
+    assert "4 of the 4 images of --target are also trained on with labels" in notes(**same)
+
+
 def test_a_source_that_is_never_drawn_brings_no_classes(streets: Path, tmp_path: Path) -> None:
     data = gather(open_dataset(streets), DetectorSettings(data=("dataset:train:A:1", "dataset:train:B:0")))
     assert data.classes == ("car", "traffic light")
@@ -186,3 +202,12 @@ def test_a_run_stopped_while_it_embeds_resumes_as_what_it_was(
     assert code == 0
     assert load_detector(tmp_path / "run").name == "fcos-resnet18"
     assert "alignment" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_a_dry_run_with_clip_writes_nothing(
+    capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path, clip: Path
+) -> None:
+    code, out, _ = train(capsys, streets, tmp_path / "run", "--dry-run", *adapting(clip, tmp_path / "regions"))
+    assert code == 0
+    assert f"CLIP {clip.name}" in out
+    assert not list(tmp_path.iterdir())
