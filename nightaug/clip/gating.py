@@ -81,6 +81,20 @@ class _Judged:
     log: NDArray[np.float64]
 
 
+def gate_classes(classes: Sequence[str]) -> list[str]:
+    """Canonical names of the classes CLIP chooses between.
+
+    Raises:
+        ConfigError: fewer than two.
+    """
+    names = list(dict.fromkeys(canonical_class(name) for name in classes))
+    if len(names) < 2:
+        raise ConfigError(
+            "clip_gate asks CLIP which of several classes an object is: train two or more, or leave it out"
+        )
+    return names
+
+
 def gate(
     frames: Sequence[Frame],
     origins: Mapping[Path, Frame],
@@ -109,11 +123,7 @@ def gate(
     """
     if mode not in ("weigh", "drop"):
         raise ConfigError(f"expected clip_gate weigh or drop, got '{mode}'")
-    names = list(dict.fromkeys(canonical_class(name) for name in classes))
-    if len(names) < 2:
-        raise ConfigError(
-            "clip_gate asks CLIP which of several classes an object is: train two or more, or leave it out"
-        )
+    names = gate_classes(classes)
     text = clip.scale * Prompts(clip).embed(names).cpu().numpy().astype(np.float64)
     number = {name: i for i, name in enumerate(names)}
     days = {place: _judge(frame, cache, text, number) for place, frame in origins.items() if frame.path is not None}

@@ -17,6 +17,7 @@ from accelerate import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from nightaug import __version__
+from nightaug.clip.gating import gate_classes
 from nightaug.data.frames import Frame
 from nightaug.detect.adaptation.trainee import AdaptedDetector, Step, check_adaptation
 from nightaug.detect.augment import Augment
@@ -95,6 +96,8 @@ class DetectorTrainer(TrainingProcess):
         detector.to(memory_format=torch.channels_last)
         self.rate = learning_rate(settings, self.global_batch)
         device = self.accelerator.device
+        if settings.clip_gate != "none" and any(source.origins for source in self.mixture.sources):
+            gate_classes(self.classes)  # before hours of embedding
         self.language = VisionLanguage(settings, device) if needs_clip(settings, self.mixture.sources) else None
         module: nn.Module = detector
         self.adapted: AdaptedDetector | None = None

@@ -186,12 +186,14 @@ def check_adaptation(settings: DetectorSettings, images: int) -> None:
         images: of the target.
 
     Raises:
-        ConfigError: no target, no part, or no moving average where a teacher is wanted.
+        ConfigError: no target, no part that can be trained, or no moving average where a teacher is wanted.
     """
     if not images:
         raise ConfigError("--adapt needs unlabelled images of the target: add --target NIGHT_IMAGES")
     if not settings.adaptation.parts:
         raise ConfigError("adaptation.parts is empty: name at least one part, or leave out --adapt")
+    if set(settings.adaptation.parts) == {"alignment"} and settings.clip == "none":
+        raise ConfigError("adaptation.parts names alignment alone, which needs a CLIP: add --clip MODEL:TAG")
     if "teacher" in settings.adaptation.parts and not settings.ema:
         raise ConfigError("the teacher is the moving average of the weights: set ema to 0.999 or so")
 

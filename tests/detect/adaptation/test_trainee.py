@@ -174,6 +174,19 @@ def test_what_cannot_be_trained_is_refused(streets: Path, tmp_path: Path) -> Non
         trainer(streets, tmp_path / "a", ALL, ema=0.0)
     with pytest.raises(ConfigError, match="under the threshold of objects"):
         trainer(streets, tmp_path / "a", {"foreground": 0.3, "background": 0.4})
+    with pytest.raises(ConfigError, match="needs a CLIP"):
+        trainer(streets, tmp_path / "a", {"parts": ["alignment"]})
+
+
+def test_a_gate_between_fewer_than_two_classes_is_refused_before_any_work(
+    streets: Path, tmp_path: Path, clip: str
+) -> None:
+    source = load_source(SourceSpec("dataset", "train", "A"), open_dataset(streets))
+    paths = [frame.path for frame in source.frames if frame.path is not None]
+    settings = build(DetectorSettings, TINY, {"clip": clip, "clip_gate": "drop"})
+    translated = source._replace(origins=dict.fromkeys(paths, paths[0]))
+    with pytest.raises(ConfigError, match="train two or more"):
+        DetectorTrainer([translated], [], ("car",), tmp_path / "run", settings, cpu=True)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ultralytics") is None, reason="the extra yolo is not installed")
