@@ -99,7 +99,9 @@ class VisionLanguage:
         gated = self.settings.clip_gate != "none"
         frames = [frame for source in sources for frame in source.frames]
         before = [_at(frame, source.origins) for source in sources for frame in source.frames] if gated else []
-        report = self.cache.fill([*frames, *(frame for frame in before if frame is not None)], clip)
+        # A day image is often trained on and the origin of a translated one.
+        once = {(frame.path, tuple(box.xyxy for box in frame.boxes)): frame for frame in (*frames, *before) if frame}
+        report = self.cache.fill(list(once.values()), clip)
         notes = [f"CLIP {self.name}: embeddings of {len(self.cache):,} regions in {self.cache.path}"]
         if report.unreadable:
             notes.append(f"CLIP: {len(report.unreadable):,} images could not be read; their boxes have no embedding")

@@ -24,10 +24,12 @@ from nightaug.detect.adaptation.trainee import AdaptedDetector
 from nightaug.detect.checkpoint import load_detector
 from nightaug.detect.detectors import build_detector
 from nightaug.detect.detectors.base import Target
+from nightaug.detect.sampling import Source
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import SourceSpec, load_frames, load_source
 from nightaug.detect.train import DetectorTrainer
 from nightaug.errors import ConfigError
+from nightaug.images import read_image, write_image
 
 CLASSES = ("car", "traffic light")
 CLIP = TinySettings(size=32, width=8, embed=32, text_width=32, context_length=24, steps=4, batch=8, warmup=1)
@@ -255,3 +257,26 @@ def test_embeddings_may_be_kept_elsewhere_from_a_resume_on(streets: Path, tmp_pa
     moved = {"cache": str(tmp_path / "elsewhere")}
     assert trainer(streets, tmp_path / "run", moved, clip=clip).run(resume=True).finished
     assert any((tmp_path / "elsewhere").iterdir())
+
+
+def test_the_gate_weighs_translated_objects_and_embeds_each_crop_once(streets: Path, tmp_path: Path, clip: str) -> None:
+    day = load_source(SourceSpec("dataset", "train", "A"), open_dataset(streets))
+    frames, origins = [], {}
+    for frame in day.frames:
+        assert frame.path is not None
+        path = tmp_path / frame.name
+        write_image(path, read_image(frame.path) // 8)
+        frames.append(Frame(frame.name, frame.boxes, frame.width, frame.height, "night", path=path))
+        origins[path] = frame.path
+    own = {"clip": clip, "clip_gate": "weigh", "adaptation": {"cache": str(tmp_path / "regions")}}
+    settings = build(DetectorSettings, TINY, own)
+    sources = [day, Source("night", frames, 1.0, origins)]
+    made = DetectorTrainer(sources, [], CLASSES, tmp_path / "run", settings, cpu=True)
+    said = made.look_at_regions()
+    count = sum(len(frame.boxes) for frame in frames)
+    assert any(f"{count} of {count} boxes judged" in line for line in said)
+    assert made.language is not None
+    assert len(made.language.cache) == 2 * count
+    before, after = ([box.weight for f in source.frames for box in f.boxes] for source in made.mixture.sources)
+    assert set(before) == {1.0}
+    assert 0 <= min(after) < 1
