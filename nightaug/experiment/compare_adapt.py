@@ -170,7 +170,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shown_clip(spec: str) -> str:
-    """``MODEL:/data/weights.pt`` without the folder, which is another one on every machine."""
+    """``MODEL:/data/weights.pt`` or ``/data/clip`` without the folder, which is another one on every machine."""
+    if Path(spec).is_absolute():
+        return Path(spec).name
     model, colon, tag = spec.partition(":")
     return f"{model}:{Path(tag).name}" if colon and Path(tag).is_absolute() else spec
 

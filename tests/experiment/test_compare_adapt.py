@@ -89,6 +89,7 @@ def test_differences_are_named_down_to_the_setting() -> None:
     assert differences(BASE, now, ["adaptation.cache"]) == {"adaptation.weights.cluster": "was 0.001, is 0.5"}
     assert differences(base(clip="m:/a/w.pt"), base(clip="m:/b/w.pt"), []) == {}
     assert "clip" in differences(base(clip="m:/a/w.pt"), base(clip="m:/a/v.pt"), [])
+    assert shown_clip("/a/clip") == "clip"
     assert (shown_clip("m:/a/w.pt"), shown_clip("local-dir:/a/b"), shown_clip("m:tag")) == (
         "m:w.pt", "local-dir:b", "m:tag",
     )  # fmt: skip
