@@ -48,16 +48,17 @@ class MovingAverage(Generic[Network]):
     Args:
         network: copied; on its device.
         decay: of the average; early steps follow closely, so that it does not remember the initial noise.
+        settled: the network is no noise: the average moves slowly from the first step on.
     """
 
-    def __init__(self, network: Network, decay: float) -> None:
+    def __init__(self, network: Network, decay: float, settled: bool = False) -> None:
         self.network: Network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.decay = decay
+        self.decay, self.settled = decay, settled
 
     @torch.no_grad()
     def update(self, live: nn.Module, step: int) -> None:
         """Move towards the weights of ``live`` after step ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = self.decay if self.settled else min(self.decay, (1 + step) / (10 + step))
         own, new = self.network.state_dict(), live.state_dict()
         floats = [key for key, value in own.items() if value.is_floating_point()]
         torch._foreach_lerp_([own[key] for key in floats], [new[key] for key in floats], 1 - decay)

@@ -126,5 +126,12 @@ def test_the_average_follows_early_and_slowly_later() -> None:
         live.weight.fill_(1.0)
     average.update(live, 0)
     assert average.network.weight.item() == pytest.approx(0.9)
+    slow = MovingAverage(live, 0.99, settled=True)
+    with torch.no_grad():
+        live.weight.fill_(2.0)
+    slow.update(live, 0)
+    assert slow.network.weight.item() == pytest.approx(1.01)
+    with torch.no_grad():
+        live.weight.fill_(1.0)
     average.update(live, 100_000)
     assert average.network.weight.item() == pytest.approx(0.9 + 0.1 * 0.01)

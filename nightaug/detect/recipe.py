@@ -138,6 +138,7 @@ def run_recipe(
                 if main:
                     say(dump_yaml(settings).rstrip())
                 return None
+            trainer.say = say if main else trainer.say
             result = trainer.run(resume)
             return result if main else None
     except Interrupted as error:  # while CLIP embedded; training itself ends with a state
@@ -180,11 +181,16 @@ def _clip_line(trainer: DetectorTrainer) -> str:
 
 
 def estimate(trainer: DetectorTrainer) -> str:
-    """Time and disk a run will take, from one timed forward and backward pass."""
+    """Time and disk a run will take, from one timed forward and backward pass over grey images with a few boxes.
+
+    Not in it: evaluation, CLIP's embedding beforehand, and what the night head does with more pseudo labels.
+    """
     settings, accelerator, detector = trainer.settings, trainer.accelerator, trainer.live
     images = torch.full((settings.batch, 3, settings.height, settings.width), 114, dtype=torch.uint8)
-    box = torch.tensor([[0.3, 0.3, 0.6, 0.6]]) * torch.tensor([settings.width, settings.height] * 2)
-    targets = [Target(box, torch.zeros(1, dtype=torch.long), torch.ones(1)).to(accelerator.device)] * settings.batch
+    corner = torch.cartesian_prod(torch.arange(4) / 4, torch.arange(4) / 4)
+    boxes = torch.cat([corner, corner + 0.15], dim=1) * torch.tensor([settings.width, settings.height] * 2)
+    target = Target(boxes, torch.zeros(len(boxes), dtype=torch.long), torch.ones(len(boxes)))
+    targets = [target.to(accelerator.device)] * settings.batch
     batch = Batch(images.to(accelerator.device), targets, [], [])
     # Normalisation layers and memories learn from the grey images: what they had is put back afterwards.
     module: nn.Module = trainer.adapted if trainer.adapted is not None else detector
@@ -202,7 +208,10 @@ def estimate(trainer: DetectorTrainer) -> str:
     module.load_state_dict(before)
     module.zero_grad(set_to_none=True)
     total = seconds[-1] * 1.1 * settings.accumulate * settings.steps
-    values = sum(p.numel() for p in module.parameters())
     moments = 2 if settings.optimizer == "adamw" else 1
-    disk = values * 4 * (2 + moments) * 2 + values * 4 * 2  # the old state stays until the new one is complete
+    own = sum(p.numel() for p in detector.parameters())
+    trained = sum(p.numel() for p in module.parameters())
+    averaged = own if trainer.ema is not None else 0
+    # The old state stays until the new one is complete; the weight files hold the detector alone.
+    disk = 4 * (2 * (trained * (1 + moments) + averaged) + 2 * own)
     return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"

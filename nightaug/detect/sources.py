@@ -13,6 +13,7 @@ import msgspec
 
 from nightaug.data.classes import BDD100K_CLASSES, DAY, NIGHT, canonical_class
 from nightaug.data.formats import Dataset, open_dataset
+from nightaug.data.formats.discover import unlabelled_frames
 from nightaug.data.frames import Box, Frame
 from nightaug.detect.sampling import Source
 from nightaug.errors import ConfigError, DatasetError
@@ -191,7 +192,7 @@ def load_target(spec: SourceSpec, dataset: Dataset) -> list[Frame]:
     found = load_frames(opened, split, spec.domain)
     for part in opened.parts:
         if split in ("all", part.split) and spec.domain in ("all", part.domain):
-            found += [Frame(image, path=part.images / image) for image in part.labels.unlabelled]
+            found += unlabelled_frames(part)
     if not found:
         raise DatasetError(f"--target {name}: no images ({_parts(opened)})")
     return found

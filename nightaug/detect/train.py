@@ -7,7 +7,7 @@ optimiser that makes a killed and resumed run equal to one that was never stoppe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,10 +108,14 @@ class DetectorTrainer(TrainingProcess):
         beside = nn.ModuleDict(self.adapted.own_modules()) if self.adapted is not None else None
         optimizer = make_optimizer(detector, settings, self.rate, beside)
         module.to(device)
-        self.ema = MovingAverage(detector, settings.ema) if settings.ema else None
+        # A teacher that has been trained already is the one to learn from, not what the first steps make of it.
+        settled = bool(settings.weights) and self.adapted is not None and self.adapted.teaches
+        self.ema = MovingAverage(detector, settings.ema, settled) if settings.ema else None
         self.network, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.best: float | None = None
         self.without_gain = 0
+        #: Takes what a user should read before the steps begin.
+        self.say: Callable[[str], None] = lambda text: None
 
     @property
     def live(self) -> Detector:
@@ -140,12 +144,13 @@ class DetectorTrainer(TrainingProcess):
         """One forward pass, ``number`` of the whole training: every pass has chance of its own."""
         if self.adapted is None or target is None:
             return Step(self.network(batch.images, batch.targets).losses, {})
-        pseudo, rank = None, self.accelerator.process_index
+        pseudo = None
+        number = number * self.accelerator.num_processes + self.accelerator.process_index
         if self.adapted.teaches:
             assert self.ema is not None  # see check_adaptation
             teacher: Detector = self.ema.network
-            pseudo = self.adapted.ask(teacher, target.images, number, rank)
-        found: Step = self.network(batch.images, batch.targets, target.images, number, pseudo, rank)
+            pseudo = self.adapted.ask(teacher, target.images, number)
+        found: Step = self.network(batch.images, batch.targets, target.images, number, pseudo)
         return found
 
     def step(self, step: int, batches: Sequence[tuple[Batch, Batch | None]]) -> dict[str, Tensor]:
@@ -256,7 +261,8 @@ class DetectorTrainer(TrainingProcess):
         settings = self.settings
         augment = Augment(settings.augmentation, settings.width, settings.height)
         # The target has no labels whose crops could be looked up.
-        regions = self.language.cache if self.language is not None and mixture is self.mixture else None
+        aligns = self.adapted is not None and self.adapted.aligns and mixture is self.mixture
+        regions = self.language.cache if self.language is not None and aligns else None
         samples = DetectionSamples(mixture, self.classes, augment, seed, regions)
         return iter(make_loader(samples, self.sampler(start), settings.batch, self.workers, self.on_gpu))
 
@@ -297,6 +303,7 @@ class DetectorTrainer(TrainingProcess):
                     folder.log(f"weights: {line}")
             for line in notes:
                 folder.log(line)
+                self.say(line)
             board = open_board(folder.path, start) if settings.tensorboard else None
             validator = Validator(self.val, self.classes, settings) if self.val and settings.evaluate_every else None
         done, stopped, unreadable, waiting = start, False, 0, 0.0

@@ -102,7 +102,7 @@ class VisionLanguage:
         # A day image is often trained on and the origin of a translated one.
         once = {(frame.path, tuple(box.xyxy for box in frame.boxes)): frame for frame in (*frames, *before) if frame}
         report = self.cache.fill(list(once.values()), clip)
-        notes = [f"CLIP {self.name}: embeddings of {len(self.cache):,} regions in {self.cache.path}"]
+        notes = [f"CLIP {self.name}: {report.boxes:,} boxes in {report.images:,} images, in {self.cache.path}"]
         if report.unreadable:
             notes.append(f"CLIP: {len(report.unreadable):,} images could not be read; their boxes have no embedding")
         out = []

@@ -15,7 +15,7 @@ import msgspec
 from nightaug.data.classes import NIGHT
 from nightaug.data.formats import open_dataset
 from nightaug.data.formats.base import ordered_classes
-from nightaug.data.formats.discover import DOMAINS
+from nightaug.data.formats.discover import DOMAINS, unlabelled_frames
 from nightaug.data.frames import Frame
 from nightaug.data.splits import cut, find_drives
 from nightaug.errors import ConfigError, DatasetError
@@ -45,6 +45,7 @@ class Data:
         root: its folder.
         classes: canonical names that occur in it, BDD100K's order.
         train: domain -> labelled frames to train on, without the drives of dev.
+        target: every night frame of train, labelled or not, without the drives of dev and test.
         dev: labelled frames every choice is made on: night, from drives nothing trains on.
         dev_day: labelled day frames of such drives; perhaps none.
         test: labelled night frames of the test split.
@@ -57,6 +58,7 @@ class Data:
     root: Path
     classes: tuple[str, ...]
     train: dict[str, list[Frame]]
+    target: list[Frame]
     dev: list[Frame]
     dev_day: list[Frame]
     test: list[Frame]
@@ -179,7 +181,9 @@ def read_data(root: Path, dev_share: float, allow_shared_drives: bool = False) -
     if not dataset.prepared:
         raise DatasetError(f"{root} is not a folder of nightaug prepare (no train/A); prepare it first")
     places = {
-        f"{part.split}/{part.domain}/{frame.name}": frame for part in dataset.parts for frame in part.labels.frames
+        f"{part.split}/{part.domain}/{frame.name}": frame
+        for part in dataset.parts
+        for frame in (*part.labels.frames, *unlabelled_frames(part))
     }
     drives = _drives(root, places)
     by_part = {
@@ -220,8 +224,10 @@ def read_data(root: Path, dev_share: float, allow_shared_drives: bool = False) -
     test = [frame for _, frame in by_part["test", "B"]]
     # Day images of the other splits too: "all" of a folder made from this dataset is not meant to bring them in.
     others = {drives[place] for place in places if not place.startswith("train/")}
-    held = Held.of(dev_drives | (others - train_drives), ((drives[p], frame.path) for p, frame in places.items()))
-    return Data(root, classes, train, dev, dev_day, test, drives, places_by_name(places), held, notes)
+    shut = dev_drives | (others - train_drives)
+    held = Held.of(shut, ((drives[place], frame.path) for place, frame in places.items()))
+    target = [f for p, f in places.items() if p.startswith("train/B/") and f.path and drives[p] not in shut]
+    return Data(root, classes, train, target, dev, dev_day, test, drives, places_by_name(places), held, notes)
 
 
 def _drives(root: Path, places: dict[str, Frame]) -> dict[str, str]:
@@ -381,7 +387,7 @@ def build_arm(
     arm = Arm(key, sources, overrides=overrides or {})
     if not adapts_with(arm.overrides):
         return arm
-    if not data.train["B"]:
+    if not data.target:
         raise DatasetError(f"{data.root}: train/B has no night images for {key} to adapt to; leave that arm out")
-    arm.target = [msgspec.structs.replace(frame, boxes=[], extra=None) for frame in data.train["B"]]
+    arm.target = [msgspec.structs.replace(frame, boxes=[], extra=None) for frame in data.target]
     return arm

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,20 @@ def test_a_comparison_from_before_adaptation_goes_on(world: World) -> None:
     path.write_text(yaml.safe_dump(there))
     world.run(arms=["day+adapt"], layers=[{"clip": "m:t"}], seeds=None)
     assert world.names() == ["day+adapt/seed0", "day+adapt/seed1"]
+
+
+def test_night_images_nobody_has_labelled_are_adapted_to_but_not_those_of_test_drives(world: World) -> None:
+    labelled = next((world.data / "train" / "B").glob("*.*"))
+    for name in ("new", "of-a-test-drive"):
+        shutil.copy(labelled, world.data / "train" / "B" / f"{name}{labelled.suffix}")
+    row = {"file": f"train/B/of-a-test-drive{labelled.suffix}", "drive": "video t0"}
+    (world.data / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    world.run(arms=["day", "day+adapt"], steps=5)
+    target = next(arm.target for row, _, _, arm, _ in world.fake.trained if row == "day+adapt/seed0")
+    names = {frame.name for frame in target}
+    assert f"new{labelled.suffix}" in names
+    assert len(names) == 22
+    assert not any(frame.boxes for frame in target)
 
 
 def test_a_changed_target_is_refused(world: World) -> None:

@@ -106,6 +106,11 @@ class Dataset:
         return found
 
 
+def unlabelled_frames(part: Part) -> list[Frame]:
+    """The images of a part that no label names."""
+    return [Frame(image, path=part.images / image) for image in part.labels.unlabelled]
+
+
 def open_dataset(
     root: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,

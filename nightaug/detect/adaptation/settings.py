@@ -83,7 +83,8 @@ class AdaptationSettings(Settings):
 
     @model_validator(mode="after")
     def _in_order(self) -> AdaptationSettings:
-        lowest = self.foreground_floor if self.thresholds == "balanced" else self.foreground
+        # Balanced thresholds, too, begin at foreground.
+        lowest = min(self.foreground, self.foreground_floor) if self.thresholds == "balanced" else self.foreground
         if self.background >= lowest:
             raise ValueError(f"background {self.background} must be under the threshold of objects, {lowest}")
         return self

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nightaug.detect.adaptation.nodes import full_precision, one_hot
 from nightaug.detect.adaptation.settings import AdaptationSettings
-from nightaug.detect.detectors.base import Found
+from nightaug.detect.detectors.base import Found, across_processes
 
 #: Steps of the score that thresholds are told apart by.
 BINS = 200
@@ -47,8 +47,7 @@ class PseudoThresholds(nn.Module):
     image of the source does, both as decayed means over the last steps, between ``settings.foreground_floor`` and
     :data:`CEILING`.
 
-    There is nothing to learn. What it has counted is in buffers: it is saved with the training's state, and under DDP
-    every process takes the first one's.
+    There is nothing to learn. What it has counted, in all processes, is in buffers and saved with the training's state.
 
     Args:
         classes: K, without background.
@@ -111,8 +110,9 @@ class PseudoThresholds(nn.Module):
             count = torch.zeros(self.classes * BINS, dtype=torch.long, device=value.device)
             count.scatter_add_(0, label * BINS + step, (value > self.settings.background).long())
             count = count.view(self.classes, BINS).flip(1).cumsum(1).flip(1)
-            self.over.mul_(DECAY).add_(count.float() / images, alpha=1 - DECAY)
-            self.source.mul_(DECAY).add_(source_counts.float(), alpha=1 - DECAY)
+            # Of all processes, so that each has the same thresholds at every time, and after a resume.
+            self.over.mul_(DECAY).add_(across_processes(count.float() / images), alpha=1 - DECAY)
+            self.source.mul_(DECAY).add_(across_processes(source_counts.float()), alpha=1 - DECAY)
             self.steps.add_(1)
 
     @torch.no_grad()

@@ -74,6 +74,11 @@ class AdaptedDetector(nn.Module):
         """Whether a mean teacher is asked for pseudo labels."""
         return "teacher" in self.settings.parts
 
+    @property
+    def aligns(self) -> bool:
+        """Whether CLIP's embeddings of the labelled crops are looked at."""
+        return self.head is not None and "alignment" in self.head.own
+
     def own_modules(self) -> dict[str, nn.Module]:
         """Everything beside the detector."""
         found: dict[str, nn.Module] = {"regions": self.regions, "boxes": self.boxes}
@@ -103,27 +108,26 @@ class AdaptedDetector(nn.Module):
         return min(1.0, (step + 1) / self.settings.warmup) if self.settings.warmup else 1.0
 
     @torch.no_grad()
-    def ask(self, teacher: Detector, images: Tensor, step: int, rank: int = 0) -> Pseudo:
+    def ask(self, teacher: Detector, images: Tensor, number: int) -> Pseudo:
         """Pseudo labels of a batch of target images, and the view of them the student learns from.
 
         Args:
             teacher: the moving average of the detector.
             images: uint8 (N, 3, H, W).
-            rank: of the process: each draws its own views.
+            number: see :meth:`forward`.
         """
         seen = teacher.run(images)
         found, scores = teacher.found(seen), teacher.class_scores(seen)
         labels = pseudo_targets(found, self.boxes.values(), self.settings.unsure)
-        return Pseudo(found, labels, scores, strong_view(images, step_generator(self.seed, step, _VIEW + rank)))
+        return Pseudo(found, labels, scores, strong_view(images, step_generator(self.seed, number, _VIEW)))
 
     def forward(
         self,
         images: Tensor,
         targets: Sequence[Target],
         unlabelled: Tensor,
-        step: int,
+        number: int,
         pseudo: Pseudo | None = None,
-        rank: int = 0,
     ) -> Step:
         """The losses of one pass over labelled source images and unlabelled target images.
 
@@ -133,15 +137,15 @@ class AdaptedDetector(nn.Module):
         Args:
             images: uint8 (N, 3, H, W) of the source, with their labels ``targets``.
             unlabelled: uint8 (M, 3, H, W) of the target.
-            step: of the training; with the seed it decides every random choice.
+            number: of the pass, another one in every pass of every process; with the seed it decides every random
+                choice.
             pseudo: see :meth:`ask`; needed where the mean teacher is switched on.
-            rank: of the process.
         """
         shown = unlabelled if pseudo is None else pseudo.view
         source, target = self.detector(torch.cat((images, shown)), targets).split(len(images))
         losses, facts = dict(source.losses), {}
         if self.head is not None:
-            out = self._adapt(source, target, targets, step, None if pseudo is None else pseudo.scores, rank)
+            out = self._adapt(source, target, targets, number, None if pseudo is None else pseudo.scores)
             losses, facts = losses | out.losses, out.facts
         if pseudo is not None:
             own, _ = self.detector.losses(target, pseudo.targets)
@@ -156,13 +160,12 @@ class AdaptedDetector(nn.Module):
         source: Forward,
         target: Forward,
         targets: Sequence[Target],
-        step: int,
+        number: int,
         scores: Tensor | None,
-        rank: int,
     ) -> Step:
         assert self.head is not None
         detector = self.detector
-        chance = [step_generator(self.seed, step, at + 100 * rank) for at in (_AROUND_SOURCE, _AROUND_TARGET)]
+        chance = [step_generator(self.seed, number, at) for at in (_AROUND_SOURCE, _AROUND_TARGET)]
         labelled = detector.labelled_regions(source, targets, background=BACKGROUND, generator=chance[0])
         seen = detector.class_scores(target) if scores is None else scores
         self.regions.update(per_image(labelled.labels, len(targets), len(detector.classes)), seen)
@@ -175,7 +178,7 @@ class AdaptedDetector(nn.Module):
             generator=chance[1],
         )
         clip, clip_labels = _crops(targets)
-        out = self.head(labelled, found, step, clip, clip_labels)
+        out = self.head(labelled, found, number, clip, clip_labels)
         return Step(out.losses, out.facts | {"threshold": self.regions.values().mean()})
 
 

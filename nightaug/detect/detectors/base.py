@@ -83,6 +83,19 @@ class Found(NamedTuple):
     labels: Tensor  # (P,) class numbers from 0
 
 
+def across_processes(value: Tensor) -> Tensor:
+    """The mean of a count over all training processes.
+
+    With it several processes make the same gradient as one with all their images: DDP averages gradients, so each
+    must divide by the mean count, not by its own.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        value = value.detach().clone()
+        torch.distributed.all_reduce(value)
+        value = value / torch.distributed.get_world_size()
+    return value.detach()
+
+
 @dataclass
 class Forward:
     """One pass of a detector over a batch.

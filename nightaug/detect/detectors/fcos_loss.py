@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from nightaug.detect.detectors.base import Assignment, Target, served_objects
+from nightaug.detect.detectors.base import Assignment, Target, across_processes, served_objects
 
 
 class Locations(NamedTuple):
@@ -130,16 +130,3 @@ def centerness_target(boxes: Tensor, points: Tensor, size: Tensor) -> Tensor:
     before, after = points - (center - half), (center + half) - points  # (P, 2)
     low, high = torch.minimum(before, after).clamp(min=0), torch.maximum(before, after).clamp(min=1e-6)
     return (low / high).prod(dim=1).sqrt()
-
-
-def across_processes(value: Tensor) -> Tensor:
-    """The mean of a count over all training processes.
-
-    With it several processes make the same gradient as one with all their images: DDP averages gradients, so each
-    must divide by the mean count, not by its own.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        value = value.detach().clone()
-        torch.distributed.all_reduce(value)
-        value = value / torch.distributed.get_world_size()
-    return value.detach()

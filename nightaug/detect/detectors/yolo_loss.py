@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nightaug.detect.detectors.base import Assignment, Target
-from nightaug.detect.detectors.fcos_loss import across_processes
+from nightaug.detect.detectors.base import Assignment, Target, across_processes
 
 
 class Anchors(NamedTuple):
