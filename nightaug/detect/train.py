@@ -108,9 +108,11 @@ class DetectorTrainer(TrainingProcess):
         beside = nn.ModuleDict(self.adapted.own_modules()) if self.adapted is not None else None
         optimizer = make_optimizer(detector, settings, self.rate, beside)
         module.to(device)
-        # A teacher that has been trained already is the one to learn from, not what the first steps make of it.
-        settled = bool(settings.weights) and self.adapted is not None and self.adapted.teaches
-        self.ema = MovingAverage(detector, settings.ema, settled) if settings.ema else None
+        self.ema = MovingAverage(detector, settings.ema) if settings.ema else None
+        self.teacher: MovingAverage[Detector] | None = None
+        if self.adapted is not None and self.adapted.teaches:
+            # One that has been trained already is not to forget that in the first steps.
+            self.teacher = MovingAverage(detector, settings.adaptation.teacher.ema, settled=bool(settings.weights))
         self.network, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.best: float | None = None
         self.without_gain = 0
@@ -146,10 +148,8 @@ class DetectorTrainer(TrainingProcess):
             return Step(self.network(batch.images, batch.targets).losses, {})
         pseudo = None
         number = number * self.accelerator.num_processes + self.accelerator.process_index
-        if self.adapted.teaches:
-            assert self.ema is not None  # see check_adaptation
-            teacher: Detector = self.ema.network
-            pseudo = self.adapted.ask(teacher, target.images, number)
+        if self.teacher is not None:
+            pseudo = self.adapted.ask(self.teacher.network, target.images, number)
         found: Step = self.network(batch.images, batch.targets, target.images, number, pseudo)
         return found
 
@@ -179,8 +179,9 @@ class DetectorTrainer(TrainingProcess):
             # fp16's scaler begins too high, and steps over what overflows: that is no failure of the run.
             parts["gradient_norm"] = norm if accelerator.scaler is None else norm.nan_to_num(0.0, 0.0, 0.0)
         self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update(self.live, step)
+        for average in (self.ema, self.teacher):
+            if average is not None:
+                average.update(self.live, step)
         return parts
 
     # -- state -------------------------------------------------------------------------------------------------
@@ -197,6 +198,7 @@ class DetectorTrainer(TrainingProcess):
                 "adaptation": self.adapted.own_state() if self.adapted is not None else None,
                 "optimizer": self.optimizer.optimizer.state_dict(),
                 "ema": self.ema.network.state_dict() if self.ema is not None else None,
+                "teacher": self.teacher.network.state_dict() if self.teacher is not None else None,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             }
         return state
@@ -238,6 +240,8 @@ class DetectorTrainer(TrainingProcess):
         self.optimizer.optimizer.load_state_dict(main["optimizer"])
         if self.ema is not None:
             self.ema.network.load_state_dict(main["ema"])
+        if self.teacher is not None:
+            self.teacher.network.load_state_dict(main["teacher"])
         if self.accelerator.scaler and main["scaler"]:
             self.accelerator.scaler.load_state_dict(main["scaler"])
         self.best, self.without_gain = main["best"], main["without_gain"]

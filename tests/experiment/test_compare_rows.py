@@ -61,7 +61,7 @@ def test_a_moved_comparison_goes_on_inside_an_arm(tmp_path: Path, data: Data) ->
 def test_embeddings_may_be_kept_elsewhere_inside_an_arm(tmp_path: Path, data: Data) -> None:
     assert train(data, tmp_path, steps=1, adaptation={"cache": "here"})
     assert train(data, tmp_path, adaptation={"cache": "there"})
-    with pytest.raises(ConfigError, match="adaptation.nodes was 200, is 9"):
+    with pytest.raises(ConfigError, match=r"adaptation.nodes was 200, is 9"):
         train(data, tmp_path, adaptation={"cache": "there", "nodes": 9})
 
 

@@ -36,6 +36,20 @@ class PartWeights(Settings):
     teacher: float = Field(1.0, ge=0)
 
 
+class TeacherSettings(Settings):
+    """The mean teacher (part ``teacher``), after Unbiased Teacher (Liu et al., ICLR 2021)."""
+
+    #: Decay of the moving average that teaches. Slower than the one that is saved: a teacher that follows fast takes
+    #: its own mistakes over from its student, surer each time.
+    ema: float = Field(0.999, ge=0, lt=1)
+    #: A box of at least this score is a label (balanced thresholds only go up from here).
+    sure: float = Field(0.6, gt=0, lt=1)
+    #: Boxes under this share of their threshold are background; between the two, neither object nor background.
+    unsure: float = Field(0.5, ge=0, le=1)
+    #: Learn where boxes are and how large, too, not only what they show.
+    boxes: bool = False
+
+
 class AdaptationSettings(Settings):
     """Settings of ``--adapt vlmcshfg``."""
 
@@ -50,9 +64,7 @@ class AdaptationSettings(Settings):
     thresholds: Literal["fixed", "balanced"] = "fixed"
     foreground_share: float = Field(0.5, gt=0, le=2)
     foreground_floor: float = Field(0.2, gt=0, lt=1)
-    #: teacher: boxes of the mean teacher under this share of their class' threshold are background; between the two
-    #: they are neither object nor background.
-    unsure: float = Field(0.5, ge=0, le=1)
+    teacher: TeacherSettings = TeacherSettings()
     #: Most objects kept of a domain, and regions of background for each.
     nodes: PositiveInt = 200
     background_share: float = Field(0.1, ge=0, le=1)

@@ -49,7 +49,8 @@ def pseudo_targets(found: Sequence[Found], thresholds: Tensor, unsure: float) ->
     Returns:
         For each image: boxes from their class' threshold on with weight 1; with weight 0, which is neither object nor
         background, those under it but not under ``unsure`` times it, unless they overlap one of the former of their
-        class by more than :data:`SAME` (they would only take away the background around it).
+        class by more than :data:`SAME` (they would only take away the background around it). An image without a sure
+        box has weight 0: that nothing was found does not say that nothing is there.
     """
     targets = []
     for boxes, scores, labels in found:
@@ -60,7 +61,7 @@ def pseudo_targets(found: Sequence[Found], thresholds: Tensor, unsure: float) ->
             near = (box_iou(boxes.float(), boxes.float()) > SAME) & (labels[:, None] == labels)
             known = (near & sure).any(dim=1)
         keep = (sure | ((scores >= unsure * least) & ~known)).nonzero()[:, 0]
-        targets.append(Target(boxes[keep], labels[keep], sure[keep].float()))
+        targets.append(Target(boxes[keep], labels[keep], sure[keep].float(), float(sure.any())))
     return targets
 
 

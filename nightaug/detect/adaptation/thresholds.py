@@ -42,16 +42,16 @@ def per_image(labels: Tensor, images: int, classes: int) -> Tensor:
 class PseudoThresholds(nn.Module):
     """The score over which a target region counts as an object, by class.
 
-    ``settings.thresholds`` is ``fixed``: ``settings.foreground`` for all. ``balanced``: the smallest score at which an
+    ``settings.thresholds`` is ``fixed``: ``foreground`` for all. ``balanced``: the smallest score at which an
     image of the target shows at most ``settings.foreground_share`` times as many regions of the class as a labelled
-    image of the source does, both as decayed means over the last steps, between ``settings.foreground_floor`` and
-    :data:`CEILING`.
+    image of the source does, both as decayed means over the last steps, between ``floor`` and :data:`CEILING`.
 
     There is nothing to learn. What it has counted, in all processes, is in buffers and saved with the training's state.
 
     Args:
         classes: K, without background.
         settings: see :class:`AdaptationSettings`.
+        foreground, floor: in place of the settings' ``foreground`` and ``foreground_floor``.
     """
 
     over: Tensor
@@ -59,8 +59,16 @@ class PseudoThresholds(nn.Module):
     steps: Tensor
     edges: Tensor
 
-    def __init__(self, classes: int, settings: AdaptationSettings) -> None:
+    def __init__(
+        self,
+        classes: int,
+        settings: AdaptationSettings,
+        foreground: float | None = None,
+        floor: float | None = None,
+    ) -> None:
         super().__init__()
+        self.foreground = settings.foreground if foreground is None else foreground
+        self.floor = settings.foreground_floor if floor is None else floor
         self.classes, self.settings = classes, settings
         # (K, BINS): regions an image of the target with at least the score of each step of the score.
         self.register_buffer("over", torch.zeros(classes, BINS))
@@ -119,18 +127,18 @@ class PseudoThresholds(nn.Module):
     def values(self) -> Tensor:
         """The thresholds, (K,) fp32 on the module's device.
 
-        Balanced ones are ``settings.foreground`` before the first update, and for a class of which the target has shown
+        Balanced ones are ``foreground`` before the first update, and for a class of which the target has shown
         no region over ``settings.background``; and :data:`CEILING` for one the source has not shown: a class nobody
         has been taught can only be a mistake.
         """
         s = self.settings
-        same = torch.full_like(self.source, s.foreground)
+        same = torch.full_like(self.source, self.foreground)
         if s.thresholds == "fixed":
             return same
         # Both means began at 0 in the same step: what that takes away cancels, and early steps need no correction.
         wanted = s.foreground_share * (1 + _ROUNDING) * self.source
         value = (self.over > wanted[:, None]).sum(1) / BINS
-        value = value.clamp(s.foreground_floor, max(CEILING, s.foreground_floor))
+        value = value.clamp(self.floor, max(CEILING, self.floor))
         value = torch.where(self.over[:, 0] > 0, value, same)
         value = torch.where(self.source > 0, value, CEILING)
         return torch.where(self.steps > 0, value, same)

@@ -63,7 +63,8 @@ class AdaptedDetector(nn.Module):
         own: AdaptationSettings = settings.adaptation
         self.detector, self.settings, self.seed = detector, own, settings.seed
         classes = len(detector.classes)
-        self.regions, self.boxes = PseudoThresholds(classes, own), PseudoThresholds(classes, own)
+        sure = own.teacher.sure
+        self.regions, self.boxes = PseudoThresholds(classes, own), PseudoThresholds(classes, own, sure, sure)
         self.head: AdaptationHead | None = None
         if set(own.parts) - set(EXTRA_PARTS):
             width, pyramid = _shape(detector)
@@ -112,13 +113,13 @@ class AdaptedDetector(nn.Module):
         """Pseudo labels of a batch of target images, and the view of them the student learns from.
 
         Args:
-            teacher: the moving average of the detector.
+            teacher: a moving average of the detector.
             images: uint8 (N, 3, H, W).
             number: see :meth:`forward`.
         """
         seen = teacher.run(images)
         found, scores = teacher.found(seen), teacher.class_scores(seen)
-        labels = pseudo_targets(found, self.boxes.values(), self.settings.unsure)
+        labels = pseudo_targets(found, self.boxes.values(), self.settings.teacher.unsure)
         return Pseudo(found, labels, scores, strong_view(images, step_generator(self.seed, number, _VIEW)))
 
     def forward(
@@ -149,7 +150,9 @@ class AdaptedDetector(nn.Module):
             losses, facts = losses | out.losses, out.facts
         if pseudo is not None:
             own, _ = self.detector.losses(target, pseudo.targets)
-            losses["teacher"] = weighted_total(own, dict(self.detector.loss_weights))
+            learnt = own if self.settings.teacher.boxes else self.detector.class_losses
+            weights = {name: self.detector.loss_weights[name] for name in learnt}
+            losses["teacher"] = weighted_total({name: own[name] for name in learnt}, weights)
             facts |= pseudo_facts(pseudo.targets)
             labels = torch.cat([torch.where(one.weights > 0, one.labels, -1) for one in targets])
             self.boxes.update_found(per_image(labels, len(targets), len(self.detector.classes)), pseudo.found)
@@ -189,7 +192,7 @@ def check_adaptation(settings: DetectorSettings, images: int) -> None:
         images: of the target.
 
     Raises:
-        ConfigError: no target, no part that can be trained, or no moving average where a teacher is wanted.
+        ConfigError: no target, or no part that can be trained.
     """
     if not images:
         raise ConfigError("--adapt needs unlabelled images of the target: add --target NIGHT_IMAGES")
@@ -197,8 +200,6 @@ def check_adaptation(settings: DetectorSettings, images: int) -> None:
         raise ConfigError("adaptation.parts is empty: name at least one part, or leave out --adapt")
     if set(settings.adaptation.parts) == {"alignment"} and settings.clip == "none":
         raise ConfigError("adaptation.parts names alignment alone, which needs a CLIP: add --clip MODEL:TAG")
-    if "teacher" in settings.adaptation.parts and not settings.ema:
-        raise ConfigError("the teacher is the moving average of the weights: set ema to 0.999 or so")
 
 
 def _shape(detector: Detector) -> tuple[int, list[int]]:

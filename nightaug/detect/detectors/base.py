@@ -142,6 +142,7 @@ class Detector(nn.Module):
         width, height: of the network's input, pixels.
         score, nms, max_detections: which detections are given.
         loss_weights: a weight for every loss :meth:`forward` gives.
+        class_losses: those of them that say what is there, and not where.
         progress: share of the training steps that are done, in [0, 1]; some losses shift their weight with it.
         facts: what a weight file must hold beside settings and classes to build the same network again.
         loaded: a line on the pretrained weights it started from, or empty.
@@ -155,6 +156,7 @@ class Detector(nn.Module):
     nms: float = 0.6
     max_detections: int = 100
     loss_weights: Mapping[str, float]
+    class_losses: tuple[str, ...]
     progress: float = 0.0
     facts: Mapping[str, Any] = MappingProxyType({})
     loaded: str = ""

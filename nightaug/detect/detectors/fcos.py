@@ -51,6 +51,7 @@ class FCOSDetector(Detector):
 
     mean: Tensor
     deviation: Tensor
+    class_losses = ("classification",)
 
     def __init__(self, settings: DetectorSettings, classes: tuple[str, ...], pretrained: bool = True) -> None:
         super().__init__()

@@ -58,6 +58,8 @@ class YOLODetector(Detector):
         CheckpointError: the weights cannot be had or do not fit.
     """
 
+    class_losses = ("cls",)
+
     def __init__(
         self,
         settings: DetectorSettings,

@@ -47,6 +47,12 @@ def test_an_unsure_box_around_a_sure_one_goes_unless_it_is_of_another_class() ->
     assert both.weights.tolist() == [1, 1], "sure boxes stay, however they overlap"
 
 
+def test_an_image_without_a_sure_box_teaches_nothing() -> None:
+    """Not even that all of it is background."""
+    some = found([(0, 0, 0.9, 0)]), found([(0, 0, 0.4, 0)]), found([])
+    assert [label.image_weight for label in pseudo_targets(some, torch.tensor([0.5]), unsure=0.5)] == [1, 0, 0]
+
+
 def test_nothing_found_and_the_numbers_of_labels() -> None:
     empty = found([])
     targets = pseudo_targets(
