@@ -179,7 +179,7 @@ def fill(
                     work.run(request)
         except torch.OutOfMemoryError as error:
             raise NightaugError(
-                f"out of GPU memory: embed fewer than {batch} crops at once; what is done is kept"
+                f"out of GPU memory with {batch} crops at once: free some, or use a smaller CLIP; what is done is kept"
             ) from error
         except OSError as error:
             raise NightaugError(

@@ -20,6 +20,7 @@ from nightaug.clip.region_cache import RegionCache
 from nightaug.data.frames import Frame
 from nightaug.detect.sampling import Source
 from nightaug.detect.settings import DetectorSettings
+from nightaug.errors import ConfigError
 
 
 def cache_folder(settings: DetectorSettings) -> Path:
@@ -76,7 +77,12 @@ class VisionLanguage:
         """
         assert self._clip is not None, "the cache is opened before CLIP is let go"
         adaptation, folder = self.settings.adaptation, cache_folder(self.settings)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"no embeddings can be kept in {folder} ({error.strerror}): choose a place with --set adaptation.cache"
+            ) from error
         return RegionCache.open(folder, self._clip, adaptation.context, adaptation.min_side)
 
     def embed(self, sources: Sequence[Source], classes: Sequence[str]) -> tuple[list[Source], list[str]]:

@@ -196,6 +196,13 @@ def test_images_with_few_objects(objects: int) -> None:
     assert all(bool(p.grad.isfinite().all()) for p in adapted.parameters() if p.grad is not None)
 
 
+def test_a_place_that_cannot_hold_embeddings_is_one_line(streets: Path, tmp_path: Path, clip: str) -> None:
+    (tmp_path / "file").write_text("")
+    made = trainer(streets, tmp_path / "run", {"cache": str(tmp_path / "file" / "x")}, clip=clip)
+    with pytest.raises(ConfigError, match=r"choose a place with --set adaptation\.cache"):
+        made.run()
+
+
 def test_what_cannot_be_trained_is_refused(streets: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="add --target NIGHT_IMAGES"):
         trainer(streets, tmp_path / "a", target=[])
