@@ -347,12 +347,12 @@ def test_an_adapted_arm_sees_night_images_without_their_labels(tmp_path: Path) -
     assert arm.boxes() == day.boxes()
     # What it adapts to and how is as much a part of it as the labelled images are.
     less = build_arm("day+adapt", parts, {}, data, {**changes, "adaptation": {"parts": ["sampler"]}})
-    data.train["B"].pop()
+    data.target.pop()
     fewer = build_arm("day+adapt", parts, {}, data, changes)
     assert len({day.checksum, arm.checksum, less.checksum, fewer.checksum}) == 4
     assert build_arm("day", parts, {}, data).checksum == day.checksum
     assert build_arm("day+adapt", parts, {}, data, {**changes, "workers": 3}).checksum == fewer.checksum
-    data.train["B"].clear()
+    data.target.clear()
     with pytest.raises(DatasetError, match=r"train/B has no night images for day\+adapt to adapt to"):
         build_arm("day+adapt", parts, {}, data, changes)
 
