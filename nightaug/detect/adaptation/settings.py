@@ -63,7 +63,7 @@ class AdaptationSettings(Settings):
     #: the objects an image of the source does, never under foreground_floor.
     thresholds: Literal["fixed", "balanced"] = "fixed"
     foreground_share: float = Field(0.5, gt=0, le=2)
-    foreground_floor: float = Field(0.2, gt=0, lt=1)
+    foreground_floor: float = Field(0.4, gt=0, lt=1)
     teacher: TeacherSettings = TeacherSettings()
     #: Most objects kept of a domain, and regions of background for each.
     nodes: PositiveInt = 200

@@ -76,7 +76,7 @@ def test_the_target_then_shows_the_wanted_share_of_each_class() -> None:
 
 
 def test_before_anything_is_seen_and_for_classes_one_side_never_shows() -> None:
-    thresholds = balanced()
+    thresholds = balanced(foreground_floor=0.2)
     assert thresholds.values().tolist() == [0.5] * 4
     thresholds.update(RATES, torch.zeros(0, 100, 4))
     assert thresholds.values().tolist() == [0.5] * 4, "no target image"
