@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from nightaug.config import Settings, dump_yaml, load_yaml, merge
+from nightaug.config import Settings, dump_yaml, flatten, load_yaml, merge
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.images import atomic_open, atomic_write_text
 
@@ -108,7 +108,7 @@ class RunFolder:
         now = yaml.safe_load(dump_yaml(settings))
         # A setting the run did not know, being of an older version, is as if it had its default.
         defaults = type(settings).model_construct().model_dump(mode="json")
-        before, now = _flat(merge(defaults, load_yaml(self.config_path))), _flat(now)
+        before, now = flatten(merge(defaults, load_yaml(self.config_path))), flatten(now)
         changed = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(set(before) | set(now))
@@ -201,12 +201,9 @@ class RunFolder:
         return load_torch(path)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+def user_cache(name: str) -> Path:
+    """nightaug's folder of that name in the user's cache folder; not made here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightaug" / name
 
 
 def load_torch(path: str | os.PathLike[str]) -> dict[str, Any]:

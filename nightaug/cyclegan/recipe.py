@@ -45,8 +45,7 @@ def run_recipe(
     trainer = Trainer(dataset, out, settings, cpu)
     main = trainer.accelerator.is_main_process
     if epochs is not None:
-        batch = settings.batch * settings.accumulate * trainer.accelerator.num_processes
-        steps = epoch_steps(epochs, max(map(len, trainer.files)), batch)
+        steps = epoch_steps(epochs, max(map(len, trainer.files)), trainer.global_batch)
         trainer.settings = settings = build(TranslatorSettings, *layers, {"steps": steps})
     if not dry_run:
         trainer.claim(resume)

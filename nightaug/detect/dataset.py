@@ -22,6 +22,7 @@ from nightaug.data.upright import upright
 from nightaug.detect.augment import Augment
 from nightaug.detect.detectors.base import Target
 from nightaug.detect.sampling import Mixture
+from nightaug.detect.sources import image_weight
 from nightaug.errors import DatasetError, ImageError
 from nightaug.images import ImageArray, Letterbox, letterbox, read_image
 
@@ -90,11 +91,6 @@ def frame_arrays(
         np.array([numbers[box.category] for box in wanted], np.int64),
         np.array([0.0 if box.crowd else box.weight for box in wanted], np.float32),
     )
-
-
-def image_weight(frame: Frame) -> float:
-    """In [0, 1]: how far the whole image is trusted (a translation's manifest says so), 1 where nothing is said."""
-    return float((frame.extra or {}).get("weight", 1.0))
 
 
 class DetectionSamples(Dataset[Sample]):

@@ -19,9 +19,14 @@ def learning_rate(settings: DetectorSettings, global_batch: int) -> float:
     return 0.01 * share if settings.optimizer == "sgd" else 0.001 * math.sqrt(share)
 
 
+def warmed_up(step: int, warmup: int) -> float:
+    """From 0 to 1 over the first ``warmup`` steps, 1 afterwards."""
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0
+
+
 def rate_factor(step: int, settings: DetectorSettings) -> float:
     """Learning rate of ``step`` (from 0) relative to the full one: a linear rise, then the schedule."""
-    rise = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    rise = warmed_up(step, settings.warmup)
     if settings.schedule == "constant":
         return rise
     if settings.schedule == "step":

@@ -138,7 +138,8 @@ def run_recipe(
                 if main:
                     say(dump_yaml(settings).rstrip())
                 return None
-            trainer.say = say if main else trainer.say
+            if main:
+                trainer.say = say
             result = trainer.run(resume)
             return result if main else None
     except Interrupted as error:  # while CLIP embedded; training itself ends with a state

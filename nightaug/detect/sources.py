@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,28 +78,32 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def load_frames(dataset: Dataset, split: str, domain: str) -> list[Frame]:
+def load_frames(dataset: Dataset, split: str, domain: str, rows: Mapping[str, _Row] | None = None) -> list[Frame]:
     """Frames of a dataset with an image, by split and domain; a translated folder's weights are put into them.
 
     ``dropped_boxes`` of the manifest get weight 0, an image's weight goes to ``extra["weight"]``, and images of
-    weight 0 are left out.
+    weight 0 are left out. ``rows`` are the manifest's where the caller has them (see :func:`read_weights`).
     """
     frames = [
         frame
         for frame in dataset.frames(None if split == "all" else split, None if domain == "all" else domain)
         if frame.path is not None
     ]
-    rows = read_weights(dataset.root)
+    rows = read_weights(dataset.root) if rows is None else rows
     if not rows:
         return frames
-    weighed = []
+    found = []
     for frame in frames:
-        row = rows.get(os.path.relpath(os.path.abspath(frame.path or ""), os.path.abspath(dataset.root)))
-        if row is None or (row.weight == 1 and not row.dropped_boxes):
-            weighed.append(frame)
-        elif row.weight > 0:
-            weighed.append(_weigh(frame, row))
-    return weighed
+        row = rows.get(_place(frame, dataset.root))
+        kept = frame if row is None else weighed(frame, row.weight, frozenset(row.dropped_boxes))
+        if kept is not None:
+            found.append(kept)
+    return found
+
+
+def _place(frame: Frame, root: Path) -> str:
+    """Where in a folder a frame's image lies, as manifests name it."""
+    return os.path.relpath(os.path.abspath(frame.path or ""), os.path.abspath(root))
 
 
 def read_weights(root: Path) -> dict[str, _Row]:
@@ -124,12 +128,25 @@ def read_weights(root: Path) -> dict[str, _Row]:
     return rows
 
 
-def _weigh(frame: Frame, row: _Row) -> Frame:
-    dropped = set(row.dropped_boxes)
+def weighed(frame: Frame, weight: float, dropped: Collection[int]) -> Frame | None:
+    """The frame with the weights of its manifest row, None where the image's is 0.
+
+    Args:
+        weight: of the image, to ``extra["weight"]``.
+        dropped: numbers of the boxes that get weight 0.
+    """
+    if weight <= 0:
+        return None
     boxes = [
         msgspec.structs.replace(box, weight=0.0) if number in dropped else box for number, box in enumerate(frame.boxes)
     ]
-    return msgspec.structs.replace(frame, boxes=boxes, extra={**(frame.extra or {}), "weight": row.weight})
+    extra = frame.extra if weight == 1 else {**(frame.extra or {}), "weight": weight}
+    return msgspec.structs.replace(frame, boxes=boxes, extra=extra)
+
+
+def image_weight(frame: Frame) -> float:
+    """In [0, 1]: how far the whole image is trusted (a translation's manifest says so), 1 where nothing is said."""
+    return float((frame.extra or {}).get("weight", 1.0))
 
 
 def is_labelled(frame: Frame) -> bool:
@@ -137,11 +154,11 @@ def is_labelled(frame: Frame) -> bool:
     return (frame.extra or {}).get("labelled") is not False
 
 
-def labelled_frames(dataset: Dataset, split: str, domain: str) -> list[Frame]:
+def labelled_frames(dataset: Dataset, split: str, domain: str, rows: Mapping[str, _Row] | None = None) -> list[Frame]:
     """Frames (see :func:`load_frames`) in which somebody has looked for objects; images alone are none."""
     parts = [part for part in dataset.parts if part.source is not None]
     labelled = Dataset(dataset.root, parts, dataset.prepared, dataset.problems)
-    return [frame for frame in load_frames(labelled, split, domain) if is_labelled(frame)]
+    return [frame for frame in load_frames(labelled, split, domain, rows) if is_labelled(frame)]
 
 
 def load_source(spec: SourceSpec, dataset: Dataset, option: str = "--data") -> Source:
@@ -155,28 +172,29 @@ def load_source(spec: SourceSpec, dataset: Dataset, option: str = "--data") -> S
         DatasetError: nothing usable is there.
     """
     opened, split, name = _open(spec, dataset)
-    frames = labelled_frames(opened, split, spec.domain)
+    rows = read_weights(opened.root)
+    frames = labelled_frames(opened, split, spec.domain, rows)
     if not frames:
-        found = len(load_frames(opened, split, spec.domain))
+        found = len(load_frames(opened, split, spec.domain, rows))
         what = f"{found:,} images, none of them labelled" if found else "no images"
         raise DatasetError(f"{option} {name}: {what} ({_parts(opened)})")
-    return Source(name, frames, spec.weight, find_origins(frames, opened.root, dataset.root))
+    return Source(name, frames, spec.weight, find_origins(frames, opened.root, rows, dataset.root))
 
 
-def find_origins(frames: Sequence[Frame], root: Path, dataset: Path) -> dict[Path, Path]:
+def find_origins(frames: Sequence[Frame], root: Path, rows: Mapping[str, _Row], dataset: Path) -> dict[Path, Path]:
     """Which image of the dataset each translated frame was made from, as the translated folder's manifest says.
 
     Args:
         root: of the translated folder.
+        rows: of its manifest.
         dataset: what was translated.
 
     Returns:
         Empty where ``root`` holds no translation; frames whose image is not in the dataset are left out.
     """
-    rows = read_weights(root)
     found: dict[Path, Path] = {}
-    for frame in frames:
-        row = rows.get(os.path.relpath(os.path.abspath(frame.path or ""), os.path.abspath(root)))
+    for frame in frames if rows else ():
+        row = rows.get(_place(frame, root))
         if row is not None and row.source and frame.path is not None and (dataset / row.source).is_file():
             found[frame.path] = dataset / row.source
     return found

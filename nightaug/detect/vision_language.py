@@ -5,11 +5,10 @@ Everything CLIP does is done before the first step and kept on disk; no step eve
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import torch
@@ -21,27 +20,31 @@ from nightaug.data.frames import Frame
 from nightaug.detect.sampling import Source
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
+from nightaug.runs import user_cache
 
 
 def cache_folder(settings: DetectorSettings) -> Path:
     """Where embeddings are kept: as set, else in the user's cache folder, shared by all runs."""
     if settings.adaptation.cache is not None:
         return Path(settings.adaptation.cache)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nightaug" / "regions"
+    return user_cache("regions")
 
 
 def needs_clip(settings: DetectorSettings, sources: Sequence[Source]) -> bool:
     """Whether a run with these settings looks at CLIP's embeddings."""
     aligned = settings.adapt != "none" and "alignment" in settings.adaptation.parts
-    gated = settings.clip_gate != "none" and any(source.origins for source in sources)
-    return settings.clip != "none" and (aligned or gated)
+    return settings.clip != "none" and (aligned or _gates(settings, sources))
+
+
+def _gates(settings: DetectorSettings, sources: Sequence[Source]) -> bool:
+    """Whether the gate is on and has translated images to judge."""
+    return settings.clip_gate != "none" and any(source.origins for source in sources)
 
 
 def without_effect(settings: DetectorSettings, sources: Sequence[Source]) -> list[str]:
     """What the settings say of CLIP and nothing comes of, in words."""
     found = []
-    if settings.clip_gate != "none" and not any(source.origins for source in sources):
+    if settings.clip_gate != "none" and not _gates(settings, sources):
         found.append(
             "clip_gate has nothing to judge: no training image is known as translated from one of this dataset"
         )
@@ -102,24 +105,21 @@ class VisionLanguage:
         clip = self._clip
         if clip is None:
             return list(sources), []
-        gated = self.settings.clip_gate != "none"
+        mode = self.settings.clip_gate
         frames = [frame for source in sources for frame in source.frames]
-        before = [_at(frame, source.origins) for source in sources for frame in source.frames] if gated else []
+        before = [_untranslated(source) if mode != "none" else {} for source in sources]
         # A day image is often trained on and the origin of a translated one.
-        once = {(frame.path, tuple(box.xyxy for box in frame.boxes)): frame for frame in (*frames, *before) if frame}
+        once = {
+            (frame.path, tuple(box.xyxy for box in frame.boxes)): frame
+            for frame in chain(frames, *(found.values() for found in before))
+        }
         report = self.cache.fill(list(once.values()), clip)
         notes = [f"CLIP {self.name}: {report.boxes:,} boxes in {report.images:,} images, in {self.cache.path}"]
         if report.unreadable:
             notes.append(f"CLIP: {len(report.unreadable):,} images could not be read; their boxes have no embedding")
         out = []
-        for source in sources:
-            if gated and source.origins:
-                origins = {
-                    frame.path: origin
-                    for frame in source.frames
-                    if frame.path is not None and (origin := _at(frame, source.origins)) is not None
-                }
-                mode: Literal["weigh", "drop"] = "drop" if self.settings.clip_gate == "drop" else "weigh"
+        for source, origins in zip(sources, before, strict=True):
+            if mode != "none" and source.origins:
                 judged = gate(source.frames, origins, self.cache, clip, classes, mode)
                 notes.append(f"{source.name}: {judged.line()}")
                 out.append(source._replace(frames=judged.frames))
@@ -129,7 +129,11 @@ class VisionLanguage:
         return out, notes
 
 
-def _at(frame: Frame, origins: Mapping[Path, Path] | None) -> Frame | None:
-    """The same labels on the image that a translated one was made from."""
-    origin = origins.get(frame.path) if origins and frame.path is not None else None
-    return None if origin is None else msgspec.structs.replace(frame, path=origin)
+def _untranslated(source: Source) -> dict[Path, Frame]:
+    """By translated image: the same labels on the image it was made from."""
+    origins = source.origins or {}
+    return {
+        frame.path: msgspec.structs.replace(frame, path=origins[frame.path])
+        for frame in source.frames
+        if frame.path is not None and frame.path in origins
+    }

@@ -301,7 +301,7 @@ def is_built_in(name: str) -> bool:
 
 def is_folder(part: SourceSpec) -> bool:
     """Whether a part's images come from elsewhere than the compared dataset and its translations."""
-    return part.data != DATASET and not part.data.startswith(f"{TRANSLATED}:")
+    return part.data != DATASET and not part.translated
 
 
 def slug(name: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from nightaug.config import merge
+from nightaug.config import flatten, merge
 from nightaug.data.text import table as text_table
 from nightaug.detect.adaptation.settings import AdaptationSettings, Part
 from nightaug.errors import ConfigError
@@ -149,7 +149,7 @@ def arm_settings(base: Mapping[str, Any], changes: Overrides, translated: bool) 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], harmless: Sequence[str]) -> dict[str, str]:
     """Setting -> ``was 1, is 2``; sections are looked into, and CLIP's file may lie elsewhere."""
-    old, new = _flat(before), _flat(now)
+    old, new = flatten(before), flatten(now)
     return {
         key: f"was {old.get(key)!r}, is {new.get(key)!r}"
         for key in sorted(set(old) | set(new))
@@ -157,16 +157,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], harmless: Seq
         and (key != "clip" or shown_clip(str(old.get(key))) != shown_clip(str(new.get(key))))
         and old.get(key) != new.get(key)
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def shown_clip(spec: str) -> str:

@@ -18,11 +18,12 @@ from nightaug.data.formats.base import ordered_classes
 from nightaug.data.formats.discover import DOMAINS, unlabelled_frames
 from nightaug.data.frames import Frame
 from nightaug.data.splits import cut, find_drives
+from nightaug.detect.sources import image_weight, is_labelled, weighed
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.experiment.arms import DATASET, TRANSLATED, shares, shown_name, slug
 from nightaug.experiment.compare_adapt import Overrides, adapts_with
 from nightaug.experiment.compare_held import Held, origin_of, places_by_name
-from nightaug.experiment.compare_manifest import says_night_boxes, untranslated, weighed
+from nightaug.experiment.compare_manifest import says_night_boxes, untranslated
 from nightaug.experiment.compare_settings import HARMLESS, SourceSpec
 from nightaug.translate.plan import read_manifest
 
@@ -120,7 +121,7 @@ class Arm:
 
     @property
     def translator(self) -> str | None:
-        names = [s.spec.data.partition(":")[2] for s in self.sources if s.spec.data.startswith(f"{TRANSLATED}:")]
+        names = [s.spec.data.partition(":")[2] for s in self.sources if s.spec.translated]
         return ", ".join(dict.fromkeys(names)) or None
 
     @property
@@ -157,14 +158,9 @@ class Arm:
         return f"{value:08x}"
 
 
-def image_weight(frame: Frame) -> float:
-    """How far an image is trusted: 1, or what its manifest said."""
-    return float((frame.extra or {}).get("weight", 1.0))
-
-
 def _usable(frames: Iterable[Frame]) -> list[Frame]:
     """Frames with an image that somebody has labelled."""
-    return [f for f in frames if f.path is not None and (f.extra or {}).get("labelled") is not False]
+    return [frame for frame in frames if frame.path is not None and is_labelled(frame)]
 
 
 def read_data(root: Path, dev_share: float, allow_shared_drives: bool = False) -> Data:
@@ -329,7 +325,7 @@ def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data
     rows = {os.path.abspath(folder / row.output): row for row in read_manifest(folder)}
     source = ArmSource(spec, title, [], share)
     # A folder named as a translator is one, also if another program made it and wrote no manifest.
-    declared = spec.data.startswith(f"{TRANSLATED}:")
+    declared = spec.translated
     if declared:
         _train_only(spec, title)
     for frame in frames:
@@ -341,7 +337,7 @@ def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data
         if drive in data.held.drives or (row is None and data.held.copies(frame.path)):
             source.held_back += 1
             continue
-        kept = weighed(frame, row) if row else frame
+        kept = weighed(frame, row.weight, frozenset(row.dropped_boxes)) if row else frame
         if kept is None:
             source.dropped += 1
             continue

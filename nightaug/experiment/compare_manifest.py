@@ -1,4 +1,4 @@
-"""What a translated folder says of itself: weights of its images, what was not made, night labels in its making."""
+"""What a translated folder says of itself: what was not made, night labels in its making."""
 
 from __future__ import annotations
 
@@ -6,25 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from nightaug.data.frames import Frame
 from nightaug.experiment.compare_settings import SourceSpec
-from nightaug.translate.plan import ManifestRow
 
 
 class _Says(msgspec.Struct):
     """How a manifest says that its translator was trained with labels of night images."""
 
     night_boxes: bool = False
-
-
-def weighed(frame: Frame, row: ManifestRow) -> Frame | None:
-    """The frame with the weights of its manifest row, None where that is 0."""
-    if row.weight <= 0:
-        return None
-    dropped = set(row.dropped_boxes)
-    boxes = [msgspec.structs.replace(b, weight=0.0) if i in dropped else b for i, b in enumerate(frame.boxes)]
-    extra = frame.extra if row.weight == 1 else {**(frame.extra or {}), "weight": row.weight}
-    return msgspec.structs.replace(frame, boxes=boxes, extra=extra)
 
 
 def _translation_facts(folder: Path) -> dict[str, object]:

@@ -104,12 +104,11 @@ class Detectors:
             trainer.folder.close()
 
     def detect(self, run: Path, truth: Truth, cpu: bool, progress: Callable[[int, int], None]) -> Results:
-        import torch
-
         from nightaug.detect.checkpoint import load_detector
         from nightaug.detect.inference import detect_frames
+        from nightaug.devices import default_device
 
-        device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
+        device = "cpu" if cpu else default_device()
         return detect_frames(load_detector(run, device, "last"), truth, device=device, progress=progress)
 
     def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:

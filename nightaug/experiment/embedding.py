@@ -22,6 +22,7 @@ from nightaug.detect.checkpoint import load_detector
 from nightaug.detect.dataset import MIN_SIDE, frame_arrays, to_tensor
 from nightaug.detect.detectors import Detector, Target
 from nightaug.detect.sources import spread
+from nightaug.devices import default_device
 from nightaug.errors import DatasetError, ImageError
 from nightaug.images import atomic_write_text, letterbox, read_image
 
@@ -293,7 +294,7 @@ def write_embedding(
         CheckpointError: no detector there.
         DatasetError: a domain shows no object of the classes.
     """
-    device = "cpu" if cpu or not torch.cuda.is_available() else "cuda"
+    device = "cpu" if cpu else default_device()
     content: dict[str, Any] = {"classes": list(classes)}
     for key, run in (("before", before), ("after", after)):
         detector = load_detector(run, device, "last")

@@ -44,7 +44,6 @@ WORDS = {
     "source_nodes": "day nodes a step",
     "target_nodes": "night nodes a step",
     "threshold": "score from which a night region counts as an object",
-    "pseudo_sure": "pseudo labels an image",
     "teacher_sure": "pseudo labels an image",
     "teacher_unsure": "doubtful ones an image: neither object nor background",
 }

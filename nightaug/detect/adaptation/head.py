@@ -30,6 +30,7 @@ from nightaug.detect.adaptation.hallucination import Completed, Hallucination
 from nightaug.detect.adaptation.nodes import step_generator, with_background, zero_on_graph
 from nightaug.detect.adaptation.orthogonal_projection import VisionLanguageAlignment
 from nightaug.detect.adaptation.settings import EXTRA_PARTS, AdaptationSettings
+from nightaug.detect.optimization import warmed_up
 from nightaug.detect.regions import RegionBatch
 from nightaug.errors import ConfigError
 
@@ -114,7 +115,7 @@ class AdaptationHead(nn.Module):
 
     def loss_weights(self, step: int) -> dict[str, float]:
         """The weight of every loss that :meth:`forward` gives; it rises over the head's warm-up."""
-        rise = min(1.0, (step + 1) / self.settings.warmup) if self.settings.warmup else 1.0
+        rise = warmed_up(step, self.settings.warmup)
         return {
             name: rise * value for name, value in self.settings.weights.model_dump().items() if name in self._names()
         }

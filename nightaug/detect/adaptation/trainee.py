@@ -14,6 +14,7 @@ from nightaug.detect.adaptation.settings import EXTRA_PARTS, AdaptationSettings
 from nightaug.detect.adaptation.teacher import pseudo_facts, pseudo_targets, strong_view
 from nightaug.detect.adaptation.thresholds import PseudoThresholds, per_image
 from nightaug.detect.detectors.base import Detector, Forward, Found, Target
+from nightaug.detect.optimization import warmed_up
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
@@ -102,11 +103,8 @@ class AdaptedDetector(nn.Module):
     def loss_weights(self, step: int) -> dict[str, float]:
         """The weight of every loss beside the detector's own."""
         weights = self.head.loss_weights(step) if self.head is not None else {}
-        return weights | ({"teacher": self.settings.weights.teacher * self.rise(step)} if self.teaches else {})
-
-    def rise(self, step: int) -> float:
-        """From 0 to 1 over the warm-up."""
-        return min(1.0, (step + 1) / self.settings.warmup) if self.settings.warmup else 1.0
+        rise = warmed_up(step, self.settings.warmup)
+        return weights | ({"teacher": self.settings.weights.teacher * rise} if self.teaches else {})
 
     @torch.no_grad()
     def ask(self, teacher: Detector, images: Tensor, number: int) -> Pseudo:
@@ -172,9 +170,10 @@ class AdaptedDetector(nn.Module):
         labelled = detector.labelled_regions(source, targets, background=BACKGROUND, generator=chance[0])
         seen = detector.class_scores(target) if scores is None else scores
         self.regions.update(per_image(labelled.labels, len(targets), len(detector.classes)), seen)
+        thresholds = self.regions.values()
         found = detector.scored_regions(
             target,
-            self.regions.values(),
+            thresholds,
             self.settings.background,
             scores=seen,
             most_background=BACKGROUND,
@@ -182,7 +181,7 @@ class AdaptedDetector(nn.Module):
         )
         clip, clip_labels = _crops(targets)
         out = self.head(labelled, found, number, clip, clip_labels)
-        return Step(out.losses, out.facts | {"threshold": self.regions.values().mean()})
+        return Step(out.losses, out.facts | {"threshold": thresholds.mean()})
 
 
 def check_adaptation(settings: DetectorSettings, images: int) -> None:

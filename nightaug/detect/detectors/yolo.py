@@ -33,7 +33,7 @@ from nightaug.detect.regions import RegionBatch
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.images import Letterbox, atomic_open
-from nightaug.runs import load_weights
+from nightaug.runs import load_weights, user_cache
 
 #: Candidates an image before non-maximum suppression, as in ultralytics' validation.
 CANDIDATES = 30_000
@@ -261,7 +261,7 @@ def _ultralytics() -> Any:
     name = "ultralytics.nn.tasks"
     if name in sys.modules:
         return sys.modules[name]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightaug" / "ultralytics"
+    cache = user_cache("ultralytics")
     os.environ["YOLO_AUTOINSTALL"] = "0"  # else it would pip-install what a checkpoint names
     # It asks the network whether there is one, sends statistics, and writes settings into the home folder.
     for key, value in {"YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(cache), "YOLO_VERBOSE": "0"}.items():
