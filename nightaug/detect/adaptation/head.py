@@ -76,7 +76,7 @@ class AdaptationHead(nn.Module):
     ) -> None:
         super().__init__()
         if not settings.parts:
-            raise ConfigError("adapt.parts is empty: name at least one part, or leave out --adapt")
+            raise ConfigError("adaptation.parts is empty: name at least one part, or leave out --adapt")
         self.settings, self.classes, self.seed = settings, classes, seed
         left_out = set(EXTRA_PARTS) | (set() if clip_width is not None else {"alignment"})
         self.parts = set(settings.parts) - left_out
