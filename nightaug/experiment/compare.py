@@ -24,7 +24,7 @@ from nightaug.experiment.arms import (
     slug,
     wanted_rows,
 )
-from nightaug.experiment.compare_adapt import ablation_lines, adapts_with
+from nightaug.experiment.compare_adapt import adapts_with
 from nightaug.experiment.compare_data import Arm, Data, build_arm, read_data
 from nightaug.experiment.compare_facts import facts, pairs
 from nightaug.experiment.compare_rows import Backend, Detectors, Rows, is_done, read_state
@@ -174,8 +174,8 @@ def run_compare(
         raise Interrupted(f"stopped; what is finished in {out} is kept, run the same command again to go on") from error
     finally:
         lock.close()
-    for line in [*(f"note: {note}" for note in table["notes"]), *ablation_lines(table)]:
-        say(line)
+    for note in table["notes"]:
+        say(f"note: {note}")
     if report is None:
         from nightaug.experiment.report import write_report
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from nightaug.config import flatten, merge
-from nightaug.data.text import table as text_table
 from nightaug.detect.adaptation.settings import AdaptationSettings, Part
 from nightaug.errors import ConfigError
 from nightaug.experiment import gap
@@ -219,34 +218,3 @@ def ablation(
     return [
         {"arm": arms[base].name, "day_spread": spread, "day_seeds": seeds, "rows": rows} for base, rows in found.items()
     ]
-
-
-def ablation_cells(entry: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """A title, the head and the rows of what :func:`ablation` gives of one arm; AP in percent."""
-    seeds = f"{entry['day_seeds']} {'seed' if entry['day_seeds'] == 1 else 'seeds'}"
-    spread = "not known" if entry["day_spread"] is None else f"{100 * entry['day_spread']:.1f} AP"
-    title = f"{entry['arm']} with each part left out; spread of the day arm over its seeds: {spread} ({seeds})"
-    head = ["part", "AP with it", "without", "difference", "exceeds the spread", "seeds"]
-    rows = []
-    for row in entry["rows"]:
-        told = " to ".join(f"{100 * row[key]:+z.1f}" for key in ("low", "high"))
-        rows.append(
-            [
-                row["part"],
-                *(f"{100 * row[key]:.1f}" for key in ("AP_with", "AP_without")),
-                f"{100 * row['difference']:+z.1f} [{told}]",
-                {True: "yes", False: "no", None: "-"}[row["exceeds_spread"]],
-                ", ".join(map(str, row["seeds"])),
-            ]
-        )
-    return title, head, rows
-
-
-def ablation_lines(table: Mapping[str, Any]) -> list[str]:
-    """The ablations of a comparison's table as plain text for the terminal."""
-    entries = [*filter(None, [table.get("ablation")]), *table.get("other_ablations", ())]
-    lines = []
-    for entry in entries:
-        title, head, rows = ablation_cells(entry)
-        lines += [title, *(f"  {line}" for line in text_table(head, rows))]
-    return lines

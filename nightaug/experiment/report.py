@@ -13,7 +13,7 @@ from string import Template
 
 from nightaug import __version__
 from nightaug.experiment.page import SLIDER_STYLE
-from nightaug.experiment.report_ablation import ablation_section
+from nightaug.experiment.report_ablation import ablation_lines, ablation_section
 from nightaug.experiment.report_features import features_section
 from nightaug.experiment.report_markdown import markdown, verdict
 from nightaug.experiment.report_pictures import detections_section, pictures_of, shown_images, sliders_section
@@ -58,6 +58,8 @@ def write_report(folder: Path, say: Callable[[str], None] = lambda text: None) -
     say(verdict(compared.table))
     for line in compared.table.others:
         say(f"  {line}")
+    for line in ablation_lines(compared.table.ablations):
+        say(line)
     for text in compared.missing[:NAMED]:
         say(f"missing: {text}")
     if len(compared.missing) > NAMED:

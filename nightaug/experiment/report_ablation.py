@@ -1,9 +1,10 @@
-"""What each part of an adapted arm is worth, as the report says it: HTML and Markdown."""
+"""What each part of an adapted arm is worth, in words and tables: HTML, Markdown, and the terminal's text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nightaug.data.text import table as text_table
 from nightaug.experiment.report_charts import forest
 from nightaug.experiment.report_read import Ablation, Interval, PartRow, Table
 from nightaug.experiment.report_tables import scroll
@@ -52,6 +53,16 @@ def cells(row: PartRow) -> list[str]:
         _ANSWERS[row.exceeds_spread],
         ", ".join(map(str, row.seeds)) or NONE,
     ]
+
+
+def ablation_lines(entries: Sequence[Ablation]) -> list[str]:
+    """The same for the terminal, without the plot."""
+    lines = []
+    for entry in entries:
+        spread = "not known" if entry.day_spread is None else f"{points(entry.day_spread)} AP"
+        lines.append(f"{entry.arm} with each part left out; spread of the day arm over its seeds: {spread}")
+        lines += [f"  {line}" for line in text_table(HEAD, [cells(row) for row in entry.rows])]
+    return lines
 
 
 def ablation_section(table: Table) -> str:

@@ -217,7 +217,9 @@ def test_several_ablations_and_one_seed(folder: Path) -> None:
     row = {"part": "teacher", "AP_with": 0.2, "AP_without": 0.19, "difference": 0.01, "low": 0.004, "high": 0.02}
     other = {"arm": "day+adapt", "rows": [row | {"seeds": [0], "exceeds_spread": None}], "day_spread": None}
     change(folder / "table.json", other_ablations=[other, {"arm": "empty", "rows": [], "day_spread": None}])
-    told = words(section(write_report(folder), "ablation"))
+    said: list[str] = []
+    told = words(section(write_report(folder, said.append), "ablation"))
+    assert [line.split(" with each part left out")[0] for line in said if "left out" in line][1:] == ["day+adapt"]
     assert "Parts that help: teacher. An interval of one seed does not hold the chance of training" in told
     assert "teacher 20.0 19.0 +1.0 [0.4, 2.0] \u2013 0" in told
     assert "empty" not in told
