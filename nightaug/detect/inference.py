@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nightaug.detect.dataset import StillImages, make_loader
-from nightaug.detect.detectors import Detector, Found
+from nightaug.detect.detectors import Detector, Forward, Found
 from nightaug.detect.truth import Truth
 from nightaug.errors import NightaugError
 from nightaug.images import Letterbox
@@ -41,8 +41,8 @@ def to_original(found: Found, letterbox: Letterbox, unreadable: bool = False) ->
     return Detections(boxes[solid], scores[solid], found.labels.cpu().numpy()[solid])
 
 
-def find(detector: Detector, images: Tensor, device: torch.device, precision: str) -> list[Found]:
-    """Detections of network inputs, uint8 (N, 3, H, W), in ``fp32``, ``bf16`` or ``fp16``.
+def look(detector: Detector, images: Tensor, device: torch.device, precision: str) -> Forward:
+    """A forward pass over network inputs, uint8 (N, 3, H, W), in ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
         NightaugError: the device has not enough memory for so many at once.
@@ -50,12 +50,17 @@ def find(detector: Detector, images: Tensor, device: torch.device, precision: st
     kind = _TYPES.get(precision, torch.bfloat16)
     try:
         with torch.autocast(device.type, dtype=kind, enabled=precision in _TYPES):
-            forward = detector(images.to(device))
-        return detector.found(forward)
+            seen: Forward = detector(images.to(device))
+        return seen
     except torch.OutOfMemoryError as error:
         raise NightaugError(
             f"{device} has not enough memory for {len(images)} images at once; use a smaller batch"
         ) from error
+
+
+def find(detector: Detector, images: Tensor, device: torch.device, precision: str) -> list[Found]:
+    """Detections of network inputs; see :func:`look`."""
+    return detector.found(look(detector, images, device, precision))
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nightaug import __version__
 from nightaug.clip.gating import gate_classes
 from nightaug.data.frames import Frame
+from nightaug.detect.adaptation.statistics import batch_norms, drawn, with_statistics
 from nightaug.detect.adaptation.trainee import AdaptedDetector, Step, check_adaptation
 from nightaug.detect.augment import Augment
 from nightaug.detect.checkpoint import start_from, write_detector
@@ -94,6 +95,8 @@ class DetectorTrainer(TrainingProcess):
         detector = build_detector(settings, self.classes, pretrained=settings.weights is None)
         self.loaded = str(start_from(detector, settings.weights)) if settings.weights else ""
         detector.to(memory_format=torch.channels_last)
+        if self.measures:
+            batch_norms(detector)  # refuse what has none before hours of training
         self.rate = learning_rate(settings, self.global_batch)
         device = self.accelerator.device
         if settings.clip_gate != "none" and any(source.origins for source in self.mixture.sources):
@@ -101,7 +104,7 @@ class DetectorTrainer(TrainingProcess):
         self.language = VisionLanguage(settings, device) if needs_clip(settings, self.mixture.sources) else None
         module: nn.Module = detector
         self.adapted: AdaptedDetector | None = None
-        if settings.adapt != "none":
+        if settings.adapt != "none" and settings.adaptation.learns:
             module = self.adapted = AdaptedDetector(detector, settings, self.language.width if self.language else None)
             # Parts that are switched off leave weights without a gradient.
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -139,6 +142,18 @@ class DetectorTrainer(TrainingProcess):
             return self.live
         detector: Detector = self.ema.network  # type: ignore[assignment]
         return detector
+
+    @property
+    def measures(self) -> bool:
+        """Whether normalisation statistics are measured on both domains."""
+        return self.settings.adapt != "none" and "statistics" in self.settings.adaptation.parts
+
+    def ready(self) -> Detector:
+        """:attr:`saved` as it goes into a weight file; what is trained on is never touched by that."""
+        if self.target is None or not self.measures:
+            return self.saved
+        paths = drawn(self.mixture), drawn(self.target)
+        return with_statistics(self.saved, *paths, self.settings.batch, self.precision, self.workers)
 
     # -- one optimiser step ------------------------------------------------------------------------------------
 
@@ -216,11 +231,11 @@ class DetectorTrainer(TrainingProcess):
         if self.accelerator.is_main_process:
             # Weights first: killed in between, the run makes these steps again and ends with the same weights, while
             # the other way round a finished run could be left with older ones.
-            self._write_weights("last", step)
+            self._write_weights("last", step, self.ready())
             self.folder.commit_state(step)
 
-    def _write_weights(self, which: str, step: int) -> None:
-        write_detector(self.folder.weights_path(which), self.saved, self.settings, step, __version__)
+    def _write_weights(self, which: str, step: int, network: Detector) -> None:
+        write_detector(self.folder.weights_path(which), network, self.settings, step, __version__)
 
     def load(self, step: int) -> None:
         """Continue from the state of ``step``."""
@@ -253,7 +268,8 @@ class DetectorTrainer(TrainingProcess):
         """The forward passes of each optimiser step from ``start`` on, with target batches where there is a target."""
         settings, device = self.settings, self.accelerator.device
         source = self._stream(self.mixture, start, settings.seed)
-        target = self._stream(self.target, start, settings.seed + 1) if self.target is not None else None
+        beside = self.target if self.adapted is not None else None
+        target = self._stream(beside, start, settings.seed + 1) if beside is not None else None
         group: list[tuple[Batch, Batch | None]] = []
         for batch in source:
             group.append((batch.to(device), next(target).to(device) if target is not None else None))
@@ -365,13 +381,14 @@ class DetectorTrainer(TrainingProcess):
         return f"{lower} or --set mixed_precision=fp32"
 
     def _evaluate(self, validator: Validator, step: int, board: Any) -> None:
-        scores = validator(self.saved, self.precision)
+        network = self.ready()
+        scores = validator(network, self.precision)
         self.folder.append_metrics(step, scores)
         write_scalars(board, step, scores)
         score = scores.get("val_AP")
         if score is not None and (self.best is None or score > self.best):
             self.best, self.without_gain = score, 0
-            self._write_weights("best", step)
+            self._write_weights("best", step, network)
         else:
             self.without_gain += 1
 

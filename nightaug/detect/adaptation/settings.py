@@ -11,14 +11,14 @@ from nightaug.config import Settings
 #: What the head is made of; each can be left out.
 Part = Literal[
     "sampler", "alignment", "hallucination", "matching", "structure", "node_class", "node_domain", "pyramid_domain",
-    "teacher",
+    "teacher", "statistics",
 ]  # fmt: skip
 #: Those of the published method.
 PARTS: tuple[Part, ...] = (
     "sampler", "alignment", "hallucination", "matching", "structure", "node_class", "node_domain", "pyramid_domain",
 )  # fmt: skip
-#: Those that need pseudo labels of whole boxes, beyond the published method.
-EXTRA_PARTS: tuple[Part, ...] = ("teacher",)
+#: Those beyond the published method, which are not the head's.
+EXTRA_PARTS: tuple[Part, ...] = ("teacher", "statistics")
 
 
 class PartWeights(Settings):
@@ -92,6 +92,11 @@ class AdaptationSettings(Settings):
     #: CLIP sees a crop and the same one grown by this; boxes with a side under so many pixels have no embedding.
     context: float = Field(1.5, ge=1)
     min_side: float = Field(4.0, ge=0)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a part adds a loss: without one the target's images are no part of a step."""
+        return set(self.parts) != {"statistics"}
 
     @model_validator(mode="after")
     def _in_order(self) -> AdaptationSettings:
