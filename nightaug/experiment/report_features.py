@@ -12,8 +12,8 @@ from nightaug.experiment.report_words import safe
 
 #: Classes with a colour of their own (c1 and on; the rest is c0, grey), and points drawn at most of a picture.
 COLOURED, POINTS = 5, 2000
-#: Size of a picture in its own units, its margin, and the share of points that may lie on its edge.
-WIDE, HIGH, MARGIN, OUTSIDE = 400, 300, 8, 0.5
+#: Size of a picture in its own units, its margin, and the percentage of points that may lie on each edge.
+WIDE, HIGH, MARGIN, OUTSIDE = 400, 300, 8, 2.0
 #: A change of a share by less says nothing: about the standard error of a few hundred regions, twice.
 NOTABLE = 0.05
 DOMAINS = ("day", "night")

@@ -56,15 +56,19 @@ def training_section(compared: Compared) -> str:
     names = [arm.name for arm in compared.table.arms]
     keys = _keys(compared.runs)
     losses = [key for key in LOSS_KEYS if key in keys][:1]
+    # An adapted arm's sum is mostly its adversaries', several times all others': beside it nothing could be read.
+    alike = [run for run in compared.runs if not is_adapted([run])] or compared.runs
     charts = [
-        line_chart(f"training loss: {key}", _run_lines(names, compared.runs, key), "step")
+        line_chart(f"training loss: {key}", _run_lines(names, alike if losses else compared.runs, key), "step")
         for key in losses or [key for key in keys if _is_shown(key)][:LOSSES]
     ]
     for key in [key for key in AP_KEYS if key in keys][:1]:
         charts.append(line_chart("AP on dev while training", _run_lines(names, compared.runs, key, 100), "step"))
     body = ""
     if any(charts):
-        body = f'{legend(names)}<div class="grid">{"".join(charts)}</div><p class="fine">One line a seed.</p>'
+        left_out = " The sum of an adapted arm is not shown: it holds its adversaries' losses."
+        fine = f"One line a seed.{left_out if losses and len(alike) < len(compared.runs) else ''}"
+        body = f'{legend(names)}<div class="grid">{"".join(charts)}</div><p class="fine">{fine}</p>'
     arms = "".join(_arm(compared, name, at) for at, name in enumerate(names))
     if not arms:
         return body

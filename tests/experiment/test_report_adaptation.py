@@ -83,6 +83,18 @@ def test_night_that_lies_to_the_right_is_drawn_to_the_right(folder: Path) -> Non
     assert abs(shifts[1]) < shifts[0] / 3
 
 
+def test_a_few_far_points_do_not_squeeze_the_others(folder: Path) -> None:
+    path = folder / "runs/day+translated-relight/seed0/embedding.json"
+    after = json.loads(path.read_text())["after"]
+    for spot in after["points"][-7:]:
+        spot[0] += 1000.0
+    change(path, after=after)
+    drawn = re.findall(r"<svg.*?</svg>", section(write_report(folder), "features"), re.S)[1]
+    places = sorted(float(x) for x in re.findall(r'cx="([\d.]+)"', drawn))
+    assert places[-1] == 392.0  # on the edge
+    assert places[int(0.9 * len(places))] - places[int(0.1 * len(places))] > 100
+
+
 def test_the_first_seed_that_has_features_is_shown_and_arms_take_turns(folder: Path) -> None:
     embedding = folder / "runs/day+translated-relight/seed0/embedding.json"
     shutil.move(embedding, folder / "runs/day+translated-relight/seed1/embedding.json")
@@ -159,6 +171,15 @@ def test_every_named_loss_of_an_arm_has_its_chart(folder: Path) -> None:
     levels = re.findall(r'class="level" d="M0.00 ([\d.-]+)L100.00 ([\d.-]+)"', arms[0][3])
     assert len(levels) == 3
     assert all(left == right and 0 < float(left) < 100 for left, right in levels)
+
+
+def test_the_sum_of_an_adapted_arm_is_not_drawn_beside_the_others(folder: Path) -> None:
+    part = section(write_report(folder), "training")
+    chart = re.search(r"<figcaption>training loss: loss<.*?</figure>", part, re.S)
+    assert chart is not None
+    plain = [path for path in folder.glob("runs/*/*/metrics.jsonl") if "node_domain" not in path.read_text()]
+    assert chart[0].count('class="line') == len(plain) < len(list(folder.glob("runs/*/*/metrics.jsonl")))
+    assert "The sum of an adapted arm is not shown" in words(part)
 
 
 def test_a_chart_is_the_mean_of_the_seeds(folder: Path) -> None:
