@@ -142,5 +142,5 @@ def test_warm_up_and_empty_parts() -> None:
     module = head(warmup=10)
     assert module.loss_weights(0)["structure"] == pytest.approx(0.1)
     assert module.loss_weights(50)["structure"] == 1.0
-    with pytest.raises(ConfigError, match=r"adapt\.parts is empty"):
+    with pytest.raises(ConfigError, match=r"adaptation\.parts is empty"):
         head(())
