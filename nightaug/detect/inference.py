@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,16 @@ def to_original(found: Found, letterbox: Letterbox, unreadable: bool = False) ->
     return Detections(boxes[solid], scores[solid], found.labels.cpu().numpy()[solid])
 
 
+@contextmanager
+def _in_memory(device: torch.device, count: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise NightaugError(
+            f"{device} has not enough memory for {count} images at once; use a smaller batch"
+        ) from error
+
+
 def look(detector: Detector, images: Tensor, device: torch.device, precision: str) -> Forward:
     """A forward pass over network inputs, uint8 (N, 3, H, W), in ``fp32``, ``bf16`` or ``fp16``.
 
@@ -48,19 +59,15 @@ def look(detector: Detector, images: Tensor, device: torch.device, precision: st
         NightaugError: the device has not enough memory for so many at once.
     """
     kind = _TYPES.get(precision, torch.bfloat16)
-    try:
-        with torch.autocast(device.type, dtype=kind, enabled=precision in _TYPES):
-            seen: Forward = detector(images.to(device))
-        return seen
-    except torch.OutOfMemoryError as error:
-        raise NightaugError(
-            f"{device} has not enough memory for {len(images)} images at once; use a smaller batch"
-        ) from error
+    with _in_memory(device, len(images)), torch.autocast(device.type, dtype=kind, enabled=precision in _TYPES):
+        seen: Forward = detector(images.to(device))
+    return seen
 
 
 def find(detector: Detector, images: Tensor, device: torch.device, precision: str) -> list[Found]:
     """Detections of network inputs; see :func:`look`."""
-    return detector.found(look(detector, images, device, precision))
+    with _in_memory(device, len(images)):
+        return detector.found(look(detector, images, device, precision))
 
 
 @torch.inference_mode()

@@ -137,6 +137,8 @@ def weighed(frame: Frame, weight: float, dropped: Collection[int]) -> Frame | No
     """
     if weight <= 0:
         return None
+    if weight == 1 and not dropped:
+        return frame  # nearly all are
     boxes = [
         msgspec.structs.replace(box, weight=0.0) if number in dropped else box for number, box in enumerate(frame.boxes)
     ]
