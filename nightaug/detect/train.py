@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nightaug import __version__
 from nightaug.clip.gating import gate_classes
 from nightaug.data.frames import Frame
-from nightaug.detect.adaptation.statistics import batch_norms, drawn, with_statistics
+from nightaug.detect.adaptation.statistics import Statistics, batch_norms
 from nightaug.detect.adaptation.trainee import AdaptedDetector, Step, check_adaptation
 from nightaug.detect.augment import Augment
 from nightaug.detect.checkpoint import start_from, write_detector
@@ -95,8 +95,10 @@ class DetectorTrainer(TrainingProcess):
         detector = build_detector(settings, self.classes, pretrained=settings.weights is None)
         self.loaded = str(start_from(detector, settings.weights)) if settings.weights else ""
         detector.to(memory_format=torch.channels_last)
-        if self.measures:
+        self.statistics: Statistics | None = None
+        if self.target is not None and settings.adapt != "none" and "statistics" in settings.adaptation.parts:
             batch_norms(detector)  # refuse what has none before hours of training
+            self.statistics = Statistics(self.mixture, self.target, settings.batch, self.workers)
         self.rate = learning_rate(settings, self.global_batch)
         device = self.accelerator.device
         if settings.clip_gate != "none" and any(source.origins for source in self.mixture.sources):
@@ -108,7 +110,7 @@ class DetectorTrainer(TrainingProcess):
             module = self.adapted = AdaptedDetector(detector, settings, self.language.width if self.language else None)
             # Parts that are switched off leave weights without a gradient.
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-        beside = nn.ModuleDict(self.adapted.own_modules()) if self.adapted is not None else None
+        beside = self.adapted.beside if self.adapted is not None else None
         optimizer = make_optimizer(detector, settings, self.rate, beside)
         module.to(device)
         self.ema = MovingAverage(detector, settings.ema) if settings.ema else None
@@ -143,17 +145,9 @@ class DetectorTrainer(TrainingProcess):
         detector: Detector = self.ema.network  # type: ignore[assignment]
         return detector
 
-    @property
-    def measures(self) -> bool:
-        """Whether normalisation statistics are measured on both domains."""
-        return self.settings.adapt != "none" and "statistics" in self.settings.adaptation.parts
-
-    def ready(self) -> Detector:
-        """:attr:`saved` as it goes into a weight file; what is trained on is never touched by that."""
-        if self.target is None or not self.measures:
-            return self.saved
-        paths = drawn(self.mixture), drawn(self.target)
-        return with_statistics(self.saved, *paths, self.settings.batch, self.precision, self.workers)
+    def ready(self, step: int) -> Detector:
+        """:attr:`saved` as it is tested and given away after ``step``; what is trained on is not touched by that."""
+        return self.saved if self.statistics is None else self.statistics(self.saved, step, self.precision)
 
     # -- one optimiser step ------------------------------------------------------------------------------------
 
@@ -188,7 +182,7 @@ class DetectorTrainer(TrainingProcess):
         if settings.clip_norm is not None:
             accelerator.unscale_gradients()
             norm = nn.utils.clip_grad_norm_(self.live.parameters(), settings.clip_norm)
-            if self.adapted is not None and (own := list(self.adapted.own_parameters())):
+            if self.adapted is not None and (own := list(self.adapted.beside.parameters())):
                 # By itself: what adapts must not shorten the detector's own steps.
                 nn.utils.clip_grad_norm_(own, settings.clip_norm)
             # fp16's scaler begins too high, and steps over what overflows: that is no failure of the run.
@@ -210,7 +204,7 @@ class DetectorTrainer(TrainingProcess):
                 "best": self.best,
                 "without_gain": self.without_gain,
                 "network": self.live.state_dict(),
-                "adaptation": self.adapted.own_state() if self.adapted is not None else None,
+                "adaptation": self.adapted.beside.state_dict() if self.adapted is not None else None,
                 "optimizer": self.optimizer.optimizer.state_dict(),
                 "ema": self.ema.network.state_dict() if self.ema is not None else None,
                 "teacher": self.teacher.network.state_dict() if self.teacher is not None else None,
@@ -218,8 +212,11 @@ class DetectorTrainer(TrainingProcess):
             }
         return state
 
-    def save(self, step: int) -> None:
-        """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one."""
+    def save(self, step: int, ends: bool = True) -> None:
+        """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one.
+
+        ``ends``: training stops here. In between nobody uses the weights, so that nothing is measured for them.
+        """
         bad = self.means.not_finite()
         for name, module in (("detector", self.live), ("night head", self.adapted)):
             if module is not None and not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
@@ -231,7 +228,7 @@ class DetectorTrainer(TrainingProcess):
         if self.accelerator.is_main_process:
             # Weights first: killed in between, the run makes these steps again and ends with the same weights, while
             # the other way round a finished run could be left with older ones.
-            self._write_weights("last", step, self.ready())
+            self._write_weights("last", step, self.ready(step) if ends else self.saved)
             self.folder.commit_state(step)
 
     def _write_weights(self, which: str, step: int, network: Detector) -> None:
@@ -251,7 +248,7 @@ class DetectorTrainer(TrainingProcess):
                 )
         self.live.load_state_dict(main["network"])
         if self.adapted is not None:
-            self.adapted.load_own_state(main["adaptation"])
+            self.adapted.beside.load_state_dict(main["adaptation"])
         self.optimizer.optimizer.load_state_dict(main["optimizer"])
         if self.ema is not None:
             self.ema.network.load_state_dict(main["ema"])
@@ -362,7 +359,7 @@ class DetectorTrainer(TrainingProcess):
                     early = agree(accelerator, self._out_of_patience())
                     began, since, waiting = time.monotonic(), done, 0.0  # the pause is not training speed
                 if done % settings.save_every == 0 or last or stopped or early:
-                    self.save(done)
+                    self.save(done, ends=last or stopped or early)
                 if stopped:
                     break
         if board is not None:
@@ -381,7 +378,7 @@ class DetectorTrainer(TrainingProcess):
         return f"{lower} or --set mixed_precision=fp32"
 
     def _evaluate(self, validator: Validator, step: int, board: Any) -> None:
-        network = self.ready()
+        network = self.ready(step)
         scores = validator(network, self.precision)
         self.folder.append_metrics(step, scores)
         write_scalars(board, step, scores)

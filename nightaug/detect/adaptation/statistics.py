@@ -78,3 +78,24 @@ def with_statistics(
     for layer, value in zip(layers, momentum, strict=True):
         layer.momentum = value
     return measured.eval()
+
+
+class Statistics:
+    """The statistics of a training run, measured once a step, however often they are asked for.
+
+    Args:
+        source, target: what the run draws its labelled and its unlabelled images from.
+        batch: images of each domain in a forward pass.
+        workers: processes that decode.
+    """
+
+    def __init__(self, source: Mixture, target: Mixture, batch: int, workers: int = 0) -> None:
+        self.source, self.target, self.batch, self.workers = source, target, batch, workers
+        self._newest: tuple[int, Detector] | None = None
+
+    def __call__(self, network: Detector, step: int, precision: str) -> Detector:
+        """:func:`with_statistics` of the network as it is after ``step``."""
+        if self._newest is None or self._newest[0] != step:
+            paths = drawn(self.source), drawn(self.target)
+            self._newest = step, with_statistics(network, *paths, self.batch, precision, self.workers)
+        return self._newest[1]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class AdaptedDetector(nn.Module):
 
     Attributes:
         detector: as given.
+        beside: everything that is trained or remembered beside it.
         head: the vision-language night head, None where only parts beyond it are switched on.
         regions, boxes: thresholds of pseudo labels, for places of the pyramid and for whole boxes.
     """
@@ -65,11 +66,27 @@ class AdaptedDetector(nn.Module):
         self.detector, self.settings, self.seed = detector, own, settings.seed
         classes = len(detector.classes)
         sure = own.teacher.sure
-        self.regions, self.boxes = PseudoThresholds(classes, own), PseudoThresholds(classes, own, sure, sure)
-        self.head: AdaptationHead | None = None
+        self.beside = nn.ModuleDict(
+            {"regions": PseudoThresholds(classes, own), "boxes": PseudoThresholds(classes, own, sure, sure)}
+        )
         if set(own.parts) - set(EXTRA_PARTS):
             width, pyramid = _shape(detector)
-            self.head = AdaptationHead(own, classes, width, pyramid, clip_width, settings.seed)
+            self.beside["head"] = AdaptationHead(own, classes, width, pyramid, clip_width, settings.seed)
+
+    @property
+    def regions(self) -> PseudoThresholds:
+        found: PseudoThresholds = self.beside["regions"]  # type: ignore[assignment]
+        return found
+
+    @property
+    def boxes(self) -> PseudoThresholds:
+        found: PseudoThresholds = self.beside["boxes"]  # type: ignore[assignment]
+        return found
+
+    @property
+    def head(self) -> AdaptationHead | None:
+        found: AdaptationHead | None = self.beside["head"] if "head" in self.beside else None  # type: ignore[assignment]  # noqa: SIM401
+        return found
 
     @property
     def teaches(self) -> bool:
@@ -80,25 +97,6 @@ class AdaptedDetector(nn.Module):
     def aligns(self) -> bool:
         """Whether CLIP's embeddings of the labelled crops are looked at."""
         return self.head is not None and "alignment" in self.head.own
-
-    def own_modules(self) -> dict[str, nn.Module]:
-        """Everything beside the detector."""
-        found: dict[str, nn.Module] = {"regions": self.regions, "boxes": self.boxes}
-        return found | ({"head": self.head} if self.head is not None else {})
-
-    def own_parameters(self) -> Iterator[nn.Parameter]:
-        """Weights beside the detector's."""
-        for module in self.own_modules().values():
-            yield from module.parameters()
-
-    def own_state(self) -> dict[str, Any]:
-        """What :meth:`load_own_state` takes."""
-        return {name: module.state_dict() for name, module in self.own_modules().items()}
-
-    def load_own_state(self, state: dict[str, Any]) -> None:
-        """Go on with the weights, memories and statistics of a training state."""
-        for name, module in self.own_modules().items():
-            module.load_state_dict(state[name])
 
     def loss_weights(self, step: int) -> dict[str, float]:
         """The weight of every loss beside the detector's own."""

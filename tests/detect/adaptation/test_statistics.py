@@ -113,6 +113,18 @@ def test_a_stopped_run_ends_like_one_that_never_stopped(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_they_are_measured_once_at_the_end(streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+
+    def counted(network: Any, *rest: Any) -> Any:
+        steps.append(1)
+        return with_statistics(network, *rest)
+
+    monkeypatch.setattr("nightaug.detect.adaptation.statistics.with_statistics", counted)
+    train(streets, tmp_path / "run", save_every=1, evaluate_every=4, steps=4)
+    assert len(steps) == 1  # four times saved, once evaluated
+
+
 def test_a_network_without_batch_normalisation_is_refused(streets: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no batch normalisation.*fcos\.norm=batch"):
         train(streets, tmp_path / "run", fcos={"norm": "group"})
