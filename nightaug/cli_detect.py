@@ -57,7 +57,10 @@ def train_detector(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME:SPLIT:DOMAIN:WEIGHT", help="What to train on, e.g. dataset:train:A:1. Repeatable."),
+        # The tags keep ":train:" from becoming a picture of a train.
+        typer.Option(
+            metavar="NAME:SPLIT:DOMAIN:WEIGHT", help="What to train on, e.g. dataset:[b]train[/b]:A. Repeatable."
+        ),
     ] = None,
     validation: Annotated[
         list[str] | None, typer.Option(metavar="NAME:SPLIT:DOMAIN", help="What to evaluate on while training.")
@@ -66,7 +69,9 @@ def train_detector(
     rename: Annotated[str | None, typer.Option(help="Rename classes first: rider=pedestrian,bus=truck.")] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="NAME:SPLIT:DOMAIN", help="Unlabelled night images to adapt to, e.g. dataset:train:B."),
+        typer.Option(
+            metavar="NAME:SPLIT:DOMAIN", help="Unlabelled night images to adapt to, e.g. dataset:[b]train[/b]:B."
+        ),
     ] = None,
     adapt: Annotated[
         str | None, typer.Option(metavar="vlmcshfg|none", help="Learn from the target's images with the night head.")

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from nightaug.cli import main
+from nightaug.cli import app, main
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -16,11 +17,16 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return caught.value.code, out, err
 
 
-@pytest.mark.parametrize("command", ["demo", "doctor", "prepare", "train-translator", "translate"])
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert "Usage: nightaug" in out
+    # An example such as dataset:train:A must not become a picture of a train.
+    assert max(out) < "\U0001f000"
 
 
 def test_version_and_bare_call(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from helpers import picture
 
 from nightaug.data.domains import prepare
+from nightaug.detect.train import DetectorTrainer
 from nightaug.images import write_image
 
 #: An FCOS small enough to train in a test.
@@ -46,3 +51,18 @@ def street(root: Path, days: int = 6, nights: int = 6, width: int = 128, height:
         path.write_text(json.dumps(rows))
     prepare(root / "raw", out=root / "data", check_brightness=False)
     return root / "data"
+
+
+@contextmanager
+def interrupted_in(step: int) -> Iterator[None]:
+    """Ctrl-C in that step (from 0) of every detector trained meanwhile."""
+    real = DetectorTrainer.step
+
+    def stop(self: DetectorTrainer, number: int, batches: Any) -> Any:
+        if number == step:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, number, batches)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectorTrainer, "step", stop)
+        yield

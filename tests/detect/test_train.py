@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from street import TINY
+from street import TINY, interrupted_in
 
 from nightaug.config import build
 from nightaug.data.formats import open_dataset
@@ -57,17 +57,9 @@ def test_a_run_writes_what_it_promises_and_its_loss_falls(streets: Path, tmp_pat
 
 def test_a_stopped_run_ends_like_one_that_never_stopped(streets: Path, tmp_path: Path) -> None:
     trainer(streets, tmp_path / "whole", steps=6).run()
-    short = trainer(streets, tmp_path / "halves", steps=6)
-    real = short.step
-
-    def stop_at_3(step: int, batches: Any) -> Any:
-        if step == 2:
-            signal.raise_signal(signal.SIGINT)
-        return real(step, batches)
-
-    short.step = stop_at_3  # type: ignore[method-assign]
     assert threading.current_thread() is threading.main_thread()
-    result = short.run()
+    with interrupted_in(2):
+        result = trainer(streets, tmp_path / "halves", steps=6).run()
     assert (result.step, result.finished) == (3, False)
     result = trainer(streets, tmp_path / "halves", steps=6).run(resume=True)
     assert result.finished

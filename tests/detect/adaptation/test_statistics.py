@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from street import TINY
+from street import TINY, interrupted_in
 from torch import Tensor
 
 from nightaug.config import build
@@ -20,7 +20,6 @@ from nightaug.detect.recipe import run_recipe
 from nightaug.detect.sampling import Mixture, Source
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import load_frames
-from nightaug.detect.train import DetectorTrainer
 from nightaug.errors import ConfigError, Interrupted
 
 ALONE: dict[str, Any] = {
@@ -90,23 +89,10 @@ def test_training_itself_is_untouched(streets: Path, tmp_path: Path) -> None:
     assert load_detector(tmp_path / "measured").classes == ("car", "traffic light")
 
 
-def test_a_stopped_run_ends_like_one_that_never_stopped(
-    streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_ends_like_one_that_never_stopped(streets: Path, tmp_path: Path) -> None:
     train(streets, tmp_path / "whole", save_every=1)
-    real = DetectorTrainer.step
-
-    def stop(self: DetectorTrainer, step: int, batches: Any) -> Any:
-        if step == 1:
-            signal.raise_signal(signal.SIGINT)
-        return real(self, step, batches)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DetectorTrainer, "step", stop)
-        try:
-            train(streets, tmp_path / "halves", save_every=4)
-        except Interrupted:
-            pass
+    with interrupted_in(1), suppress(Interrupted):
+        train(streets, tmp_path / "halves", save_every=4)
     train(streets, tmp_path / "halves", resume=True, save_every=4)
     whole, halves = (tmp_path / name / "last.safetensors" for name in ("whole", "halves"))
     first, second = load_file(whole), load_file(halves)

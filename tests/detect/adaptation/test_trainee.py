@@ -3,14 +3,13 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from street import TINY
+from street import TINY, interrupted_in
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
@@ -90,16 +89,8 @@ def test_every_part_trains_and_is_in_the_metrics(streets: Path, tmp_path: Path, 
 
 def test_a_stopped_run_ends_like_one_that_never_stopped(streets: Path, tmp_path: Path, clip: str) -> None:
     trainer(streets, tmp_path / "whole", ALL, clip=clip).run()
-    short = trainer(streets, tmp_path / "halves", ALL, clip=clip)
-    real = short.step
-
-    def stop_at_2(step: int, batches: Any) -> Any:
-        if step == 1:
-            signal.raise_signal(signal.SIGINT)
-        return real(step, batches)
-
-    short.step = stop_at_2  # type: ignore[method-assign]
-    assert short.run().step == 2
+    with interrupted_in(1):
+        assert trainer(streets, tmp_path / "halves", ALL, clip=clip).run().step == 2
     assert trainer(streets, tmp_path / "halves", ALL, clip=clip).run(resume=True).finished
     assert files(tmp_path / "whole") == files(tmp_path / "halves")
 
