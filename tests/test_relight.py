@@ -237,6 +237,42 @@ def test_flat_frames(value: int) -> None:
     assert luma(night)[:20].mean() <= value + 8
 
 
+LIT = dataclasses.replace(QUIET, street_lamps=(3, 5), far_lights=(8, 14), lit_windows=(6, 10))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_street_lights_are_lamps_of_no_class_and_touch_no_label(seed: int) -> None:
+    image = with_car(day(), CAR)
+    sign = Box(60, 150, 90, 175, "traffic sign")
+    bare, lit = (relight(image, [CAR, sign], seed=seed, settings=one) for one in (QUIET, LIT))
+    added = lit.astype(int) - bare.astype(int)
+    bright = added.max(axis=2) > 60
+    assert bright.sum() > 20
+    # They may shine on a labelled object, and never lie in one.
+    for box in (CAR, sign):
+        x1, y1, x2, y2 = (int(v) for v in box.xyxy)
+        assert not bright[y1:y2, x1:x2].any()
+    # Nothing that a signal could be taken for: where it shines, red and green go together.
+    red, green = added[bright][:, 0], added[bright][:, 1]
+    assert (green > 0.35 * red - 12).all()
+    assert (red > 0.5 * green - 12).all()
+    assert np.array_equal(lit, relight(image, [CAR, sign], seed=seed, settings=LIT))
+
+
+def test_far_lights_lie_around_the_horizon_and_windows_out_of_the_sky() -> None:
+    image = day()
+    far = dataclasses.replace(QUIET, far_lights=(14, 14))
+    windows = dataclasses.replace(QUIET, lit_windows=(12, 12))
+    for seed in range(4):
+        bare = relight(image, seed=seed, settings=QUIET).astype(int)
+        rows = np.nonzero((relight(image, seed=seed, settings=far) - bare).max(axis=2) > 60)[0]
+        assert rows.size
+        assert rows.min() > 0.3 * 360
+        assert rows.max() < 0.7 * 360
+        rows = np.nonzero((relight(image, seed=seed, settings=windows) - bare).max(axis=2) > 40)[0]
+        assert not rows.size or rows.min() > 0.3 * 360  # the sky ends at 0.35
+
+
 def test_a_night_frame_stays_a_night_frame() -> None:
     dark = (day() // 9).astype(np.uint8)
     night = relight(dark, [], seed=0)

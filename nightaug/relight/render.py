@@ -23,6 +23,7 @@ from nightaug.relight.light import REFERENCE_SIDE, glow_and_spill, lamp_map, nig
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import RelightSettings
 from nightaug.relight.sky import sky_alpha, sky_maps
+from nightaug.relight.street import street_lights
 from nightaug.relight.tone import day_black, day_table, expose, to_linear
 
 F32 = NDArray[np.float32]
@@ -42,7 +43,7 @@ def relight(
     """Render a day photograph as night, lamps lit where the boxes are.
 
     Pixels outside boxes (and the glow around them) only get darker, up to noise of a few grey levels, so no
-    object appears that the labels do not know. Sizes do not change, so every box still holds.
+    object appears that the labels do not know; ``settings`` may ask for street lights, which are of no class. Sizes do not change, so every box still holds.
 
     Args:
         image: uint8 (H, W, 3) RGB, any size from 1x1.
@@ -70,7 +71,7 @@ def relight(
     image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
     labels = list(boxes) if boxes is not None else []
-    scene_seed, lamp_seed, noise_seed = np.random.SeedSequence(seed % 2**64).spawn(3)
+    scene_seed, lamp_seed, noise_seed, street_seed = np.random.SeedSequence(seed % 2**64).spawn(4)
     good = usable(labels, width, height)
     draws = np.random.default_rng(lamp_seed).random((len(good), DRAWS))
     scene = Scene.draw(np.random.default_rng(scene_seed), settings)
@@ -81,6 +82,8 @@ def relight(
     table = day_table(day_black(small, settings.haze_removed) * strength, 1 + (scene.contrast - 1) * strength)
     sky = sky_maps(small, solid_map(good, small.shape[:2], (width, height)))
     lamps = find_lamps(image, good, draws, settings)
+    core = None if sky is None else sky[0]
+    lamps += street_lights(good, (width, height), core, scene, np.random.default_rng(street_seed), settings)
     glow, spill = glow_and_spill(lamp_map(lamps, small.shape[:2], (width, height)), scene, settings)
     light = night_light(
         small,

@@ -87,6 +87,20 @@ class RelightSettings:
     left_hand_traffic: bool = False  #: oncoming vehicles come on the right
     min_lamp_box: float = 4.0  #: pixels: no lamp in a box with a side shorter than this
 
+    # -- lights outside labelled boxes: off where the numbers are 0 -------------------------------------------
+    street_lamps: Range = (0.0, 0.0)  #: how many on each side of the road
+    far_lights: Range = (0.0, 0.0)  #: points of light around the horizon
+    lit_windows: Range = (0.0, 0.0)  #: above the horizon, not in the sky
+    street_lamp: Range = (2.0, 16.0)  #: brightness in linear light
+    far_light: Range = (0.4, 4.0)
+    lit_window: Range = (0.08, 0.8)
+    street_lamp_colors: tuple[RGB, ...] = (  #: linear RGB: sodium, warm LED, neutral LED, mercury
+        (1.0, 0.55, 0.2),
+        (1.0, 0.75, 0.45),
+        (1.0, 0.92, 0.78),
+        (0.85, 1.0, 0.97),
+    )
+
     # -- lens and air ---------------------------------------------------------------------------------------
     glow_sigmas: tuple[float, float, float] = (5.0, 16.0, 60.0)  #: reference pixels
     glow_weights: tuple[float, float, float] = (0.5, 0.22, 0.07)  #: share of a lamp's light, times `glow`
