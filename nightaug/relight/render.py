@@ -43,7 +43,8 @@ def relight(
     """Render a day photograph as night, lamps lit where the boxes are.
 
     Pixels outside boxes (and the glow around them) only get darker, up to noise of a few grey levels, so no
-    object appears that the labels do not know; ``settings`` may ask for street lights, which are of no class. Sizes do not change, so every box still holds.
+    object appears that the labels do not know; ``settings`` may ask for street lights, which are of no class.
+    Sizes do not change, so every box still holds.
 
     Args:
         image: uint8 (H, W, 3) RGB, any size from 1x1.
