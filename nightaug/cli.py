@@ -29,6 +29,8 @@ from nightaug.cli_common import (
     settings_layers,
     words,
 )
+from nightaug.cli_curate import CuratingClip, Judge, ModeName, Real
+from nightaug.cli_curate import app as curate_app
 from nightaug.cli_detect import app as detect_app
 from nightaug.errors import ConfigError, Interrupted, NightaugError
 
@@ -172,7 +174,7 @@ def train_translator(
     cpu: Cpu = False,
     dry_run: TrainingDryRun = False,
 ) -> None:
-    """Train a CycleGAN between the day and the night images of a prepared dataset.
+    """Train a CycleGAN (or CUT, or label-aware) between the day and the night images of a prepared dataset.
 
     On several GPUs or machines: torchrun --nproc_per_node N -m nightaug train-translator ...
     """
@@ -182,8 +184,9 @@ def train_translator(
     layers = settings_layers("translator", preset, config, saved, set_, {"steps": steps})
 
     from nightaug.cyclegan.recipe import run_recipe
+    from nightaug.experiment.translator_judge import load_judge
 
-    result = run_recipe(dataset, out, layers, epochs, resume, cpu, dry_run, say)
+    result = run_recipe(dataset, out, layers, epochs, resume, cpu, dry_run, say, load_judge)
     if result is None:
         return
     if result.unreadable:
@@ -220,21 +223,45 @@ def translate(
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; all cores otherwise.")] = None,
+    curate: Annotated[
+        bool, typer.Option("--curate", help="Then score and curate the result, see nightaug curate.")
+    ] = False,
+    curate_mode: Annotated[
+        ModeName | None, typer.Option("--curate-mode", help="drop (default), weigh or mend; implies --curate.")
+    ] = None,
+    judge: Judge = None,
+    clip: CuratingClip = None,
+    real: Real = None,
     dry_run: DryRun = False,
 ) -> None:
     """Make night (or day) versions of images, with their labels beside them. Run again, it goes on."""
     from nightaug.translate.job import run_job
 
+    curate = curate or curate_mode is not None
+    if not curate and (judge or clip or real):
+        raise ConfigError("--judge, --clip and --real are for --curate; give it too")
+    if curate_mode is ModeName.mend and translator == "relight":
+        raise ConfigError(
+            "--curate-mode mend repairs with relight, which cannot mend its own images; use drop or weigh"
+        )
     result = run_job(
         input, out, translator=translator, direction=direction.value, format=format.value if format else None,
         overwrite=overwrite, seed=seed, strength=strength, quality=quality, precision=precision.value, tile=tile,
         device=device, images=images, labels=labels, label_format=label_format, all_times=all_times, limit=limit,
         workers=workers, dry_run=dry_run, say=say,
     )  # fmt: skip
+    if curate and result is not None and not result.stopped:
+        from nightaug.curate.job import run_curate
+
+        layers = [{"mode": curate_mode.value}] if curate_mode else []
+        run_curate(
+            out, layers, source=input, judge=judge, clip=clip, real=real, device=device, workers=workers, say=say
+        )
     if result is not None and (result.stopped or result.failed):
         raise typer.Exit(1)
 
 
+app.add_typer(curate_app)
 app.add_typer(detect_app)
 
 

@@ -72,7 +72,7 @@ class GateReport:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class Judged:
     """A frame's boxes before CLIP: ``classes`` canonical names, ``boxes`` (P, 4) upright, ``log`` (P,) log probability
     of each box's class, NaN without an embedding or for a class nobody asked about."""
 
@@ -126,7 +126,9 @@ def gate(
     names = gate_classes(classes)
     text = clip.scale * Prompts(clip).embed(names).cpu().numpy().astype(np.float64)
     number = {name: i for i, name in enumerate(names)}
-    days = {place: _judge(frame, cache, text, number) for place, frame in origins.items() if frame.path is not None}
+    days = {
+        place: judge_boxes(frame, cache, text, number) for place, frame in origins.items() if frame.path is not None
+    }
     usual = _medians(days.values(), names)
     chance = -np.log(len(names))
 
@@ -139,7 +141,7 @@ def gate(
         if frame.path is None or not any(wanted):
             out.append(frame)
             continue
-        own = _judge(frame, cache, text, number)
+        own = judge_boxes(frame, cache, text, number)
         day = _day(own, days.get(frame.path), usual)
         left = np.round(np.exp(np.minimum(own.log - day, 0)), _DIGITS)
         boxes: list[Box] = []
@@ -167,8 +169,14 @@ def gate(
     )
 
 
-def _judge(frame: Frame, cache: RegionCache, text: NDArray[np.float64], number: Mapping[str, int]) -> _Judged:
-    """Ask CLIP about a frame's boxes; ``text`` (K, E), already scaled."""
+def judge_boxes(frame: Frame, cache: RegionCache, text: NDArray[np.float64], number: Mapping[str, int]) -> Judged:
+    """Ask CLIP about a frame's boxes.
+
+    Args:
+        cache: filled for the frame.
+        text: (K, E) embeddings of the classes' texts, times CLIP's scale.
+        number: canonical class -> row of ``text``.
+    """
     regions = regions_of(frame)
     rows, mask = cache.lookup(regions)
     vectors = rows.astype(np.float64)
@@ -182,10 +190,10 @@ def _judge(frame: Frame, cache: RegionCache, text: NDArray[np.float64], number: 
     for i, name in enumerate(classes):
         if mask[i] and name in number:
             log[i] = logits[i, number[name]]
-    return _Judged(classes, np.asarray(regions.boxes, np.float64).reshape(-1, 4), log)
+    return Judged(classes, np.asarray(regions.boxes, np.float64).reshape(-1, 4), log)
 
 
-def _medians(days: Iterable[_Judged], names: Sequence[str]) -> dict[str, float]:
+def _medians(days: Iterable[Judged], names: Sequence[str]) -> dict[str, float]:
     """Log of the median probability of each class; NaN without a box of it."""
     found: dict[str, list[float]] = {name: [] for name in names}
     for day in days:
@@ -196,7 +204,7 @@ def _medians(days: Iterable[_Judged], names: Sequence[str]) -> dict[str, float]:
     return {name: float(np.median(values)) if values else np.nan for name, values in found.items()}
 
 
-def _day(own: _Judged, origin: _Judged | None, usual: Mapping[str, float]) -> NDArray[np.float64]:
+def _day(own: Judged, origin: Judged | None, usual: Mapping[str, float]) -> NDArray[np.float64]:
     """Log probability by day of each of a translated frame's boxes, (P,); NaN where it is not known."""
     if origin is not None and origin.classes == own.classes:
         return origin.log

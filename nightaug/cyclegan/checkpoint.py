@@ -19,21 +19,28 @@ PREFIX: dict[Direction, str] = {"day2night": "A2B.", "night2day": "B2A."}
 
 
 class Pair(Protocol):
-    """Both generators; a data class of training, seen from here."""
+    """The generators of a run, seen from here; one that learns day to night alone has no B2A."""
 
     A2B: ResnetGenerator
-    B2A: ResnetGenerator
+    B2A: ResnetGenerator | None
 
 
 def write_translator(path: Path, pair: Pair, settings: TranslatorSettings, step: int, version: str) -> None:
-    """Write both generators, with the settings and the step in the metadata."""
-    networks: dict[Direction, ResnetGenerator] = {"day2night": pair.A2B, "night2day": pair.B2A}
+    """Write the generators, with the settings, the step and the night boxes they have seen in the metadata."""
+    networks: dict[Direction, ResnetGenerator | None] = {"day2night": pair.A2B, "night2day": pair.B2A}
     tensors = {
         PREFIX[direction] + key: value
         for direction, network in networks.items()
+        if network is not None
         for key, value in network.state_dict().items()
     }
-    facts = {"version": version, "kind": KIND, "step": step, "settings": settings.model_dump(mode="json")}
+    facts = {
+        "version": version,
+        "kind": KIND,
+        "step": step,
+        "night_boxes": settings.faithful.used_night_boxes,
+        "settings": settings.model_dump(mode="json"),
+    }
     # One entry: safetensors writes several in random order, and equal runs should give equal files.
     save_weights(path, tensors, {"nightaug": json.dumps(facts)})
 
@@ -67,6 +74,9 @@ def read_generator(path: Path, direction: Direction) -> ResnetGenerator:
     if kind != KIND:
         raise CheckpointError(f"{path} holds a {kind}, not a translator")
     prefix = PREFIX[direction]
+    there = [name for name, each in PREFIX.items() if any(key.startswith(each) for key in tensors)]
+    if there and direction not in there:
+        raise CheckpointError(f"{path} was trained for {there[0]} alone (objective cut), it has no {direction}")
     own = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
     try:
         network = generator_from_state(own or tensors)
@@ -75,6 +85,17 @@ def read_generator(path: Path, direction: Direction) -> ResnetGenerator:
     if not all(bool(value.isfinite().all()) for value in network.parameters()):
         raise CheckpointError(f"{path} holds NaN or infinite weights; use an earlier state of that run")
     return network
+
+
+def read_night_boxes(path: Path) -> str:
+    """``real``, ``pseudo`` or ``none``: which boxes of night images the translator was trained with.
+
+    Public weights and those of earlier versions know no boxes.
+    """
+    if path.suffix != ".safetensors":
+        return "none"
+    said = _facts(load_weights(path)[1]).get("night_boxes", "none")
+    return said if said in ("real", "pseudo") else "none"
 
 
 def _facts(metadata: dict[str, str]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nightaug.cyclegan.label_maps import Window, label_map, some_boxes
 from nightaug.cyclegan.settings import Augmentation
+from nightaug.cyclegan.training_boxes import TrainingBoxes
 from nightaug.errors import DatasetError, ImageError
 from nightaug.images import ImageArray, list_images, read_image
 from nightaug.training import StepSampler
@@ -66,6 +68,32 @@ def to_image(tensor: Tensor) -> ImageArray:
     return np.ascontiguousarray(image)
 
 
+def random_window(
+    size: tuple[int, int], crop: int, load_size: int | None, augmentation: Augmentation, rng: np.random.Generator
+) -> Window:
+    """Draw the place of a square crop in an image of ``size`` (height, width) pixels; see :func:`random_crop`."""
+    height, width = size
+    short = min(height, width)
+    # An image smaller than the crop is enlarged to it: a crop never shows padding.
+    scale = max((load_size or short) * rng.uniform(1.0, augmentation.zoom), crop) / short
+    side = min(crop / scale, short)
+    left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
+    x0, y0 = round(left), round(top)
+    pixels = max(1, round(side))
+    flipped = bool(augmentation.flip and rng.random() < 0.5)
+    return Window(x0, y0, min(pixels, width - x0), min(pixels, height - y0), flipped)
+
+
+def cut_window(image: ImageArray, window: Window, crop: int) -> ImageArray:
+    """The window of an image at ``crop`` x ``crop`` pixels, uint8 (crop, crop, 3)."""
+    x0, y0, width, height, flipped = window
+    part = image[y0 : y0 + height, x0 : x0 + width]
+    if part.shape[:2] != (crop, crop):
+        interpolation = cv2.INTER_AREA if max(width, height) > crop else cv2.INTER_LINEAR
+        part = cv2.resize(part, (crop, crop), interpolation=interpolation)
+    return np.ascontiguousarray(part[:, ::-1] if flipped else part)
+
+
 def random_crop(
     image: ImageArray, crop: int, load_size: int | None, augmentation: Augmentation, rng: np.random.Generator
 ) -> ImageArray:
@@ -78,25 +106,14 @@ def random_crop(
         uint8 (crop, crop, 3).
     """
     height, width = image.shape[:2]
-    short = min(height, width)
-    # An image smaller than the crop is enlarged to it: a crop never shows padding.
-    scale = max((load_size or short) * rng.uniform(1.0, augmentation.zoom), crop) / short
-    side = min(crop / scale, short)
-    left, top = rng.uniform(0, width - side), rng.uniform(0, height - side)
-    x0, y0 = round(left), round(top)
-    pixels = max(1, round(side))
-    window = image[y0 : y0 + pixels, x0 : x0 + pixels]
-    if window.shape[:2] != (crop, crop):
-        interpolation = cv2.INTER_AREA if pixels > crop else cv2.INTER_LINEAR
-        window = cv2.resize(window, (crop, crop), interpolation=interpolation)
-    if augmentation.flip and rng.random() < 0.5:
-        window = window[:, ::-1]
-    return np.ascontiguousarray(window)
+    return cut_window(image, random_window((height, width), crop, load_size, augmentation, rng), crop)
 
 
 class UnpairedCrops(Dataset[dict[str, Tensor]]):
     """Item ``i``: one crop of each domain, ``{"a": (3, crop, crop), "b": ...}`` in [-1, 1], and ``unreadable``.
 
+    With ``boxes`` also ``labels_a`` and ``labels_b``, uint8 (crop, crop) label maps, and ``boxes_a``, (M, 4) corners of
+    day boxes in pixels of the crop, see :mod:`nightaug.cyclegan.label_maps`; the crops are the same ones.
     Each domain is walked in its own permutation, a new one each epoch. A file that cannot be decoded is
     replaced by the next one of its domain and remembered in ``unreadable``, whose size every item tells.
     """
@@ -108,7 +125,9 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
         load_size: int | None,
         augmentation: Augmentation,
         seed: int,
+        boxes: TrainingBoxes | None = None,
     ) -> None:
+        self.boxes = boxes
         self.files, self.crop, self.load_size = files, crop, load_size
         self.augmentation, self.seed = augmentation, seed
         self.unreadable: set[Path] = set()
@@ -123,13 +142,13 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
             self._orders[domain] = held
         return files[int(held[1][at])]
 
-    def _image(self, domain: int, index: int) -> ImageArray:
+    def _image(self, domain: int, index: int) -> tuple[Path, ImageArray]:
         files = self.files[domain]
         path = self._file(domain, index)
         start = files.index(path) if path in self.unreadable else None
         if start is None:
             try:
-                return read_image(path)
+                return path, read_image(path)
             except ImageError:
                 self.unreadable.add(path)
                 start = files.index(path)
@@ -138,7 +157,7 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
             if path in self.unreadable:
                 continue
             try:
-                return read_image(path)
+                return path, read_image(path)
             except ImageError:
                 self.unreadable.add(path)
         raise DatasetError(f"none of the {len(files)} images of domain {'AB'[domain]} can be decoded")
@@ -147,15 +166,23 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
         result = {}
         for domain, key in enumerate("ab"):
             rng = np.random.default_rng([self.seed, 2 + domain, index])
-            image = self._image(domain, index)
-            result[key] = to_tensor(random_crop(image, self.crop, self.load_size, self.augmentation, rng))
+            path, image = self._image(domain, index)
+            height, width = image.shape[:2]
+            window = random_window((height, width), self.crop, self.load_size, self.augmentation, rng)
+            result[key] = to_tensor(cut_window(image, window, self.crop))
+            if self.boxes is not None:
+                shown = self.boxes.shown(domain, path, window, self.crop)
+                result[f"labels_{key}"] = label_map(shown, self.crop, self.boxes.masks)
+                if domain == 0:
+                    chance = np.random.default_rng([self.seed, 4, index])
+                    result["boxes_a"] = some_boxes(shown, self.crop, self.boxes.shown_boxes, chance)
         # Counted in the batch because worker processes have copies of this object.
         result["unreadable"] = torch.tensor(float(len(self.unreadable)))
         return result
 
 
 def make_loader(dataset: UnpairedCrops, sampler: StepSampler, workers: int, pin: bool) -> DataLoader[dict[str, Tensor]]:
-    """Batches ``{"a": (N, 3, crop, crop), "b": ...}`` in the sampler's order."""
+    """Batches ``{"a": (N, 3, crop, crop), "b": ...}`` in the sampler's order, label maps with them where there are."""
     return DataLoader(
         dataset,
         batch_size=sampler.batch,

@@ -7,7 +7,7 @@ Discriminator: the 70x70 PatchGAN. Both are fully convolutional. Images are (N, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import torch
@@ -102,6 +102,37 @@ class ResnetGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.model(x)
         return out
+
+    def features(self, x: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+        """The outputs of the named modules of the encoder, each (N, C, h, w); nothing behind the last is computed."""
+        return self._walk(x, layers, max(layers, default=-1) + 1)[1]
+
+    def forward_features(self, x: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """:meth:`forward` and :meth:`features` in one pass."""
+        return self._walk(x, layers, len(self.model))
+
+    def _walk(self, x: Tensor, layers: Collection[int], stop: int) -> tuple[Tensor, dict[int, Tensor]]:
+        assert set(layers) <= set(feature_layers(self.blocks)), layers
+        found = {}
+        for number, module in enumerate(self.model[:stop]):
+            x = module(x)
+            if number in layers:
+                found[number] = x
+        return x, found
+
+    def channels(self, layer: int) -> int:
+        """Channels of the output of a module of the encoder."""
+        return 3 if layer == 0 else self.width * (1 if layer < 4 else 2 if layer < 7 else 4)
+
+
+def feature_layers(blocks: int) -> tuple[int, ...]:
+    """Modules of a generator's encoder and trunk whose outputs nothing later overwrites in place."""
+    return (0, 1, 4, 7, *range(9, 10 + blocks))
+
+
+def middle_block(blocks: int) -> int:
+    """The module that is the middle residual block: the deepest that is still the encoder (CUT counts it so)."""
+    return 10 + (blocks - 1) // 2
 
 
 class PatchDiscriminator(nn.Module):

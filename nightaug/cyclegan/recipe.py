@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nightaug.config import build, dump_yaml
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.cyclegan.train import Trainer, TrainResult
+from nightaug.errors import ConfigError
 from nightaug.training import duration, training_errors
 
 #: A training step costs about this many generator passes (1885 GFLOP against 99 at 256 px).
@@ -33,8 +35,13 @@ def run_recipe(
     cpu: bool = False,
     dry_run: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    load_judge: Callable[[str], nn.Module] | None = None,
 ) -> TrainResult | None:
     """Train as the layered settings say; None after a dry run, and in every process but the main one.
+
+    Args:
+        load_judge: from ``faithful.judge`` to the frozen network that compares objects, see
+            :class:`nightaug.cyclegan.label_aware.LabelAware`; this package knows no detector.
 
     Raises:
         ConfigError: unknown or wrong settings (all of them in one message), or ``out`` cannot be used.
@@ -42,7 +49,14 @@ def run_recipe(
         NightaugError: out of memory, disk full, or a loss became non-finite.
     """
     settings = build(TranslatorSettings, *layers)
-    trainer = Trainer(dataset, out, settings, cpu)
+    judge: nn.Module | None = None
+    if settings.faithful.weights.object and settings.faithful.judge is not None:
+        if load_judge is None:
+            raise ConfigError(
+                "faithful.judge cannot be loaded here: give a load_judge, or use nightaug train-translator"
+            )
+        judge = load_judge(settings.faithful.judge)
+    trainer = Trainer(dataset, out, settings, cpu, judge)
     main = trainer.accelerator.is_main_process
     if epochs is not None:
         steps = epoch_steps(epochs, max(map(len, trainer.files)), trainer.global_batch)
@@ -51,6 +65,8 @@ def run_recipe(
         trainer.claim(resume)
     if main:
         say(describe(trainer))
+        for line in describe_boxes(trainer):
+            say(line)
         say(estimate(trainer))
     if dry_run:
         if main:
@@ -76,6 +92,26 @@ def describe(trainer: Trainer) -> str:
     )
 
 
+def describe_boxes(trainer: Trainer) -> list[str]:
+    """What label-aware training sees; nothing for plain training."""
+    if trainer.aware is None:
+        return []
+    day, night = trainer.aware.boxes.counts()
+    used = trainer.settings.faithful.used_night_boxes
+    return [f"label-aware: {day:,} day boxes, {night:,} night boxes ({used})", *trainer.aware.notes]
+
+
+def passes_a_step(settings: TranslatorSettings) -> float:
+    """Generator passes that a training step costs; backward counts twice, an encoder with half the blocks 0.6."""
+    passes = PASSES_A_STEP if settings.objective != "cut" else 7.0
+    encoders = (1 + settings.contrast.identity) if settings.objective != "cycle" else 0
+    if settings.faithful.weights.suppression:
+        encoders = max(encoders, 1)
+    # The head at 32 channels is a sixteenth of a generator of width 64; it runs on a night and on a translated image.
+    head = 6 / 16 * (settings.faithful.head_width / 32) ** 2 * (64 / settings.width) ** 2
+    return passes + 3 * 0.6 * encoders + (head if settings.faithful.weights.segmentation else 0.0)
+
+
 @torch.no_grad()
 def estimate(trainer: Trainer) -> str:
     """Time and disk a run will take, from one timed generator pass."""
@@ -90,7 +126,7 @@ def estimate(trainer: Trainer) -> str:
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)
-    total = seconds[-1] * PASSES_A_STEP * settings.accumulate * settings.steps
+    total = seconds[-1] * passes_a_step(settings) * settings.accumulate * settings.steps
     values = sum(p.numel() for module in (trainer.generators, trainer.discriminators) for p in module.parameters())
     # Weights, two Adam moments, the average, and the old state until the new one is complete; two weight files.
     disk = values * 4 * 3.5 * 2 + values * 4 * 2

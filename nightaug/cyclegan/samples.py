@@ -44,6 +44,7 @@ class Scorer:
     The score is the mean over both directions of the sliced Wasserstein distance between translated and
     real images plus the cycle error, both in units of [-1, 1] intensity; lower is better. It decides which
     weights are ``best``. The distance alone would prefer a smooth dark blur, the cycle error the source.
+    Without a way back (objective ``cut``) there is one direction and no cycle error: the distance alone is the score.
     """
 
     def __init__(self, files: DomainFolders, settings: TranslatorSettings) -> None:
@@ -68,21 +69,28 @@ class Scorer:
             ("day2night", self._images[0], self._images[1], pair.A2B, pair.B2A),
             ("night2day", self._images[1], self._images[0], pair.B2A, pair.A2B),
         ):
+            if there is None:
+                continue
             fakes, errors = [], []
             for at, image in enumerate(source):
                 fake = there(image[None].to(device)).float()
-                rec = back(fake)
-                errors.append(float(l1(rec, image[None].to(device))))
                 fakes.append(fake[0].cpu())
+                shown = [image, fake[0]]
+                if back is not None:
+                    shown.append(back(fake)[0])
+                    errors.append(float(l1(shown[-1], image.to(device))))
                 if at < GRID_ROWS:
-                    rows[at] += [to_image(image), to_image(fake[0]), to_image(rec[0])]
+                    rows[at] += [to_image(each) for each in shown]
             if fakes and target:
                 scores[f"distance_{name}"] = sliced_wasserstein(fakes, target)
-                scores[f"cycle_error_{name}"] = sum(errors) / len(errors)
+                if errors:
+                    scores[f"cycle_error_{name}"] = sum(errors) / len(errors)
         if any(rows):
             write_image(folder / f"step-{step:07d}.jpg", grid(rows), quality=90)
-        if len(scores) == 4:  # both directions: otherwise a domain has no readable image, and nothing is best
-            scores["score"] = sum(scores.values()) / 2
+        directions = 1 if pair.B2A is None else 2
+        # Of all directions: otherwise a domain has no readable image, and nothing is best.
+        if len(scores) == (1 if directions == 1 else 4):
+            scores["score"] = sum(scores.values()) / directions
         return scores
 
 

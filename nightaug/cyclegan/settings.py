@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from nightaug.config import Settings
-from nightaug.cyclegan.networks import SIZE_MULTIPLE, Upsampling
+from nightaug.cyclegan.networks import SIZE_MULTIPLE, Upsampling, feature_layers, middle_block
 
 
 class LossWeights(Settings):
@@ -16,6 +16,96 @@ class LossWeights(Settings):
     adversarial: float = Field(1.0, ge=0)
     cycle: float = Field(10.0, ge=0)
     identity: float = Field(5.0, ge=0)
+    #: Of the patch-contrastive terms, where ``objective`` has them (published: 1).
+    nce: float = Field(1.0, ge=0)
+
+
+class ContrastSettings(Settings):
+    """Constants of the patch-contrastive objective (CUT, Park et al., ECCV 2020)."""
+
+    #: Modules of the generator whose outputs are compared; null: the input, both stride-2 convs, the first and the
+    #: middle residual block, as published.
+    layers: tuple[int, ...] | None = None
+    #: Places a layer and image.
+    places: PositiveInt = 256
+    #: Width of the projections.
+    width: PositiveInt = 256
+    temperature: float = Field(0.07, gt=0)
+    #: Also compare night images with what the generator makes of them: they should stay as they are.
+    identity: bool = True
+
+
+class FaithfulWeights(Settings):
+    """Weights of the label-aware losses; 0 leaves one out, all 0 (the default) is plain training."""
+
+    #: Of the segmenting head on the night discriminator; without it there is no head.
+    segmentation: float = Field(0.0, ge=0)
+    #: L_hl (published: 0.2): objects the head sees outside every box of a translated image. Needs the head.
+    hallucination_outside: float = Field(0.0, ge=0)
+    #: L_supp (published: 1): places outside boxes that look like an object are pulled to the source. Needs the head.
+    suppression: float = Field(0.0, ge=0)
+    #: Features of the frozen ``judge`` inside boxes, before and after translation.
+    object: float = Field(0.0, ge=0)
+
+
+class FaithfulSettings(Settings):
+    """Label-aware training (Li, Tan and Tan, AAAI 2026; section by section in docs/train-translator.md)."""
+
+    #: Where boxes of night images come from: ``real`` (the dataset's own labels), ``none``, or a label file or folder
+    #: of pseudo boxes, such as the folder of ``nightaug predict``.
+    night_boxes: str = "none"
+    #: Pseudo boxes of a lower score are left out.
+    min_score: float = Field(0.5, ge=0, le=1)
+    weights: FaithfulWeights = FaithfulWeights()
+
+    #: What of a night box is object: all of it, or the ellipse in it, its corners being neither object nor background.
+    masks: Literal["box", "ellipse"] = "box"
+    #: Channels of the segmenting decoder's finest level.
+    head_width: PositiveInt = 32
+    #: A pixel of a class counts (pixels of the class) ** -balance times: 0 counts all alike, 1 all classes alike.
+    balance: float = Field(0.5, ge=0, le=1)
+    #: Focal exponent of the segmentation loss (Lin et al., 2017); 0 is plain cross entropy.
+    focal: float = Field(0.0, ge=0)
+
+    #: Places an image in L_supp, as anchors and as negatives.
+    places: PositiveInt = 256
+    temperature: float = Field(0.07, gt=0)
+    #: How much of a class prototype each step keeps.
+    momentum: float = Field(0.99, ge=0, lt=1)
+
+    #: How many times the cycle and identity losses count inside boxes; 1 is everywhere alike.
+    inside: float = Field(1.0, ge=1)
+    #: Frozen network for ``weights.object``: a train-detector run or weight file, or ``clip:MODEL[:WEIGHTS]``.
+    judge: str | None = None
+    #: Boxes an image shown to a judge of crops.
+    judge_boxes: PositiveInt = 8
+
+    @field_validator("night_boxes", mode="before")
+    @classmethod
+    def _spelled(cls, value: object) -> object:
+        return "none" if value is None or value is False else value  # YAML's own ways of saying none
+
+    @model_validator(mode="after")
+    def _fits(self) -> FaithfulSettings:
+        w = self.weights
+        if (w.hallucination_outside or w.suppression) and not w.segmentation:
+            raise ValueError("hallucination_outside and suppression need the head: set faithful.weights.segmentation=1")
+        if w.segmentation and self.night_boxes == "none":
+            raise ValueError("the head learns from boxes: set faithful.night_boxes=real, or =PATH of pseudo boxes")
+        return self
+
+    @property
+    def labels(self) -> bool:
+        """Whether anything here looks at boxes."""
+        w = self.weights
+        return self.inside > 1 or any((w.segmentation, w.hallucination_outside, w.suppression, w.object))
+
+    @property
+    def used_night_boxes(self) -> Literal["real", "pseudo", "none"]:
+        """Which night boxes take part in training; what a run's weights and results must say."""
+        if self.night_boxes == "none" or not (self.weights.segmentation or self.inside > 1):
+            return "none"
+        return "real" if self.night_boxes == "real" else "pseudo"
 
 
 class Augmentation(Settings):
@@ -55,6 +145,12 @@ class TranslatorSettings(Settings):
     learning_rate: float = Field(2e-4, gt=0)
     beta1: float = Field(0.5, ge=0, lt=1)
     weights: LossWeights = LossWeights()
+    #: ``cycle`` is CycleGAN. ``cut`` trains day to night alone, held to its source by patch contrast and not by a way
+    #: back; ``both`` adds the patch contrast of day to night to the cycle.
+    objective: Literal["cycle", "cut", "both"] = "cycle"
+    contrast: ContrastSettings = ContrastSettings()
+    #: Label-aware training; off unless one of its weights is set.
+    faithful: FaithfulSettings = FaithfulSettings()
     #: Fakes kept for the discriminators, per direction.
     replay_buffer: int = Field(50, ge=0)
     #: Decay of the generators' moving average, which is what is saved and used; 0 saves the raw weights.
@@ -82,4 +178,22 @@ class TranslatorSettings(Settings):
             raise ValueError(f"crop must be a multiple of {SIZE_MULTIPLE}, got {self.crop}")
         if self.load_size is not None and self.load_size < self.crop:
             raise ValueError(f"load_size ({self.load_size}) must be at least crop ({self.crop})")
+        if self.objective == "cut" and self.faithful.inside > 1:
+            raise ValueError("faithful.inside strengthens the cycle inside boxes, and objective cut has none")
+        last = max(feature_layers(self.blocks))
+        wrong = [layer for layer in self.contrast.layers or () if layer not in feature_layers(self.blocks)]
+        if wrong or self.contrast.layers == ():
+            raise ValueError(f"contrast.layers: expected some of 0, 1, 4, 7, 9 to {last}, got {self.contrast.layers}")
         return self
+
+    @property
+    def contrast_layers(self) -> tuple[int, ...]:
+        """Modules of the generator that the patch contrast compares."""
+        return tuple(sorted(set(self.contrast.layers or (0, 4, 7, 10, middle_block(self.blocks)))))
+
+    def weight_of(self, name: str) -> float:
+        """The weight of a raw loss: of its own name among the label-aware ones, else of its name's first word."""
+        if name.startswith("discriminator"):
+            return 1.0
+        own = getattr(self.faithful.weights, name, None)
+        return float(getattr(self.weights, name.split("_", 1)[0]) if own is None else own)

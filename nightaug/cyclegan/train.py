@@ -1,7 +1,7 @@
 """CycleGAN training: one loop for a laptop's CPU, one GPU, or several nodes under torchrun.
 
 Every random choice of step ``s`` is drawn from a generator seeded by (seed, s, process), and the data
-order is a pure function of (seed, index); with the saved networks, optimisers and replay buffers that
+order is a pure function of (seed, index); with the saved networks, optimisers, prototypes and replay buffers that
 makes a killed and resumed run equal to one that was never stopped.
 """
 
@@ -27,11 +27,13 @@ from nightaug.cyclegan.dataset import (
     training_domains,
 )
 from nightaug.cyclegan.discriminator_augmentation import augment
+from nightaug.cyclegan.faithful_losses import weighted_l1
+from nightaug.cyclegan.label_aware import LabelAware, contrast_losses
 from nightaug.cyclegan.losses import discriminator_loss, l1, least_squares
-from nightaug.cyclegan.networks import initialize
-from nightaug.cyclegan.pairs import DiscriminatorPair, GeneratorPair
+from nightaug.cyclegan.pairs import DiscriminatorPair, GeneratorPair, initialize_pairs
 from nightaug.cyclegan.replay_buffer import ReplayBuffer
 from nightaug.cyclegan.samples import Scorer
+from nightaug.cyclegan.segmentation import segmentation_loss
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
@@ -67,25 +69,50 @@ def fingerprint(files: DomainFolders) -> str:
     return f"{len(files.a)}+{len(files.b)} images, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
 
+def on_device(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a batch on the device, images in the memory order that convolutions prefer."""
+    order = torch.channels_last if value.ndim == 4 else torch.preserve_format
+    return value.to(device, non_blocking=True, memory_format=order)
+
+
+def shown_means(means: dict[str, float]) -> str:
+    """``adversarial 0.512 cycle 0.231 ...``: sums by a loss's first word, for the progress bar."""
+    sums: dict[str, float] = {}
+    for name, value in means.items():
+        word = name.split("_", 1)[0]
+        if word in ("adversarial", "cycle", "nce", "hallucination", "suppression"):
+            sums[word] = sums.get(word, 0.0) + value
+    return " ".join(f"{word} {value:.3f}" for word, value in sums.items())
+
+
 class Trainer(TrainingProcess):
     """State of one training process; :meth:`run` is the recipe."""
 
     settings: TranslatorSettings
     may_change = MAY_CHANGE
 
-    def __init__(self, data: Path, run: Path, settings: TranslatorSettings, cpu: bool = False) -> None:
+    def __init__(
+        self,
+        data: Path,
+        run: Path,
+        settings: TranslatorSettings,
+        cpu: bool = False,
+        judge: nn.Module | None = None,
+    ) -> None:
         super().__init__(run, settings, cpu)
         self.files = training_domains(data)
+        self.aware = LabelAware(data, self.files, settings, judge) if settings.faithful.labels else None
         # Scores never look at test images; without a val split the training images themselves are scored.
         held_out = find_domains(data, "val")
         self.validation = held_out if held_out and held_out.a and held_out.b else self.files
 
         self.fingerprint = fingerprint(self.files)
+        if self.aware is not None:
+            self.fingerprint += f", {self.aware.boxes.fingerprint()}"
 
-        init = torch.Generator().manual_seed(settings.seed)
-        generators, discriminators = GeneratorPair(settings), DiscriminatorPair(settings)
-        initialize(generators, init)
-        initialize(discriminators, init)
+        classes = self.aware.classes if self.aware is not None and settings.faithful.weights.segmentation else 0
+        generators, discriminators = GeneratorPair(settings), DiscriminatorPair(settings, classes)
+        initialize_pairs(generators, discriminators, torch.Generator().manual_seed(settings.seed))
         for pair in (generators, discriminators):  # a fifth faster on a CPU in bf16
             pair.to(memory_format=torch.channels_last)
         accelerator = self.accelerator
@@ -97,7 +124,10 @@ class Trainer(TrainingProcess):
             torch.optim.Adam(generators.parameters(), **options),
             torch.optim.Adam(discriminators.parameters(), **options),
         )
-        self.buffers = {key: ReplayBuffer(settings.replay_buffer) for key in ("fake_a", "fake_b")}
+        if self.aware is not None:
+            self.aware.to(accelerator.device, generators)
+        fakes = ("fake_b",) if settings.objective == "cut" else ("fake_a", "fake_b")
+        self.buffers = {key: ReplayBuffer(settings.replay_buffer) for key in fakes}
         self.scorer: Scorer | None = None
         self.best_score: float | None = None
 
@@ -112,54 +142,91 @@ class Trainer(TrainingProcess):
                 group["lr"] = settings.learning_rate * rate_factor(step, settings.steps, settings.constant)
         parts: dict[str, Tensor] = {}
         share = 1.0 / len(batches)
-        judge: DiscriminatorPair = accelerator.unwrap_model(self.discriminators)
-        judge.requires_grad_(False)
+        judges: DiscriminatorPair = accelerator.unwrap_model(self.discriminators)
+        judges.requires_grad_(False)
         self.opt_g.zero_grad()
-        fakes = []
+        fakes, night = [], []
         for at, batch in enumerate(batches):
             with self._sync(self.generators, at == len(batches) - 1), accelerator.autocast():
                 out = self.generators(batch["a"], batch["b"], settings.weights.identity > 0)
-                raw = self._generator_losses(judge, batch, out, chance)
-                weights = {name: getattr(settings.weights, name.split("_")[0]) for name in raw}
-                accelerator.backward(weighted_total(raw, weights) * share)
+                raw, watched = self._generator_losses(judges, batch, out, chance)
+                accelerator.backward(weighted_total(raw, {name: settings.weight_of(name) for name in raw}) * share)
             fakes.append({key: out[key].detach() for key in self.buffers})
-            accumulate(parts, raw, share)
+            night += [out[key].detach() for key in self._night_features]
+            accumulate(parts, raw | watched, share)
         self.opt_g.step()
 
-        judge.requires_grad_(True)
+        judges.requires_grad_(True)
         self.opt_d.zero_grad()
         for at, (batch, fake) in enumerate(zip(batches, fakes, strict=True)):
             with self._sync(self.discriminators, at == len(batches) - 1), accelerator.autocast():
-                shown = {key: self.buffers[key].query(fake[key], chance) for key in self.buffers}
-                real_a, fake_a, real_b, fake_b = self.discriminators(
-                    *(
-                        augment(image, settings.augmentation.discriminator, chance)
-                        for image in (batch["a"], shown["fake_a"], batch["b"], shown["fake_b"])
-                    )
-                )
-                raw = {
-                    "discriminator_a": discriminator_loss(real_a, fake_a),
-                    "discriminator_b": discriminator_loss(real_b, fake_b),
-                }
-                accelerator.backward(weighted_total(raw, dict.fromkeys(raw, 1.0)) * share)
+                raw = self._discriminator_losses(batch, fake, chance)
+                accelerator.backward(weighted_total(raw, {name: settings.weight_of(name) for name in raw}) * share)
             accumulate(parts, raw, share)
         self.opt_d.step()
+        if self.aware is not None:
+            self.aware.observe(batches, night, accelerator)
         if self.ema is not None:
             self.ema.update(accelerator.unwrap_model(self.generators), step)
         return parts
 
+    @property
+    def _night_features(self) -> list[str]:
+        layer = self.accelerator.unwrap_model(self.generators).suppressed
+        return [] if layer is None else [f"night/{layer}"]
+
     def _generator_losses(
-        self, judge: DiscriminatorPair, batch: dict[str, Tensor], out: dict[str, Tensor], chance: torch.Generator
-    ) -> dict[str, Tensor]:
-        names = self.settings.augmentation.discriminator
-        raw = {
-            "adversarial_a2b": least_squares(judge.B(augment(out["fake_b"], names, chance)), True),
-            "adversarial_b2a": least_squares(judge.A(augment(out["fake_a"], names, chance)), True),
-            "cycle_a": l1(out["rec_a"], batch["a"]),
-            "cycle_b": l1(out["rec_b"], batch["b"]),
-        }
+        self, judges: DiscriminatorPair, batch: dict[str, Tensor], out: dict[str, Tensor], chance: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Raw losses of the generators, and figures that are only watched."""
+        settings, names = self.settings, self.settings.augmentation.discriminator
+        raw = {"adversarial_a2b": least_squares(judges.B(augment(out["fake_b"], names, chance)), True)}
+        if judges.A is not None:
+            raw |= {
+                "adversarial_b2a": least_squares(judges.A(augment(out["fake_a"], names, chance)), True),
+                "cycle_a": self._apart(out["rec_a"], batch, "a"),
+                "cycle_b": self._apart(out["rec_b"], batch, "b"),
+            }
         if "same_a" in out:
-            raw |= {"identity_a": l1(out["same_a"], batch["a"]), "identity_b": l1(out["same_b"], batch["b"])}
+            raw |= {
+                "identity_a": self._apart(out["same_a"], batch, "a"),
+                "identity_b": self._apart(out["same_b"], batch, "b"),
+            }
+        generators = self.accelerator.unwrap_model(self.generators)
+        raw |= contrast_losses(generators, out, settings, chance)
+        if self.aware is None:
+            return raw, {}
+        own, watched = self.aware.losses(generators, judges.B, batch, out, chance)
+        return raw | own, watched
+
+    def _apart(self, image: Tensor, batch: dict[str, Tensor], key: str) -> Tensor:
+        """L1 between an image and its original, stronger inside boxes where that is asked for."""
+        if self.settings.faithful.inside == 1:
+            return l1(image, batch[key])
+        return weighted_l1(image, batch[key], batch[f"labels_{key}"], self.settings.faithful.inside)
+
+    def _discriminator_losses(
+        self, batch: dict[str, Tensor], fake: dict[str, Tensor], chance: torch.Generator
+    ) -> dict[str, Tensor]:
+        stored = {key: self.buffers[key].query(fake[key], chance) for key in self.buffers}
+        shown = {}
+        for key in sorted(stored):  # a before b
+            shown[key.replace("fake", "real")], shown[key] = (
+                augment(image, self.settings.augmentation.discriminator, chance)
+                for image in (batch[key.removeprefix("fake_")], stored[key])
+            )
+        options = self.settings.faithful
+        if options.weights.segmentation:
+            shown["segmented"] = batch["b"]  # as it is: its label map knows nothing of augmentation
+        logits = self.discriminators(shown)
+        raw = {
+            f"discriminator_{key[-1]}": discriminator_loss(logits[f"real_{key[-1]}"], logits[key])
+            for key in sorted(stored)
+        }
+        if options.weights.segmentation:
+            raw["segmentation"] = segmentation_loss(
+                logits["segmented"], batch["labels_b"], options.balance, options.focal
+            )
         return raw
 
     def _sync(self, model: nn.Module, last: bool) -> Any:
@@ -180,6 +247,8 @@ class Trainer(TrainingProcess):
                 "ema": self.ema.network.state_dict() if self.ema is not None else None,
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             }
+            if self.aware is not None and self.aware.prototypes is not None:
+                state["prototypes"] = self.aware.prototypes.state_dict()
         return state
 
     def save(self, step: int) -> None:
@@ -228,6 +297,8 @@ class Trainer(TrainingProcess):
             self.ema.network.load_state_dict(main["ema"])
         if self.accelerator.scaler and main["scaler"]:
             self.accelerator.scaler.load_state_dict(main["scaler"])
+        if self.aware is not None and self.aware.prototypes is not None:
+            self.aware.prototypes.load_state_dict(main["prototypes"])
         for key, buffer in self.buffers.items():
             buffer.load_state_dict(own["buffers"][key], self.accelerator.device)
         self.best_score = main["best_score"]
@@ -238,15 +309,16 @@ class Trainer(TrainingProcess):
     def batches(self, start: int) -> Iterator[list[dict[str, Tensor]]]:
         """The forward passes of each optimiser step from ``start`` on, tensors on the device."""
         settings, accelerator = self.settings, self.accelerator
-        crops = UnpairedCrops(self.files, settings.crop, settings.load_size, settings.augmentation, settings.seed)
+        boxes = self.aware.boxes if self.aware is not None else None
+        crops = UnpairedCrops(
+            self.files, settings.crop, settings.load_size, settings.augmentation, settings.seed, boxes
+        )
         group = []
         for batch in make_loader(crops, self.sampler(start), self.workers, self.on_gpu):
             group.append(
                 {
                     # The count stays on the CPU: reading it must not wait for the GPU.
-                    key: value
-                    if key == "unreadable"
-                    else value.to(accelerator.device, non_blocking=True, memory_format=torch.channels_last)
+                    key: value if key == "unreadable" else on_device(value, accelerator.device)
                     for key, value in batch.items()
                 }
             )
@@ -291,8 +363,7 @@ class Trainer(TrainingProcess):
                     if accelerator.is_main_process:
                         folder.append_metrics(done, means)
                         write_scalars(board, done, means | {"steps_per_second": rate})
-                        total = means["adversarial_a2b"] + means["adversarial_b2a"]
-                        progress(done, f"adversarial {total:.3f} cycle {means['cycle_a'] + means['cycle_b']:.3f}")
+                        progress(done, shown_means(means))
                     since, began = done, time.monotonic()
                 stopped = self.asked_to_stop(stop, done, stopped)
                 if (done % settings.sample_every == 0 or last) and accelerator.is_main_process:

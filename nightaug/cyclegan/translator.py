@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nightaug.cyclegan.checkpoint import find_weights, read_generator
+from nightaug.cyclegan.checkpoint import find_weights, read_generator, read_night_boxes
 from nightaug.cyclegan.dataset import to_image, to_tensor
 from nightaug.cyclegan.networks import SIZE_MULTIPLE, ResnetGenerator
 from nightaug.data.classes import Direction
@@ -154,6 +154,7 @@ class CycleGANTranslator:
         tile: side of the tiles in pixels; 0 for whole images always; None for whole images while they
             fit into memory.
         name, sha: what the manifest says of the weights.
+        night_boxes: ``real``, ``pseudo`` or ``none``: which boxes of night images they were trained with.
 
     One instance may be called from several threads, one call at a time.
     """
@@ -167,6 +168,7 @@ class CycleGANTranslator:
         tile: int | None = None,
         name: str = "cyclegan",
         sha: str | None = None,
+        night_boxes: str = "none",
     ) -> None:
         if precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"expected precision auto, bf16 or fp32, got '{precision}'")
@@ -180,6 +182,7 @@ class CycleGANTranslator:
         # A fifth faster than contiguous memory on a CPU in bf16 (measured; GPUs are not yet).
         self.network = network.to(memory_format=torch.channels_last)
         self.direction, self.tile, self.name, self.sha = direction, tile, name, sha
+        self.night_boxes = night_boxes
 
     @classmethod
     def load(
@@ -197,7 +200,8 @@ class CycleGANTranslator:
         """
         weights = find_weights(Path(path))
         network = read_generator(weights, direction)
-        return cls(network, direction, device, precision, tile, str(path), file_sha256(weights))
+        known = read_night_boxes(weights)
+        return cls(network, direction, device, precision, tile, str(path), file_sha256(weights), known)
 
     def __call__(self, image: ImageArray, boxes: Sequence[Box] | None = None, seed: int = 0) -> ImageArray:
         """uint8 (H, W, 3) RGB to the same; ``boxes`` and ``seed`` are taken for the common interface, unused."""

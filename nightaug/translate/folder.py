@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from nightaug.translate.plan import Plan, read_manifest
 #: Files that tell what a folder is.
 _OURS = "translation.json"
 _PREPARED = "prepare.json"
+#: The folder that curating keeps in a translated one, and what lies in it; the journal goes last.
+CURATED = "curated"
+ORIGINALS, REPORT, SCORES, JOURNAL = "originals", "curation.json", "scores.json", "journal.jsonl"
+_MEASURED = (SCORES, "scores.rows.jsonl", ".scores.rows.jsonl.lock")
 #: Facts that must be equal for a folder to be gone on with.
 _COMPARED = ("translator", "checkpoint_sha", "direction", "settings")
 
@@ -97,8 +103,32 @@ def check_links(out: Path, plan: Plan) -> None:
         raise ConfigError(f"{link} is a link that leads out of --out; remove it or choose another --out")
 
 
+def remove_curation(out: Path, scores: bool = True) -> None:
+    """Remove what curating keeps in a translated folder; nothing else, and nothing outside.
+
+    Args:
+        scores: also the scores that were made for it.
+    """
+    folder = out / CURATED
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    originals = folder / ORIGINALS
+    if originals.is_dir() and not originals.is_symlink():
+        shutil.rmtree(originals)
+    for name in (REPORT, *(_MEASURED if scores else ()), JOURNAL):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # somebody's file is in it
+        folder.rmdir()
+
+
 def remove_former(out: Path) -> None:
-    """Remove the images a former translation made here; nothing else, and nothing outside."""
+    """Remove the images a former translation made here, and their curation; nothing else, and nothing outside."""
+    _remove_images(out)
+    # Last: a run killed before this leaves a curated folder, which curating can still undo.
+    remove_curation(out)
+
+
+def _remove_images(out: Path) -> None:
     root = os.path.realpath(out)
     try:
         rows = list(read_manifest(out))

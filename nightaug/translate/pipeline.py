@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nightaug import __version__
+from nightaug.data.classes import Direction
 from nightaug.data.formats import write_labels
 from nightaug.data.results import writing
 from nightaug.errors import ConfigError, ImageError
@@ -229,11 +230,27 @@ def _outcome(item: Item, image: Callable[[], ImageArray], translator: Translator
         return error
 
 
+def encode_translation(
+    image: ImageArray, output: str, source: str, translator: str, direction: Direction, quality: int, note: str = ""
+) -> bytes:
+    """A translated image as it is stored: in the format of its name, with the mark that says it is synthetic.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        output, source, translator, direction: as in the manifest's row.
+        quality: of JPEG and WebP, 1 to 100.
+        note: more words for the mark.
+
+    Raises:
+        ImageError: the format cannot hold the image.
+    """
+    mark = f"synthetic {TARGET_TIME[direction]} image, made by nightaug {__version__} with {translator} from {source}"
+    format: ImageFormat = image_format(output)
+    return encode_image(image, format, quality, mark + note)
+
+
 def _store(item: Item, image: ImageArray, translator: Translator, options: _Options) -> ManifestRow:
-    time = TARGET_TIME[translator.direction]
-    mark = f"synthetic {time} image, made by nightaug {__version__} with {translator.name} from {item.source}"
-    format: ImageFormat = image_format(item.output)
-    data = encode_image(image, format, options.quality, mark)
+    data = encode_translation(image, item.output, item.source, translator.name, translator.direction, options.quality)
     atomic_write_bytes(options.out / item.output, data)
     return ManifestRow(
         source=item.source,

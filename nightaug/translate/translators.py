@@ -86,7 +86,10 @@ class Translator:
         from nightaug.cyclegan.translator import CycleGANTranslator
 
         gan = CycleGANTranslator.load(source, direction, device, precision, tile)
-        settings = {"precision": "bf16" if gan.dtype == torch.bfloat16 else "fp32", "tile": tile}
+        settings: dict[str, Any] = {"precision": "bf16" if gan.dtype == torch.bfloat16 else "fp32", "tile": tile}
+        if gan.night_boxes != "none":
+            # Comparisons name an arm by this: True is the labels of night images, "pseudo" a detector's guesses.
+            settings["night_boxes"] = gan.night_boxes == "real" or gan.night_boxes
         return Translator(gan.name, direction, gan.sha, False, gan, settings)
 
 

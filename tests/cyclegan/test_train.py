@@ -3,15 +3,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cyclegan_runs import TINY, command, interrupted_at, same, weights
 from helpers import picture
 
 from nightaug.config import build
@@ -22,17 +21,7 @@ from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.cyclegan.train import Trainer, rate_factor
 from nightaug.errors import ConfigError, NightaugError
 from nightaug.images import write_image
-from nightaug.runs import RunFolder, load_weights
-
-TINY: dict[str, Any] = {
-    "width": 4, "blocks": 1, "discriminator_width": 4, "crop": 64, "load_size": 64, "steps": 6, "log_every": 2,
-    "sample_every": 4, "save_every": 3, "score_images": 2, "sample_height": 64, "replay_buffer": 3,
-    "mixed_precision": "fp32", "tensorboard": False,
-}  # fmt: skip
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_weights(run / "last.safetensors")[0]
+from nightaug.runs import RunFolder
 
 
 def translated(run: Path) -> torch.Tensor:
@@ -45,10 +34,6 @@ def translated(run: Path) -> torch.Tensor:
     return out
 
 
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
 @pytest.mark.parametrize(
     "extra", [{}, {"accumulate": 2, "augmentation": {"discriminator": ["color", "translation", "cutout"]}}]
 )
@@ -56,41 +41,14 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     domains: Path, tmp_path: Path, extra: dict[str, Any]
 ) -> None:
     run_recipe(domains, tmp_path / "whole", [TINY, extra])
-    # Stopped after step 5: the newest state is that of step 3, so steps 4 and 5 are made again.
-    trainer = Trainer(domains, tmp_path / "parts", build(TranslatorSettings, TINY, extra))
-    steps = iter(trainer.batches(0))
-
-    def only_five(start: int) -> Any:
-        for _ in range(5):
-            yield next(steps)
-        raise KeyboardInterrupt
-
-    trainer.batches = only_five  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run(False)
-    trainer.folder.close()
+    # The newest state is that of step 3, so steps 4 and 5 are made again.
+    interrupted_at(5, Trainer(domains, tmp_path / "parts", build(TranslatorSettings, TINY, extra)))
     result = run_recipe(domains, tmp_path / "parts", [TINY, extra], resume=True)
     assert result is not None
     assert result.finished
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     for name in ("metrics.jsonl", "config.yaml", "best.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def command(processes: int, data: Path, out: Path, settings: dict[str, Any]) -> list[str]:
-    """``nightaug train-translator`` in one process, or under torchrun in several."""
-    start = [sys.executable]
-    if processes > 1:
-        start += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", str(free_port())]
-    start += ["-m", "nightaug", "train-translator", str(data), "--out", str(out), "--cpu"]
-    return start + [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

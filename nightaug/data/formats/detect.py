@@ -86,6 +86,8 @@ def _object_kind(keys: set[str]) -> tuple[str, str] | None:
         return "bdd100k", "per-image"
     if "frames" in keys:
         return "scalabel", "frames"
+    if "nightaug" in keys and not keys & {"annotations", "categories"}:
+        return None  # scores and counts of our own, which list images too
     if keys & {"annotations", "images", "categories"}:
         return "coco", ""
     return None

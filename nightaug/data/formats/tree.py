@@ -32,7 +32,9 @@ _NOT_BOXES = frozenset({
 })
 # fmt: on
 #: What nightaug itself writes beside datasets; no labels, and nothing to complain about.
-OWN_FILES = frozenset({"world.json", "counts.json", "prepare.json", "translation.json", "manifest.json"})
+OWN_FILES = frozenset(
+    {"world.json", "counts.json", "prepare.json", "translation.json", "manifest.json", "curation.json", "scores.json"}
+)
 _MAX_FOLDERS = 100_000
 
 

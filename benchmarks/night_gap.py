@@ -1,0 +1,265 @@
+"""How much of the night gap faithful translation recovers: one command, one table (METHODS 6 and 7).
+
+python benchmarks/night_gap.py --data DIR --out OUT [--preset sample-world|bdd100k-small] [--steps 800 --day-steps 1200]
+    [--translator-steps 1800] [--seeds 3] [--night-boxes real|pseudo] [--clip MODEL:TAG] [--until STEP] [--plan]
+
+DIR is a folder of ``nightaug prepare`` with labelled night test images. Every step is a nightaug command that goes on
+where it was stopped, and finished ones are stepped over: stop it whenever you like and run it again.
+
+1. A plain CycleGAN and a label-aware one, equal in steps. ``--night-boxes pseudo`` gives the second one what a detector
+   that has seen no night label finds at night.
+2. The curator, a detector trained on day and relit day (no night label), and the judge, of another architecture and
+   seed, trained on day and real night, which takes no part in what it judges.
+3. Translated folders of both, and a copy of the label-aware one's that the curator has mended.
+4. What the judge says of each: objects kept and moved, invented objects an image, whether it became night.
+5. The comparison: day, night, day+night, relight, plain, label-aware, curated, curated with the night head.
+
+Writes OUT/night_gap.json and OUT/night_gap.md, also of what there is when a step fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import header
+
+from nightaug.config import load_yaml
+from nightaug.images import atomic_write_text
+from nightaug.runs import RunFolder
+
+#: Seeds of the detectors that are no arms, far from theirs.
+CURATOR_SEED, JUDGE_SEED = 1_001, 1_002
+TRANSLATED = ("relight", "cyclegan", "label-aware", "curated")
+#: The arm with the night head beside the best images.
+ADAPTED = "day+translated+adapt:curated"
+#: What makes a CycleGAN label-aware: published weights, and a cycle that counts twice inside boxes.
+FAITHFUL = (
+    "weights.segmentation=1", "weights.hallucination_outside=0.2", "weights.suppression=1", "inside=2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command; ``done`` says whether there is nothing left to do, ``again`` how to go on with it."""
+
+    name: str
+    command: list[str]
+    done: Callable[[], bool]
+    again: Callable[[], Sequence[str]] = lambda: ()
+
+
+def plan(arguments: argparse.Namespace) -> list[Step]:
+    """All steps, in their order."""
+    data, out = arguments.data, arguments.out
+    runs, folders, pseudo = out / "runs", out / "translated", out / "pseudo"
+    cpu, device = (["--cpu"], ["--device", "cpu"]) if arguments.cpu else ([], [])
+    preset = ["--preset", arguments.preset]
+
+    def translator(name: str, own: Sequence[str]) -> Step:
+        words = ["--steps", str(arguments.translator_steps), *cpu]
+        return training(
+            name, ["train-translator", str(data), *preset, *words, *settings(arguments.translator_set), *own]
+        )
+
+    def detector(name: str, seed: int, own: Sequence[str]) -> Step:
+        words = ["--steps", str(arguments.day_steps + arguments.steps), *cpu, *settings(arguments.set)]
+        return training(name, ["train-detector", str(data), *preset, *words, "--set", f"seed={seed}", *own])
+
+    def training(name: str, command: Sequence[str]) -> Step:
+        run = runs / name
+        again = lambda: ["--resume"] if (run / "config.yaml").exists() else []  # noqa: E731
+        return Step(f"train {name}", [*command, "--out", str(run)], lambda: trained(run), again)
+
+    def translation(name: str, source: Path | str) -> Step:
+        folder = folders / name
+        command = ["translate", str(data), "--translator", str(source), "--out", str(folder), *device]
+        return Step(f"translate {name}", command, lambda: fact(folder / "translation.json", "finished") is True)
+
+    real = arguments.night_boxes == "real"
+    aware = settings([f"faithful.{text}" for text in (*FAITHFUL, f"night_boxes={'real' if real else pseudo}")])
+    steps = [translator("cyclegan", ()), translation("relight", "relight")]
+    steps.append(
+        detector("curator", CURATOR_SEED, ["--data", "dataset:train:A", "--data", f"{folders / 'relight'}:train"])
+    )
+    if not real:
+        command = ["predict", str(runs / "curator"), str(data / "train" / "B"), "--out", str(pseudo), *device]
+        steps.append(Step("predict night", command, (pseudo / "detections.json").exists))
+    steps += [translator("label-aware", aware), translation("cyclegan", runs / "cyclegan")]
+    steps += [translation("label-aware", runs / "label-aware"), translation("curated", runs / "label-aware")]
+    command = ["curate", str(folders / "curated"), "--judge", str(runs / "curator"), "--source", str(data)]
+    mended = folders / "curated" / "curated" / "curation.json"
+    steps.append(Step("curate", [*command, "--real", str(data), "--mode", "mend", *device], mended.exists))
+    sources = ["--data", "dataset:train:A", "--data", "dataset:train:B", "--detector", arguments.judge]
+    steps.append(detector("judge", JUDGE_SEED, sources))
+    for name in TRANSLATED:
+        file = out / "scores" / f"{name}.json"
+        command = ["score-translation", str(data), str(folders / name), "--judge", str(runs / "judge")]
+        command += ["--real", str(data), "--out", str(file), *device]
+        steps.append(Step(f"score {name}", command, file.exists))
+    steps.append(Step("compare", comparison(arguments, folders), lambda: compared(out)))
+    return steps
+
+
+def settings(texts: Sequence[str]) -> list[str]:
+    """``--set`` before each."""
+    return [word for text in texts for word in ("--set", text)]
+
+
+def comparison(arguments: argparse.Namespace, folders: Path) -> list[str]:
+    """The command of the last step."""
+    arms = ["day", "night", "day+night", "day+translated", ADAPTED]
+    command = ["compare", str(arguments.data), "--out", str(arguments.out / "compare"), "--preset", arguments.preset]
+    command += ["--arms", ",".join(arms), "--steps", str(arguments.steps), "--day-steps", str(arguments.day_steps)]
+    command += ["--seeds", str(arguments.seeds), "--clip", arguments.clip]
+    for name in TRANSLATED:
+        command += ["--translator", f"{name}={folders / name}"]
+    return [*command, *settings(arguments.set), *(["--cpu"] if arguments.cpu else [])]
+
+
+def fact(path: Path, key: str) -> Any:
+    """A value of a JSON file, None where either is not there."""
+    try:
+        return json.loads(path.read_text("utf-8")).get(key)
+    except (OSError, ValueError):
+        return None
+
+
+def trained(run: Path) -> bool:
+    """Whether a training has made all its steps."""
+    if not (run / "config.yaml").exists():
+        return False
+    return RunFolder(run).latest_state() == load_yaml(run / "config.yaml").get("steps")
+
+
+def compared(out: Path) -> bool:
+    """Whether the comparison's table holds every seed of every arm."""
+    notes = fact(out / "compare" / "table.json", "notes")
+    return notes is not None and not any("not finished yet" in note for note in notes)
+
+
+def carry_out(steps: Sequence[Step], until: str | None) -> bool:
+    """Run what is not done; False where a command failed or was stopped."""
+    for number, step in enumerate(steps, 1):
+        title = f"[{number}/{len(steps)}] {step.name}"
+        if step.done():
+            print(f"{title}: done before")
+        else:
+            print(f"{title}: nightaug {shlex.join(step.command)}", flush=True)
+            began = time.monotonic()
+            code = subprocess.run(
+                [sys.executable, "-m", "nightaug", *step.command, *step.again()], check=False
+            ).returncode
+            print(f"{title}: {time.monotonic() - began:.0f} s, exit code {code}", flush=True)
+            if code:
+                return False
+        if step.name == until:
+            return True
+    return True
+
+
+def report(out: Path, arguments: argparse.Namespace) -> str:
+    """The table of arms with what the judge says of their images; written as JSON, too."""
+    rows = []
+    for arm in fact(out / "compare" / "table.json", "arms") or []:
+        recovered = (arm.get("recovered") or {}).get("day+night") or {}
+        classes = {name: of["change"] for name, of in arm["per_class"].items() if of["measured"] and arm["over_day"]}
+        worst = min(classes, key=lambda name: classes[name], default=None)
+        rows.append(
+            {
+                "arm": arm["name"], "AP": arm["AP"], "AP50": arm["AP50"], "over_day": arm.get("over_day"),
+                "recovered": recovered, "images_dropped": arm["images_dropped"], "night_boxes": arm["night_boxes"],
+                "worst_class": worst, "worst_change": classes.get(worst) if worst else None,
+                "traffic_light_change": classes.get("traffic light"),
+            }
+        )  # fmt: skip
+    judged = {name: fact(out / "scores" / f"{name}.json", "summary") for name in TRANSLATED}
+    measured = {name: told(summary) for name, summary in judged.items() if summary}
+    content = {"data": "$DATA", "night_boxes": arguments.night_boxes, "arms": rows, "translations": measured}
+    atomic_write_text(out / "night_gap.json", json.dumps(content, indent=1) + "\n")
+    lines = ["| arm | AP | AP50 | night gap recovered | worst class | traffic light |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        gap = row["recovered"]
+        known = gap.get("value") is not None
+        share = (
+            "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * gap[key] for key in ("value", "low", "high"))) if known else "-"
+        )
+        worst = "-" if row["worst_class"] is None else f"{row['worst_class']} {100 * row['worst_change']:+.1f}"
+        light = row["traffic_light_change"]
+        cells = (row["arm"], points(row["AP"]), points(row["AP50"]), share, worst)
+        lines.append(f"| {' | '.join(cells)} | {'-' if light is None else f'{100 * light:+.1f}'} |")
+    lines += ["", "| translation | kept | moved | invented objects an image | invented lamps | became night |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, cell in measured.items():
+        lines.append(f"| {name} | " + " | ".join(interval(one) for one in cell.values()) + " |")
+    text = "\n".join(lines) + "\n"
+    atomic_write_text(out / "night_gap.md", text)
+    return text
+
+
+def told(summary: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of the table, of a score file's summary."""
+    objects, invented = summary["objects"], summary["invented"]
+    return {
+        "kept": objects["kept"]["all"], "moved": objects["moved"]["all"],
+        "invented": (invented.get("objects") or {}).get("all"), "lamps": invented["lamps"],
+        "night": (summary.get("night") or {}).get("probability"),
+    }  # fmt: skip
+
+
+def interval(cell: dict[str, Any] | None) -> str:
+    """A mean and its 95 % interval."""
+    if not cell or cell.get("value") is None:
+        return "-"
+    return f"{cell['value']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
+
+
+def points(cell: dict[str, Any] | None) -> str:
+    """A mean AP and its spread over seeds, in points."""
+    if not cell:
+        return "-"
+    return f"{100 * cell['mean']:.1f}" + (f" ± {100 * cell['spread']:.1f}" if cell.get("spread") is not None else "")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="sample-world")
+    parser.add_argument("--steps", type=int, default=800, help="of every arm")
+    parser.add_argument("--day-steps", type=int, default=1200, help="of the day checkpoint")
+    parser.add_argument("--translator-steps", type=int, default=1800)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--night-boxes", choices=("real", "pseudo"), default="real")
+    parser.add_argument("--judge", default="yolo11n", help="architecture of the judge, another than the arms'")
+    parser.add_argument("--clip", default="none", help="of the night head")
+    parser.add_argument("--set", action="append", default=[], help="a setting of all detectors, KEY=VALUE")
+    parser.add_argument("--translator-set", action="append", default=[], help="of both CycleGANs, KEY=VALUE")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--until", metavar="STEP", help="stop after this step")
+    parser.add_argument("--plan", action="store_true", help="print the steps, run nothing")
+    arguments = parser.parse_args()
+    steps = plan(arguments)
+    if arguments.until is not None and arguments.until not in [step.name for step in steps]:
+        parser.error(f"--until is one of: {', '.join(step.name for step in steps)}")
+    if arguments.plan:
+        for step in steps:
+            print(f"{'done ' if step.done() else 'to do'} {step.name}: nightaug {shlex.join(step.command)}")
+        return 0
+    header()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    good = carry_out(steps, arguments.until)
+    print(report(arguments.out, arguments))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

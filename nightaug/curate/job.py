@@ -1,0 +1,148 @@
+"""``nightaug curate`` as one function: get scores, curate, say what became of images, boxes and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nightaug.config import build
+from nightaug.curate.curate import CurateReport, curate, undo
+from nightaug.curate.ledger import Ledger, read_rows
+from nightaug.curate.scores import TranslationScores, read_scores, write_scores
+from nightaug.curate.settings import CurateSettings
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.runs import progress_bar
+from nightaug.translate.folder import CURATED, REPORT, SCORES
+
+#: Share of images or boxes from which on dropping deserves a warning.
+_MUCH = 0.1
+#: Names that are said before the rest is left to the report.
+_SAID = 5
+
+Say = Callable[[str], None]
+
+
+def run_curate(
+    translated: Path,
+    layers: Sequence[Mapping[str, Any]] = (),
+    *,
+    scores: Path | None = None,
+    source: Path | None = None,
+    judge: Path | None = None,
+    clip: str | None = None,
+    real: Path | None = None,
+    device: str | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    undone: bool = False,
+    say: Say = lambda text: None,
+) -> CurateReport | None:
+    """Curate a translated folder, or undo that; None after undoing. Arguments as the command's options.
+
+    Args:
+        layers: settings of :class:`CurateSettings`, later ones win.
+        scores: file of ``nightaug score-translation``; None: those made here before, or new ones.
+        undone: undo instead.
+
+    Raises:
+        ConfigError: a wrong setting, options that exclude each other, or the folder is in use.
+        DatasetError: no translated folder, or scores of other images.
+        CheckpointError: no usable judge or CLIP.
+        Interrupted: stopped by Ctrl-C; run again to go on.
+        NightaugError: the folder cannot be written.
+    """
+    making = {"--judge": judge, "--clip": clip, "--real": real}
+    given = [name for name, value in making.items() if value is not None]
+    if (undone or scores is not None) and given:
+        raise ConfigError(f"{given[0]} is for making scores; leave it out with {'--undo' if undone else '--scores'}")
+    if undone and (scores is not None or dry_run):
+        raise ConfigError("--undo needs neither --scores nor --dry-run")
+    if undone:
+        count = undo(translated)
+        say(f"{count:,} images of {translated} are as they were" if count else f"{translated}: nothing to undo")
+        return None
+    settings = build(CurateSettings, *layers)
+    if scores is not None:
+        found = read_scores(scores)
+    else:
+        found = _own_scores(translated, source, judge, clip, real, device, workers, dry_run, say)
+    report = curate(
+        translated, found, settings, source=source, workers=workers, dry_run=dry_run, bar=progress_bar
+    )  # fmt: skip
+    _tell(report, translated, dry_run, say)
+    return report
+
+
+def _own_scores(
+    translated: Path,
+    source: Path | None,
+    judge: Path | None,
+    clip: str | None,
+    real: Path | None,
+    device: str | None,
+    workers: int | None,
+    dry_run: bool,
+    say: Say,
+) -> TranslationScores:
+    """The scores made here before where they are of these images and were made so, else new ones."""
+    path = translated / CURATED / SCORES
+    asked = {"judge": str(judge), "clip": str(clip), "real": str(real)}
+    rows, ledger = read_rows(translated), Ledger(translated)
+    if path.is_file():
+        found = read_scores(path)
+        sums = {score.output: score.sha256 for score in found.images}
+        sums |= {output: "" for output in found.failed if output not in sums}
+        same = all(sums.get(row.known.output) in ("", ledger.before(row)[1]) for row in rows)
+        as_asked = found.settings.get("asked") == asked or (judge is None and clip is None and real is None)
+        if same and as_asked:
+            return found
+    if dry_run:
+        raise ConfigError("--dry-run makes no scores; make them with nightaug score-translation, and give --scores")
+    if source is None:
+        source = _source_of(translated)
+    if ledger.header is not None:
+        undo(translated)  # images are scored as they were translated
+    from nightaug.curate.faithfulness import score_translation
+
+    made = score_translation(
+        source, translated, out=path, real=real, judge=judge, clip=clip or "none", device=device, workers=workers,
+        gallery=False, say=say,
+    )  # fmt: skip
+    made.settings["asked"] = asked
+    write_scores(path, made)
+    return made
+
+
+def _source_of(translated: Path) -> Path:
+    from nightaug.curate.curate import translation_facts
+
+    named = translation_facts(translated).get("input")
+    if not isinstance(named, str) or not Path(named).exists():
+        raise DatasetError(f"{translated}: what was translated ({named}) is not there; name it with --source")
+    return Path(named)
+
+
+def _tell(report: CurateReport, translated: Path, dry_run: bool, say: Say) -> None:
+    images = report.images
+    kinds = ("kept", "mended", "weighed", "dropped")
+    without = f", {images['unscored']:,} without scores left alone" if images["unscored"] else ""
+    say(f"{images['total']:,} images: " + ", ".join(f"{images[kind]:,} {kind}" for kind in kinds) + without)
+    say(f"dropped {report.drop_share:.1%} of images, {report.box_drop_share:.1%} of boxes")
+    for name, one in report.boxes.items():
+        gone, back = one.dropped / max(one.total, 1), report.brought_back.get(name, 0)
+        note = f", {back:,} kept only as max_class_share says" if back else ""
+        say(f"  {name}: {one.total:,} boxes, {one.mended:,} mended, {one.dropped:,} dropped ({gone:.1%}){note}")
+    found = report.invented
+    if found["found"]:
+        say(f"{found['found']:,} invented objects and lamps, {found['mended']:,} of them painted over")
+    if report.drop_share > _MUCH or report.box_drop_share > _MUCH:
+        say("warning: over a tenth is dropped; is the judge good at night? mode=mend keeps more")
+    for name, reason in list(report.failed.items())[:_SAID]:
+        say(f"  not mended {name}: {reason}")
+    if len(report.failed) > _SAID:
+        say(f"  ... and {len(report.failed) - _SAID:,} more, all listed in {translated / CURATED / REPORT}")
+    if dry_run:
+        say("nothing was changed (--dry-run)")
+    else:
+        say(f"curated {translated}; what was done is in {translated / CURATED / REPORT}, undo with --undo")

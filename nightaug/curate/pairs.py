@@ -1,0 +1,183 @@
+"""Which image was translated from which, with the labels of both; and the real night images they are held against."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from nightaug.data.classes import NIGHT
+from nightaug.data.formats import Dataset, open_dataset
+from nightaug.data.formats.discover import unlabelled_frames
+from nightaug.data.frames import Frame
+from nightaug.data.upright import upright
+from nightaug.detect.sources import is_labelled, spread
+from nightaug.errors import DatasetError
+from nightaug.translate.plan import read_manifest
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A translation and its source.
+
+    Attributes:
+        output, source: as in the manifest.
+        frame: labels of the translation, ``path`` its file.
+        origin: the source's file.
+        labelled: whether somebody has looked for objects.
+    """
+
+    output: str
+    source: str
+    frame: Frame
+    origin: Path
+    labelled: bool
+
+
+@dataclass
+class Pairs:
+    """What is to be scored.
+
+    Attributes:
+        items: in the manifest's order.
+        failed: translations without a file or a source, with the reason.
+        notes: what the user should know.
+    """
+
+    items: list[Pair]
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes that occur in the labels, by name."""
+        return tuple(sorted({box.category for pair in self.items for box in pair.frame.boxes}))
+
+
+def find_pairs(source: Path, translated: Path, limit: int | None = None) -> Pairs:
+    """The images of a translated folder with their sources, as its manifest says.
+
+    A folder without a manifest, made by another program, is paired with the source by the images' names; the labels are
+    then the source's.
+
+    Raises:
+        DatasetError: a folder is missing, or no translation has its source there.
+    """
+    for path, what in ((source, "what was translated"), (translated, "the translated folder")):
+        if not path.exists():
+            raise DatasetError(f"{path} is not there; give {what}{_said(translated) if path == source else ''}")
+    if not translated.is_dir():
+        raise DatasetError(f"{translated}: expected a folder that nightaug translate made")
+    rows = list(read_manifest(translated))
+    pairs = _by_manifest(source, translated, limit) if rows else _by_name(source, translated, limit)
+    if not pairs.items:
+        reason = next(iter(pairs.failed.values()), "no images")
+        raise DatasetError(f"{translated}: nothing to score with the source {source} ({reason}){_said(translated)}")
+    if not any(pair.labelled for pair in pairs.items):
+        pairs.notes.append("no labels: kept and moved cannot be told, invented is what the judge did not see by day")
+    return pairs
+
+
+def _said(translated: Path) -> str:
+    """Where the folder says its images are from."""
+    try:
+        given = json.loads((translated / "translation.json").read_text("utf-8"))["input"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"; {translated.name} was translated from {given}"
+
+
+def _inside(path: Path, root: Path) -> bool:
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
+
+
+def _by_manifest(source: Path, translated: Path, limit: int | None) -> Pairs:
+    frames = _frames(translated)
+    root = source if source.is_dir() else source.parent
+    pairs = Pairs([])
+    for row in read_manifest(translated):
+        if limit is not None and len(pairs.items) + len(pairs.failed) >= limit:
+            break
+        path, origin = translated / row.output, root / row.source
+        if not _inside(path, translated) or not _inside(origin, root):
+            pairs.failed[row.output] = "the manifest names a file outside the folders"
+        elif not path.is_file():
+            pairs.failed[row.output] = "the translated image is missing"
+        elif not origin.is_file():
+            pairs.failed[row.output] = f"its source {row.source} is missing"
+        else:
+            frame = frames.get(os.path.normpath(row.output))
+            labelled = frame is not None and is_labelled(frame)
+            pairs.items.append(Pair(row.output, row.source, frame or Frame(row.output, path=path), origin, labelled))
+    return pairs
+
+
+def _frames(folder: Path) -> dict[str, Frame]:
+    """Labelled frames of a folder by the place of their image in it."""
+    try:
+        dataset = open_dataset(folder)
+    except DatasetError:
+        return {}
+    parts = [part for part in dataset.parts if part.source is not None]
+    found = {}
+    for frame in (frame for part in parts for frame in part.labels.frames if frame.path is not None):
+        assert frame.path is not None
+        found[os.path.normpath(os.path.relpath(os.path.abspath(frame.path), os.path.abspath(folder)))] = upright(frame)
+    return found
+
+
+def _all_frames(dataset: Dataset) -> list[tuple[Frame, bool]]:
+    """Every frame with an image, and whether it is labelled."""
+    out = []
+    for part in dataset.parts:
+        known = part.source is not None
+        out += [(frame, known and is_labelled(frame)) for frame in part.labels.frames if frame.path is not None]
+        out += [(frame, False) for frame in unlabelled_frames(part)]
+    return out
+
+
+def _by_name(source: Path, translated: Path, limit: int | None) -> Pairs:
+    here = {PurePosixPath(frame.name).stem: frame for frame, _ in _all_frames(open_dataset(translated))}
+    pairs = Pairs([], notes=["no manifest.jsonl: images are paired by name, with the labels of the source"])
+    root = source if source.is_dir() else source.parent
+    for frame, labelled in _all_frames(open_dataset(source)):
+        made = here.get(PurePosixPath(frame.name).stem)
+        if made is None or made.path is None or frame.path is None:
+            continue
+        if limit is not None and len(pairs.items) >= limit:
+            break
+        turned = msgspec.structs.replace(upright(frame), path=made.path)
+        output, origin = (os.path.relpath(a, b) for a, b in ((made.path, translated), (frame.path, root)))
+        pairs.items.append(Pair(output, origin, turned, frame.path, labelled))
+    if not pairs.items:
+        pairs.failed["-"] = "no manifest.jsonl, and no image of the same name"
+    return pairs
+
+
+def find_real(real: Path, pairs: Sequence[Pair], limit: int) -> list[tuple[Frame, bool]]:
+    """Real night images, spread evenly, each with whether it is labelled.
+
+    Of a prepared dataset those of domain B in the splits that were translated, so that scoring a training set never
+    looks at the test set; elsewhere the frames tagged night, or all where nothing is tagged.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    dataset = open_dataset(real)
+    splits = {pair.source.split("/", 1)[0] for pair in pairs}
+    parts = dataset.parts
+    if dataset.prepared:
+        parts = [part for part in parts if part.domain == "B"]
+        parts = [part for part in parts if part.split in splits] or parts
+    frames = _all_frames(Dataset(dataset.root, parts, dataset.prepared))
+    tagged = [(frame, known) for frame, known in frames if frame.timeofday is not None]
+    if tagged and not dataset.prepared:
+        frames = [(frame, known) for frame, known in tagged if frame.timeofday == NIGHT]
+    if not frames:
+        raise DatasetError(f"--real {real}: no night images there")
+    labelled = {str(frame.path): known for frame, known in frames}
+    return [(upright(frame), labelled[str(frame.path)]) for frame in spread([frame for frame, _ in frames], limit)]

@@ -1,0 +1,373 @@
+"""A translated folder is scored: a good translation, one that lost objects and gained lamps, and a dim copy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nightaug.cli import app
+from nightaug.clip.tiny import TinySettings, build_tiny, write_tiny
+from nightaug.curate import faithfulness
+from nightaug.curate.faithfulness import score_translation
+from nightaug.curate.judge import Detected, Look
+from nightaug.curate.pairs import find_pairs
+from nightaug.curate.rows import open_rows, rows_path
+from nightaug.curate.scores import ImageScore, TranslationScores, read_scores
+from nightaug.data.scenes import write_world
+from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted
+from nightaug.images import read_image, write_image
+from nightaug.translate.job import run_job
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sample world with day and night, as BDD100K's folders."""
+    root = tmp_path_factory.mktemp("world")
+    write_world(root, {"train": {"daytime": COUNT, "night": COUNT}}, width=160, height=90, seed=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def good(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("translated") / "good"
+    run_job(world, out, translator="relight", format="png")
+    return out
+
+
+@pytest.fixture(scope="module")
+def spoiled(world: Path, good: Path) -> Path:
+    """The good translation with its objects wiped out and a lamp painted into each image."""
+    out = good.with_name("bad <b>")
+    shutil.copytree(good, out)
+    for pair in find_pairs(world, out).items:
+        assert pair.frame.path is not None
+        pixels = read_image(pair.frame.path)
+        mask = np.zeros(pixels.shape[:2], np.uint8)
+        for box in pair.frame.boxes:
+            mask[int(box.y1) : int(box.y2) + 2, int(box.x1) : int(box.x2) + 2] = 255
+        pixels = cv2.inpaint(pixels, mask, 3, cv2.INPAINT_TELEA)
+        free = cv2.distanceTransform((mask == 0).astype(np.uint8), cv2.DIST_L2, 3)
+        free[:8], free[-8:], free[:, :8], free[:, -8:] = 0, 0, 0, 0
+        y, x = np.unravel_index(int(free.argmax()), free.shape)
+        cv2.circle(pixels, (int(x), int(y)), 4, (0, 0, 0), -1)
+        cv2.circle(pixels, (int(x), int(y)), 2, (255, 250, 220), -1, cv2.LINE_AA)
+        write_image(pair.frame.path, pixels)
+    return out
+
+
+def lamps(scores: TranslationScores) -> float:
+    return float(scores.summary["invented"]["lamps"]["value"])
+
+
+def kept(scores: TranslationScores, name: str = "all") -> float:
+    return float(scores.summary["objects"]["kept"][name]["value"])
+
+
+def test_a_good_translation_a_bad_one_and_a_dim_copy(world: Path, good: Path, spoiled: Path, tmp_path: Path) -> None:
+    dim = tmp_path / "dim"
+    shutil.copytree(good, dim)
+    for pair in find_pairs(world, dim).items:
+        write_image(pair.frame.path or "", (read_image(pair.origin) * 0.25).astype(np.uint8))
+    lines: list[str] = []
+    scored = {
+        name: score_translation(world, folder, out=tmp_path / f"{name}.json", real=world, workers=1, say=lines.append)
+        for name, folder in (("good", good), ("bad", spoiled), ("dim", dim))
+    }
+    assert kept(scored["good"]) > 0.8
+    assert kept(scored["bad"]) < 0.5
+    assert lamps(scored["good"]) < 0.1
+    assert lamps(scored["bad"]) > 0.7
+    assert lamps(scored["dim"]) == 0
+    night = {name: scores.summary["night"]["probability"]["value"] for name, scores in scored.items()}
+    assert min(night["good"], night["bad"]) > 0.5
+    assert night["dim"] < 0.2
+    assert scored["good"].summary["objects"]["kept"]["all"]["low"] <= kept(scored["good"])
+    text = "\n".join(lines)
+    assert "not measured: found, moved, invented objects: no --judge" in text
+    assert "not measured: FID and KID: no features" in text
+    assert read_scores(tmp_path / "bad.json") == scored["bad"]
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: dict[str, int] = {}
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_gallery_shows_the_worst_and_nothing_from_elsewhere(world: Path, spoiled: Path, tmp_path: Path) -> None:
+    score_translation(world, spoiled, out=tmp_path / "bad.json", worst=2, workers=1)
+    text = (tmp_path / "bad.html").read_text("utf-8")
+    page = _Page()
+    page.feed(text)
+    assert page.tags["img"] in (4, 6, 8)
+    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert "b" not in page.tags  # the folder's name is text
+    assert "bad &lt;b&gt;" in text
+    assert 'class="lamp"' in text
+    assert 'class="lost"' in text
+
+
+def test_a_second_run_goes_on(world: Path, good: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(good, mine)
+    out = tmp_path / "scores.json"
+    first = score_translation(world, mine, out=out, gallery=False, workers=1)
+    lines = rows_path(out).read_bytes().splitlines(keepends=True)
+    assert len(lines) == COUNT
+    # A crash tore the last line; and one image was made anew.
+    rows_path(out).write_bytes(b"".join(lines[:-1]) + lines[-1][:40])
+    pairs = find_pairs(world, mine).items
+    write_image(pairs[0].frame.path or "", read_image(pairs[1].frame.path or ""))
+    with open_rows(rows_path(out)) as rows:
+        assert len(rows.known) == COUNT - 1
+        with pytest.raises(ConfigError, match="another process"):
+            score_translation(world, mine, out=out, gallery=False)
+    second = score_translation(world, mine, out=out, gallery=False, workers=1)
+    assert len(rows_path(out).read_bytes().splitlines()) == COUNT - 1 + 2
+    assert second.images[1:] == first.images[1:]
+    assert second.images[0].sha256 != first.images[0].sha256
+
+
+def test_ctrl_c_keeps_what_is_done(world: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nightaug.curate import measure
+
+    out = tmp_path / "scores.json"
+    stops: list[Any] = []
+    real_request, real_pair = faithfulness.StopRequest, measure.prepare_pair
+
+    def request() -> Any:
+        stops.append(real_request())
+        return stops[-1]
+
+    def pressed(*given: Any) -> Any:
+        stops[-1].requested = True
+        return real_pair(*given)
+
+    monkeypatch.setattr(faithfulness, "StopRequest", request)
+    monkeypatch.setattr(measure, "prepare_pair", pressed)
+    with pytest.raises(Interrupted, match=f"of {COUNT} images; they are kept, run the same command to go on"):
+        score_translation(world, good, out=out, batch=2, workers=1)
+    monkeypatch.undo()
+    assert 0 < len(rows_path(out).read_bytes().splitlines()) < COUNT
+    assert not out.exists()
+    assert len(score_translation(world, good, out=out, gallery=False, workers=1).images) == COUNT
+
+
+def test_bad_images_are_counted_and_the_rest_is_scored(world: Path, good: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(good, mine)
+    paths = [pair.frame.path for pair in find_pairs(world, mine).items]
+    assert paths[0] is not None
+    assert paths[1] is not None
+    paths[0].write_bytes(paths[0].read_bytes()[:500])
+    paths[1].write_bytes(b"")
+    (paths[2] or paths[0]).unlink()
+    rows = (mine / "manifest.jsonl").read_text().splitlines()
+    rows.append(json.dumps({**json.loads(rows[3]), "output": "../outside.png"}))
+    (mine / "manifest.jsonl").write_text("\n".join(rows) + "\n")
+    run = CliRunner().invoke(
+        app, ["score-translation", str(world), str(mine), "--out", str(tmp_path / "s.json"), "--worst", "1"]
+    )
+    assert run.exit_code == 1, run.output
+    scores = read_scores(tmp_path / "s.json")
+    assert len(scores.failed) == 4
+    assert scores.failed["../outside.png"] == "the manifest names a file outside the folders"
+    assert len(scores.images) == COUNT - 3
+    assert "could not be scored" in run.output
+
+
+def test_without_labels(world: Path, good: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(good, mine)
+    for label in mine.rglob("*.json"):
+        if label.name != "translation.json":
+            label.unlink()
+    lines: list[str] = []
+    scores = score_translation(world, mine, out=tmp_path / "s.json", workers=1, say=lines.append)
+    assert any("no labels" in line for line in lines)
+    assert scores.summary["objects"]["kept"]["all"]["value"] is None
+    assert all(image.spots is not None for image in scores.images)
+
+
+def test_what_cannot_be_scored_is_said_in_one_line(world: Path, good: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.json"
+    with pytest.raises(DatasetError, match=f"good was translated from {world}"):
+        score_translation(tmp_path / "moved", good, out=out)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=r"its source .* is missing.*good was translated from"):
+        score_translation(tmp_path / "empty", good, out=out)
+    (tmp_path / "judge.safetensors").write_bytes(b"not a weight file")
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        score_translation(world, good, out=out, judge=tmp_path / "judge.safetensors")
+    with pytest.raises(ConfigError, match="expected clip, inception"):
+        score_translation(world, good, out=out, features=["vgg"])
+    with pytest.raises(ConfigError, match=r"expected a \.json file"):
+        score_translation(world, good, out=tmp_path)
+
+
+# -- with a judge ------------------------------------------------------------------------------------------------------
+
+RED, BLUE = (200, 30, 30), (30, 30, 200)
+
+
+class ColourJudge:
+    """Finds red cars and blue trucks, at any brightness, without a weight."""
+
+    classes = ("car", "truck", "bus")
+    name, sha = "colours", "0"
+
+    def __init__(self, *given: Any) -> None:
+        self.eyes = type("Eyes", (), {"precision": "fp32"})()
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[tuple[Detected, Look]]:
+        out = []
+        for image in images:
+            found = Detected([], [], [])
+            for name, own, other in (("car", 0, 2), ("truck", 2, 0)):
+                mask = (image[..., own] > 3.0 * image[..., other] + 8).astype(np.uint8)
+                for x, y, w, h, area in cv2.connectedComponentsWithStats(mask)[2][1:].tolist():
+                    if area > 20:
+                        found.boxes.append((x, y, x + w, y + h))
+                        found.scores.append(0.9)
+                        found.labels.append(name)
+            vector = torch.tensor([image.mean(), image.std()])
+            out.append((found, Look(vector, torch.from_numpy(image[::8, ::8].reshape(-1, 3).copy()).float())))
+        return out
+
+
+def patch(image: np.ndarray, x: int, y: int, colour: tuple[int, int, int]) -> None:
+    image[y : y + 12, x : x + 20] = colour
+    image[y + 4 : y + 8, x + 4 : x + 16] = np.array(colour) // 2
+
+
+@pytest.fixture
+def coloured(tmp_path: Path) -> tuple[Path, Path]:
+    """A source with a car (10, 10), a truck (60, 10), a bus nobody sees and a car without a label (10, 40); and a
+    translation in which the truck is gone, the car has moved by 2 px and a new truck stands at (60, 40)."""
+    rng = np.random.default_rng(0)
+    source = tmp_path / "source"
+    labels = []
+    for i in range(3):
+        image = rng.integers(90, 110, (64, 96, 1)).astype(np.uint8).repeat(3, axis=2)
+        for x, y, colour in ((10, 10, RED), (60, 10, BLUE), (10, 40, RED)):
+            patch(image, x, y, colour)
+        write_image(source / "images" / f"{i}.png", image)
+        boxes = [("car", 10, 10), ("truck", 60, 10), ("bus", 38, 24)]
+        labels.append(
+            {"name": f"{i}.png", "labels": [
+                {"category": name, "box2d": {"x1": x, "y1": y, "x2": x + 20, "y2": y + 12}} for name, x, y in boxes
+            ]}
+        )  # fmt: skip
+    (source / "labels.json").write_text(json.dumps(labels))
+    out = tmp_path / "translated"
+    run_job(source, out, translator="relight")
+    for pair in find_pairs(source, out).items:
+        image = read_image(pair.origin)
+        image[8:24, 8:84] = 100
+        patch(image, 12, 10, RED)
+        patch(image, 60, 40, BLUE)
+        write_image(pair.frame.path or "", (image * 0.3).astype(np.uint8))
+    return source, out
+
+
+def test_the_judge_tells_kept_moved_and_invented(
+    coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faithfulness, "Judge", ColourJudge)
+    source, translated = coloured
+    lines: list[str] = []
+    scores = score_translation(
+        source, translated, out=tmp_path / "s.json", judge=tmp_path, score=0.5, real=source, workers=1,
+        say=lines.append,
+    )  # fmt: skip
+    image: ImageScore = scores.images[0]
+    car, truck, bus = image.boxes
+    assert (car.found_day, car.found_night) == (0.9, 0.9)
+    assert car.moved == pytest.approx(1 - 18 / 22, abs=1e-3)
+    assert (truck.found_day, truck.found_night, truck.moved) == (0.9, 0.0, None)
+    assert (truck.kept or 0) < 0.5 < (car.kept or 0)
+    assert bus.found_day == 0.0  # known to the judge, not seen by day: not held against the night
+    assert "judge" not in faithfulness_parts(bus)
+    objects = [each for each in image.invented if each.kind == "object"]
+    assert [(each.category, each.xyxy) for each in objects] == [("truck", (60, 40, 80, 52))]
+    assert image.false_detections == 2  # the car without a label is false, and not invented
+    invented = scores.summary["invented"]
+    assert invented["objects"]["truck"]["value"] == invented["objects"]["all"]["value"] == 1
+    assert invented["false_detections"]["value"] == 2
+    assert scores.summary["sets"]["judge"]["structure_distance"] > 0
+    assert scores.summary["sets"]["judge"]["source"]["fid"] == pytest.approx(0, abs=1e-6)  # it is the real set here
+    assert scores.summary["real"]["false_detections"]["value"] == 1
+
+
+def faithfulness_parts(box: Any) -> dict[str, float]:
+    from nightaug.curate.kept import kept_parts
+
+    return kept_parts(box, 0.5, 0.5)
+
+
+def test_a_judge_of_other_classes(coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, translated = coloured
+    monkeypatch.setattr(faithfulness, "Judge", ColourJudge)
+    monkeypatch.setattr(ColourJudge, "classes", ("car", "sheep"))
+    scores = score_translation(source, translated, out=tmp_path / "s.json", judge=tmp_path, gallery=False, workers=1)
+    assert scores.summary["judge"]["unknown"] == ["bus", "truck"]
+    assert scores.images[0].boxes[1].found_day is None
+    assert "judge's word on bus, truck" in scores.summary["skipped"]
+    monkeypatch.setattr(ColourJudge, "classes", ("sheep",))
+    with pytest.raises(ConfigError, match="knows sheep; the labels have bus, car, truck"):
+        score_translation(source, translated, out=tmp_path / "s.json", judge=tmp_path)
+
+
+def test_clip_looks_at_each_box(coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = TinySettings(size=32, width=8, embed=32, text_width=32, context_length=24, steps=4, batch=8, warmup=1)
+    torch.manual_seed(0)
+    write_tiny(tmp_path / "clip", build_tiny(settings), settings)
+    source, translated = coloured
+    first = find_pairs(source, translated).items[0]
+    shutil.copy(first.origin, first.frame.path or "")  # an image that was not changed at all
+    scores = score_translation(
+        source, translated, out=tmp_path / "s.json", real=source, clip=str(tmp_path / "clip"), gallery=False, workers=1
+    )
+    for box in scores.images[0].boxes:
+        assert box.similarity == pytest.approx(1, abs=2e-3)
+        assert box.clip_day == pytest.approx(box.clip_night, abs=1e-3)
+    gone = scores.images[1].boxes[1]
+    assert gone.clip_day != gone.clip_night
+    cell = scores.summary["sets"]["clip"]
+    assert cell["source"]["cmmd"] == pytest.approx(0, abs=1e-6)
+    assert cell["translated"]["cmmd"] > 0
+    assert cell["fid_biased"]
+
+
+def test_help_of_inception_without_a_network(
+    coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*given: Any, **options: Any) -> Any:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    source, translated = coloured
+    scores = score_translation(
+        source, translated, out=tmp_path / "s.json", features=["inception"], gallery=False, workers=1
+    )
+    why = scores.summary["skipped"]["features of Inception"]
+    assert "fetch https://" in why
+    assert "--features inception:FILE" in why
