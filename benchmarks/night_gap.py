@@ -33,6 +33,7 @@ from typing import Any
 from common import header
 
 from nightaug.config import load_yaml
+from nightaug.errors import ConfigError
 from nightaug.images import atomic_write_text
 from nightaug.runs import RunFolder
 
@@ -92,9 +93,11 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     )
     if not real:
         command = ["predict", str(runs / "curator"), str(data / "train" / "B"), "--out", str(pseudo), *device]
-        steps.append(Step("predict night", command, (pseudo / "detections.json").exists))
-    steps += [translator("label-aware", aware), translation("cyclegan", runs / "cyclegan")]
-    steps += [translation("label-aware", runs / "label-aware"), translation("curated", runs / "label-aware")]
+        steps.append(Step("predict night", command, lambda: fact(pseudo / "predict.json", "finished") is True))
+    # The last weights: "best" is chosen by a score that the label-aware losses change, at another step for each.
+    plain, own = (runs / name / "last.safetensors" for name in ("cyclegan", "label-aware"))
+    steps += [translator("label-aware", aware), translation("cyclegan", plain)]
+    steps += [translation("label-aware", own), translation("curated", own)]
     command = ["curate", str(folders / "curated"), "--judge", str(runs / "curator"), "--source", str(data)]
     mended = folders / "curated" / "curated" / "curation.json"
     steps.append(Step("curate", [*command, "--real", str(data), "--mode", "mend", *device], mended.exists))
@@ -107,6 +110,27 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
         steps.append(Step(f"score {name}", command, file.exists))
     steps.append(Step("compare", comparison(arguments, folders), lambda: compared(out)))
     return steps
+
+
+def same_as_before(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide about numbers, kept in OUT: finished steps were made with them.
+
+    Raises:
+        ConfigError: OUT was begun with others.
+    """
+    free = ("until", "plan", "cpu", "out")
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    options = {key: value for key, value in options.items() if key not in free}
+    path = arguments.out / "options.json"
+    before = json.loads(path.read_text("utf-8")) if path.exists() else options
+    other = sorted(key for key in options if before.get(key) != options[key])
+    if other:
+        changed = ", ".join(f"--{key.replace('_', '-')} was {before.get(key)}" for key in other)
+        raise ConfigError(f"{arguments.out} was begun with other options ({changed}): give those, or another --out")
+    if not arguments.plan:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(path, json.dumps(options, indent=1) + "\n")
+    return options
 
 
 def settings(texts: Sequence[str]) -> list[str]:
@@ -159,14 +183,15 @@ def carry_out(steps: Sequence[Step], until: str | None) -> bool:
                 [sys.executable, "-m", "nightaug", *step.command, *step.again()], check=False
             ).returncode
             print(f"{title}: {time.monotonic() - began:.0f} s, exit code {code}", flush=True)
-            if code:
+            # 1 also says that single images could not be read: then there is nothing left to do.
+            if code and not (code == 1 and step.done()):
                 return False
         if step.name == until:
             return True
     return True
 
 
-def report(out: Path, arguments: argparse.Namespace) -> str:
+def report(out: Path, options: dict[str, Any]) -> str:
     """The table of arms with what the judge says of their images; written as JSON, too."""
     rows = []
     for arm in fact(out / "compare" / "table.json", "arms") or []:
@@ -183,9 +208,14 @@ def report(out: Path, arguments: argparse.Namespace) -> str:
         )  # fmt: skip
     judged = {name: fact(out / "scores" / f"{name}.json", "summary") for name in TRANSLATED}
     measured = {name: told(summary) for name, summary in judged.items() if summary}
-    content = {"data": "$DATA", "night_boxes": arguments.night_boxes, "arms": rows, "translations": measured}
+    facts = {key: fact(out / "compare" / "table.json", key) for key in ("commit", "machine", "date", "wall_s", "test")}
+    content = {"options": options | {"data": "$DATA"}, **facts, "arms": rows, "translations": measured}
     atomic_write_text(out / "night_gap.json", json.dumps(content, indent=1) + "\n")
-    lines = ["| arm | AP | AP50 | night gap recovered | worst class | traffic light |", "|---|---|---|---|---|---|"]
+    given = [(key, one) for key, value in options.items() for one in (value if isinstance(value, list) else [value])]
+    told_options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in given if key != "data")
+    lines = [f"night_gap.py --data $DATA {told_options}; commit {facts['commit']}, {facts['machine']}", ""]
+    lines += ["| arm | AP | AP50 | night gap recovered | images dropped | worst class | traffic light |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:
         gap = row["recovered"]
         known = gap.get("value") is not None
@@ -194,10 +224,18 @@ def report(out: Path, arguments: argparse.Namespace) -> str:
         )
         worst = "-" if row["worst_class"] is None else f"{row['worst_class']} {100 * row['worst_change']:+.1f}"
         light = row["traffic_light_change"]
-        cells = (row["arm"], points(row["AP"]), points(row["AP50"]), share, worst)
+        name = row["arm"] + (" [night boxes]" if row["night_boxes"] else "")
+        cells = (name, points(row["AP"]), points(row["AP50"]), share, str(row["images_dropped"]), worst)
         lines.append(f"| {' | '.join(cells)} | {'-' if light is None else f'{100 * light:+.1f}'} |")
-    lines += ["", "| translation | kept | moved | invented objects an image | invented lamps | became night |"]
-    lines += ["|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "The judge took no part in translating, curating or training. Means with 95 % intervals over images.",
+        "",
+    ]
+    lines += [
+        "| translation | kept | moved | invented objects an image | invented lamps | became night | on real night |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
     for name, cell in measured.items():
         lines.append(f"| {name} | " + " | ".join(interval(one) for one in cell.values()) + " |")
     text = "\n".join(lines) + "\n"
@@ -212,6 +250,7 @@ def told(summary: dict[str, Any]) -> dict[str, Any]:
         "kept": objects["kept"]["all"], "moved": objects["moved"]["all"],
         "invented": (invented.get("objects") or {}).get("all"), "lamps": invented["lamps"],
         "night": (summary.get("night") or {}).get("probability"),
+        "false_on_real_night": (summary.get("real") or {}).get("false_detections"),
     }  # fmt: skip
 
 
@@ -250,14 +289,17 @@ def main() -> int:
     steps = plan(arguments)
     if arguments.until is not None and arguments.until not in [step.name for step in steps]:
         parser.error(f"--until is one of: {', '.join(step.name for step in steps)}")
+    try:
+        options = same_as_before(arguments)
+    except ConfigError as error:
+        parser.error(str(error))
     if arguments.plan:
         for step in steps:
             print(f"{'done ' if step.done() else 'to do'} {step.name}: nightaug {shlex.join(step.command)}")
         return 0
     header()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     good = carry_out(steps, arguments.until)
-    print(report(arguments.out, arguments))
+    print(report(arguments.out, options))
     return 0 if good else 1
 
 

@@ -240,9 +240,12 @@ def translate(
     curate = curate or curate_mode is not None
     if not curate and (judge or clip or real):
         raise ConfigError("--judge, --clip and --real are for --curate; give it too")
-    if curate_mode is ModeName.mend and translator == "relight":
-        raise ConfigError(
-            "--curate-mode mend repairs with relight, which cannot mend its own images; use drop or weigh"
+    mode = curate_mode.value if curate_mode else None
+    if curate:
+        from nightaug.curate.job import check_curating, run_curate
+
+        check_curating(
+            input, mode, translator, direction.value, judge=judge, clip=clip, real=real, device=device, images=images
         )
     result = run_job(
         input, out, translator=translator, direction=direction.value, format=format.value if format else None,
@@ -250,10 +253,10 @@ def translate(
         device=device, images=images, labels=labels, label_format=label_format, all_times=all_times, limit=limit,
         workers=workers, dry_run=dry_run, say=say,
     )  # fmt: skip
+    if curate and dry_run:
+        say(f"it would then be scored{f' by the judge {judge}' if judge else ''} and curated, mode {mode or 'drop'}")
     if curate and result is not None and not result.stopped:
-        from nightaug.curate.job import run_curate
-
-        layers = [{"mode": curate_mode.value}] if curate_mode else []
+        layers = [{"mode": mode}] if mode else []
         run_curate(
             out, layers, source=input, judge=judge, clip=clip, real=real, device=device, workers=workers, say=say
         )

@@ -55,6 +55,9 @@ def score_translation(
     real_limit: Annotated[
         int | None, typer.Option(min=1, help="Real images; as many as translations otherwise, 200 to 1,000.")
     ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Also sum up the images and boxes that curating has left out of training.")
+    ] = False,
     gallery: Annotated[bool, typer.Option(help="Write a page of the worst images.")] = True,
     worst: Annotated[int, typer.Option(min=1, help="Images in each list of the page.")] = 12,
     batch: Annotated[int, typer.Option(min=1, help="Images in one pass.")] = 8,
@@ -69,7 +72,7 @@ def score_translation(
     scores = run(
         source, translated, out=out, real=real, judge=judge, clip=clip, features=features or None, score=score,
         real_limit=real_limit, limit=limit, batch=batch, device=device, precision=precision, workers=workers,
-        seed=seed, gallery=gallery, worst=worst, say=say,
+        seed=seed, everything=all_, gallery=gallery, worst=worst, say=say,
     )  # fmt: skip
     say(f"scores in {out}" + (f", the worst images in {out.with_suffix('.html')}" if gallery else ""))
     if scores.failed:

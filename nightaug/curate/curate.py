@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,7 @@ from nightaug import __version__
 from nightaug.curate.decide import BoxCounts, Decision, count_boxes, decide
 from nightaug.curate.ledger import Entry, Header, Ledger, Row, read_rows, write_rows
 from nightaug.curate.mend import mend, object_mask
+from nightaug.curate.origins import Origins
 from nightaug.curate.scores import ImageScore, TranslationScores
 from nightaug.curate.settings import CurateSettings
 from nightaug.data.formats import open_dataset
@@ -53,6 +54,7 @@ class CurateReport(msgspec.Struct, kw_only=True):
         invented: ``found`` of those that count, ``mended`` of them.
         brought_back: by class, boxes that stay only as too much of the class would have gone.
         failed: images that could not be mended, with the reason.
+        judge_night_boxes: whether the judge behind the scores was trained on labelled night images; None: not known.
     """
 
     nightaug: str
@@ -62,6 +64,7 @@ class CurateReport(msgspec.Struct, kw_only=True):
     invented: dict[str, int]
     brought_back: dict[str, int]
     failed: dict[str, str]
+    judge_night_boxes: bool | None
 
     @property
     def drop_share(self) -> float:
@@ -154,7 +157,7 @@ class _Curation:
     """One call of :func:`curate`: checks first, then decisions, then changes."""
 
     def __init__(self, folder: Path, scores: TranslationScores, settings: CurateSettings, source: Path | None) -> None:
-        self.folder, self.settings = folder, settings
+        self.folder, self.settings, self.scores_settings = folder, settings, scores.settings
         self.ledger = Ledger(folder)
         self.rows = read_rows(folder)
         by_output = {score.output: score for score in scores.images}
@@ -268,14 +271,15 @@ class _Curation:
             return
         dataset = open_dataset(self.folder)
         boxes = {os.path.abspath(frame.path): frame.boxes for frame in dataset.frames() if frame.path is not None}
-        root = self.source if self.source.is_dir() else self.source.parent
+        origins = Origins(self.source)
         for row in wanted:
             output = row.known.output
             before, file = self.before[output]
+            day = origins.find(before.known.source, before.known.direction)
             assert file is not None  # _check_scores
             yield _Job(
                 before, scores[output], self.decisions[output], file, self.ledger.unmended(output),
-                _below(root, before.known.source), boxes.get(os.path.abspath(self.folder / output), []),
+                day, boxes.get(os.path.abspath(self.folder / output), []),
             )  # fmt: skip
 
     def _mended(
@@ -339,6 +343,7 @@ class _Curation:
             invented={"found": found, "mended": mended},
             brought_back=dict(sorted(self.brought_back.items())),
             failed=self.failed,
+            judge_night_boxes=_judge_night_boxes(self.scores_settings),
         )
 
 
@@ -346,6 +351,15 @@ def _encode_settings(value: object) -> object:
     if isinstance(value, CurateSettings):
         return value.model_dump(mode="json")
     raise NotImplementedError(type(value).__name__)
+
+
+def _judge_night_boxes(settings: Mapping[str, Any]) -> bool | None:
+    """What the scores say of their judge: False where there was none, None where nothing is said."""
+    judge = settings.get("judge")
+    if judge is None:
+        return False
+    said = judge.get("night_boxes") if isinstance(judge, dict) else None
+    return said if isinstance(said, bool) else None
 
 
 def translation_facts(folder: Path) -> dict[str, object]:
@@ -360,11 +374,3 @@ def translation_facts(folder: Path) -> dict[str, object]:
 def _number(value: object, otherwise: float, low: float, high: float) -> float:
     good = isinstance(value, (int, float)) and low <= value <= high
     return float(value) if good and isinstance(value, (int, float)) else otherwise
-
-
-def _below(root: Path, name: str) -> Path:
-    """A file a manifest names, which may not lead out of the source."""
-    place = os.path.normpath(name)
-    if os.path.isabs(place) or place == ".." or place.startswith("../"):
-        raise DatasetError(f"{name}: a manifest's source lies outside of {root}")
-    return root / place

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from nightaug.curate.features import (
 )
 from nightaug.curate.gallery import write_gallery
 from nightaug.curate.judge import SCORE, Judge, best_threshold, false_detections, new_detections
+from nightaug.curate.judge_labels import judge_night_boxes
 from nightaug.curate.kept import ClipBox, ask_clip, score_boxes
 from nightaug.curate.measure import Eyes, measure
 from nightaug.curate.night_classifier import LEAST, NightClassifier, train_night_classifier
@@ -59,6 +61,7 @@ def score_translation(
     precision: str = "auto",
     workers: int | None = None,
     seed: int = 0,
+    everything: bool = False,
     gallery: bool = True,
     worst: int = 12,
     say: Callable[[str], None] = lambda text: None,
@@ -77,6 +80,8 @@ def score_translation(
         features: of whole images, any of ``clip``, ``inception``, ``inception:FILE``, ``judge``; None: what is there.
         score: least score of a detection that counts; None: where the judge's F1 on the source is best.
         real_limit: real images to look at; None: as many as translations, 200 to 1,000.
+        everything: kept, lost, moved and invented are also of the images and boxes that curating has left out of
+            training.
 
     Raises:
         DatasetError: nothing to score.
@@ -88,9 +93,12 @@ def score_translation(
     device = default_device() if device is None else device
     check_device(device)
     pairs = find_pairs(source, translated, limit)
-    nights = find_real(real, pairs.items, real_limit or _real_limit(len(pairs.items))) if real is not None else []
+    if everything:
+        pairs.items = [replace(pair, weight=1.0, dropped=frozenset()) for pair in pairs.items]
+    nights = find_real(real, pairs, real_limit or _real_limit(len(pairs.items))) if real is not None else []
     skipped: dict[str, str] = {}
     arbiter = Judge(judge, device, precision) if judge is not None else None
+    saw_nights = judge_night_boxes(judge, source) if judge is not None else False
     network = load_clip(clip, device) if clip != "none" else None
     eyes = _open_eyes(arbiter, network, features, device, skipped)
     targets = _targets(pairs, arbiter)
@@ -134,7 +142,7 @@ def score_translation(
             skipped["judge's word on " + ", ".join(unknown)] = "it was not trained on them"
     summary["failed"], summary["skipped"] = len(failed), skipped
     settings = {
-        "judge": None if arbiter is None else {"name": arbiter.name, "sha256": arbiter.sha},
+        "judge": None if arbiter is None else {"name": arbiter.name, "sha256": arbiter.sha, "night_boxes": saw_nights},
         "clip": None if network is None else {"name": network.name, "sha256": network.sha},
         "features": sorted(_names(eyes)), "score": threshold, "seed": seed, "limit": limit,
         "real": None if real is None else str(real), "real_images": len(measured.real_rows),

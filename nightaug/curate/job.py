@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nightaug.config import build
-from nightaug.curate.curate import CurateReport, curate, undo
+from nightaug.curate.curate import CurateReport, curate, translation_facts, undo
 from nightaug.curate.ledger import Ledger, read_rows
+from nightaug.curate.origins import lies_inside
 from nightaug.curate.scores import TranslationScores, read_scores, write_scores
 from nightaug.curate.settings import CurateSettings
 from nightaug.errors import ConfigError, DatasetError
-from nightaug.runs import progress_bar
+from nightaug.runs import file_sha256, progress_bar
 from nightaug.translate.folder import CURATED, REPORT, SCORES
+from nightaug.translate.translators import RELIGHT
 
 #: Share of images or boxes from which on dropping deserves a warning.
 _MUCH = 0.1
@@ -74,6 +77,52 @@ def run_curate(
     return report
 
 
+def check_curating(
+    source: Path,
+    mode: str | None,
+    translator: str,
+    direction: str,
+    *,
+    judge: Path | None = None,
+    clip: str | None = None,
+    real: Path | None = None,
+    device: str | None = None,
+    images: Path | None = None,
+) -> None:
+    """Refuse, before hours of translating, what curating the result would refuse afterwards.
+
+    Arguments as the options of ``nightaug translate``.
+
+    Raises:
+        ConfigError: the result could not be mended, or its source not be found again; no such CLIP or device.
+        DatasetError: there are no real night images there.
+        CheckpointError: no usable judge or CLIP.
+    """
+    if mode == "mend" and translator == RELIGHT:
+        raise ConfigError(
+            "--curate-mode mend repairs with relight, which cannot mend its own images; use drop or weigh"
+        )
+    if mode == "mend" and direction != "day2night":
+        raise ConfigError("--curate-mode mend only repairs translations to night; use drop or weigh")
+    root = source if source.is_dir() else source.parent
+    if images is not None and not lies_inside(images, root):
+        raise ConfigError(f"--curate finds the images again by {source} alone, and {images} lies outside of {root}")
+    if real is not None and not real.exists():
+        raise DatasetError(f"--real {real}: no such file or folder")
+    if device is not None:
+        from nightaug.devices import check_device
+
+        check_device(device)
+    if judge is not None:
+        from nightaug.detect.checkpoint import find_detector, read_facts
+
+        read_facts(find_detector(judge))
+    if clip is not None and clip != "none":
+        from nightaug.clip.encoder import load_clip
+
+        load_clip(clip, device or "cpu")
+
+
 def _own_scores(
     translated: Path,
     source: Path | None,
@@ -88,14 +137,19 @@ def _own_scores(
     """The scores made here before where they are of these images and were made so, else new ones."""
     path = translated / CURATED / SCORES
     asked = {"judge": str(judge), "clip": str(clip), "real": str(real)}
+    anything = judge is not None or clip is not None or real is not None
+    if judge is not None:
+        from nightaug.detect.checkpoint import find_detector
+
+        asked["judge_sha256"] = file_sha256(find_detector(judge))  # another one may lie there by now
+    asked["source"] = os.path.abspath(source or str(translation_facts(translated).get("input", "")))
     rows, ledger = read_rows(translated), Ledger(translated)
     if path.is_file():
         found = read_scores(path)
         sums = {score.output: score.sha256 for score in found.images}
         sums |= {output: "" for output in found.failed if output not in sums}
         same = all(sums.get(row.known.output) in ("", ledger.before(row)[1]) for row in rows)
-        as_asked = found.settings.get("asked") == asked or (judge is None and clip is None and real is None)
-        if same and as_asked:
+        if same and (not anything or found.settings.get("asked") == asked):
             return found
     if dry_run:
         raise ConfigError("--dry-run makes no scores; make them with nightaug score-translation, and give --scores")
@@ -115,8 +169,6 @@ def _own_scores(
 
 
 def _source_of(translated: Path) -> Path:
-    from nightaug.curate.curate import translation_facts
-
     named = translation_facts(translated).get("input")
     if not isinstance(named, str) or not Path(named).exists():
         raise DatasetError(f"{translated}: what was translated ({named}) is not there; name it with --source")
@@ -142,6 +194,8 @@ def _tell(report: CurateReport, translated: Path, dry_run: bool, say: Say) -> No
         say(f"  not mended {name}: {reason}")
     if len(report.failed) > _SAID:
         say(f"  ... and {len(report.failed) - _SAID:,} more, all listed in {translated / CURATED / REPORT}")
+    if report.judge_night_boxes is None:
+        say("it cannot be told whether the judge was trained on labels of night images; if so, an arms file says so")
     if dry_run:
         say("nothing was changed (--dry-run)")
     else:

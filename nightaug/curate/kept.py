@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from nightaug.boxes import iou
@@ -14,13 +12,11 @@ from nightaug.clip.gating import judge_boxes
 from nightaug.clip.prompts import Prompts
 from nightaug.clip.region_cache import RegionCache, regions_of
 from nightaug.curate.judge import find_boxes
-from nightaug.curate.pairs import Pair
+from nightaug.curate.pairs import Pair, on_image
 from nightaug.curate.rows import PairRow
 from nightaug.curate.scores import BoxScore
 from nightaug.data.classes import BDD100K_CLASSES, canonical_class
-from nightaug.data.frames import Box, Frame
-from nightaug.errors import ImageError
-from nightaug.images import image_size
+from nightaug.data.frames import Box
 from nightaug.runs import StopRequest, user_cache
 
 #: An object whose edges agree so far has lost nothing. In true pictures of one scene by day and by night (the sample
@@ -120,7 +116,9 @@ def ask_clip(
     if len(names) < 2:
         names = list(dict.fromkeys([*names, *BDD100K_CLASSES]))
     cache = RegionCache.open(user_cache("regions"), clip)
-    frames = [(_at(pair, pair.origin), _at(pair, pair.frame.path)) for pair in pairs]
+    frames = [
+        (on_image(pair.frame, pair.origin), on_image(pair.frame, pair.frame.path or pair.origin)) for pair in pairs
+    ]
     cache.fill([frame for both in frames for frame in both if frame is not None], clip, stop=stop, say=say)
     text = clip.scale * Prompts(clip).embed(names).cpu().numpy().astype(np.float64)
     number = {name: i for i, name in enumerate(names)}
@@ -140,19 +138,3 @@ def ask_clip(
             said.append((share[0], share[1], round(float(cosines[i]), _DIGITS) if both[i] else None))
         out.append(said)
     return out, len(names)
-
-
-def _at(pair: Pair, path: Path | None) -> Frame | None:
-    """The pair's boxes on one of its images, scaled where that has another size; None where it cannot be opened."""
-    assert path is not None
-    assert pair.frame.path is not None
-    try:
-        (width, height), (own_width, own_height) = image_size(path), image_size(pair.frame.path)
-    except ImageError:
-        return None
-    x, y = width / own_width, height / own_height
-    boxes = [
-        msgspec.structs.replace(box, x1=box.x1 * x, y1=box.y1 * y, x2=box.x2 * x, y2=box.y2 * y)
-        for box in pair.frame.boxes
-    ]
-    return msgspec.structs.replace(pair.frame, path=path, boxes=boxes, width=None, height=None)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from nightaug.curate.origins import Origins, lies_inside
 from nightaug.data.classes import NIGHT
 from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.formats.discover import unlabelled_frames
 from nightaug.data.frames import Frame
 from nightaug.data.upright import upright
 from nightaug.detect.sources import is_labelled, spread
-from nightaug.errors import DatasetError
+from nightaug.errors import DatasetError, ImageError
+from nightaug.images import image_size
 from nightaug.translate.plan import read_manifest
 
 
@@ -29,6 +31,7 @@ class Pair:
         frame: labels of the translation, ``path`` its file.
         origin: the source's file.
         labelled: whether somebody has looked for objects.
+        weight, dropped: of the image, and the numbers of its boxes that are left out of training, as in the manifest.
     """
 
     output: str
@@ -36,6 +39,8 @@ class Pair:
     frame: Frame
     origin: Path
     labelled: bool
+    weight: float = 1.0
+    dropped: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -91,19 +96,19 @@ def _said(translated: Path) -> str:
     return f"; {translated.name} was translated from {given}"
 
 
-def _inside(path: Path, root: Path) -> bool:
-    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root))
-
-
 def _by_manifest(source: Path, translated: Path, limit: int | None) -> Pairs:
     frames = _frames(translated)
-    root = source if source.is_dir() else source.parent
+    origins = Origins(source)
     pairs = Pairs([])
     for row in read_manifest(translated):
         if limit is not None and len(pairs.items) + len(pairs.failed) >= limit:
             break
-        path, origin = translated / row.output, root / row.source
-        if not _inside(path, translated) or not _inside(origin, root):
+        path = translated / row.output
+        try:
+            origin = origins.find(row.source, row.direction) if lies_inside(path, translated) else None
+        except DatasetError:
+            origin = None
+        if origin is None:
             pairs.failed[row.output] = "the manifest names a file outside the folders"
         elif not path.is_file():
             pairs.failed[row.output] = "the translated image is missing"
@@ -112,7 +117,8 @@ def _by_manifest(source: Path, translated: Path, limit: int | None) -> Pairs:
         else:
             frame = frames.get(os.path.normpath(row.output))
             labelled = frame is not None and is_labelled(frame)
-            pairs.items.append(Pair(row.output, row.source, frame or Frame(row.output, path=path), origin, labelled))
+            frame, dropped = frame or Frame(row.output, path=path), frozenset(row.dropped_boxes)
+            pairs.items.append(Pair(row.output, row.source, frame, origin, labelled, row.weight, dropped))
     return pairs
 
 
@@ -141,43 +147,105 @@ def _all_frames(dataset: Dataset) -> list[tuple[Frame, bool]]:
 
 
 def _by_name(source: Path, translated: Path, limit: int | None) -> Pairs:
-    here = {PurePosixPath(frame.name).stem: frame for frame, _ in _all_frames(open_dataset(translated))}
     pairs = Pairs([], notes=["no manifest.jsonl: images are paired by name, with the labels of the source"])
     root = source if source.is_dir() else source.parent
-    for frame, labelled in _all_frames(open_dataset(source)):
-        made = here.get(PurePosixPath(frame.name).stem)
-        if made is None or made.path is None or frame.path is None:
+    days = _all_frames(open_dataset(source))
+    made = [frame for frame, _ in _all_frames(open_dataset(translated))]
+    partners, ambiguous = _partners([frame for frame, _ in days], root, made, translated)
+    if ambiguous:
+        pairs.notes.append(f"{ambiguous:,} images of the source left out: their names alone do not tell which is which")
+    for number, (frame, labelled) in enumerate(days):
+        path = partners.get(number)
+        if path is None or frame.path is None:
             continue
         if limit is not None and len(pairs.items) >= limit:
             break
-        turned = msgspec.structs.replace(upright(frame), path=made.path)
-        output, origin = (os.path.relpath(a, b) for a, b in ((made.path, translated), (frame.path, root)))
+        turned = upright(frame)
+        turned = on_image(turned, path) or msgspec.structs.replace(turned, path=path)
+        output, origin = (os.path.relpath(a, b) for a, b in ((path, translated), (frame.path, root)))
         pairs.items.append(Pair(output, origin, turned, frame.path, labelled))
     if not pairs.items:
         pairs.failed["-"] = "no manifest.jsonl, and no image of the same name"
     return pairs
 
 
-def find_real(real: Path, pairs: Sequence[Pair], limit: int) -> list[tuple[Frame, bool]]:
+def _partners(days: list[Frame], root: Path, made: list[Frame], translated: Path) -> tuple[dict[int, Path], int]:
+    """The translation of each source image by its number, and how many sources have names that several images share.
+
+    First by the place below the folders, then by that without the ending, then by the bare name.
+    """
+    places = [_place(frame, root) for frame in days]
+    free = {_place(frame, translated): frame.path for frame in made if frame.path is not None}
+    found: dict[int, Path] = {}
+    ambiguous = 0
+    keys: tuple[Callable[[PurePosixPath], str], ...] = (str, lambda at: str(at.with_suffix("")), lambda at: at.stem)
+    for key in keys:
+        here: dict[str, list[PurePosixPath]] = {}
+        there: dict[str, list[int]] = {}
+        for at in free:
+            here.setdefault(key(at), []).append(at)
+        for number, at in enumerate(places):
+            if number not in found:
+                there.setdefault(key(at), []).append(number)
+        ambiguous = 0
+        for name in there.keys() & here.keys():
+            if len(there[name]) == len(here[name]) == 1:
+                path = free.pop(here[name][0])
+                found[there[name][0]] = path
+            else:
+                ambiguous += len(there[name])
+    return found, ambiguous
+
+
+def _place(frame: Frame, root: Path) -> PurePosixPath:
+    assert frame.path is not None
+    return PurePosixPath(os.path.relpath(os.path.abspath(frame.path), os.path.abspath(root)))
+
+
+def on_image(frame: Frame, path: Path) -> Frame | None:
+    """A frame's boxes on another file of the same picture, scaled where that has another size.
+
+    Returns:
+        None where one of the two cannot be opened.
+    """
+    assert frame.path is not None
+    try:
+        (own_width, own_height), (width, height) = image_size(frame.path), image_size(path)
+    except ImageError:
+        return None
+    x, y = width / own_width, height / own_height
+    boxes = [
+        msgspec.structs.replace(box, x1=box.x1 * x, y1=box.y1 * y, x2=box.x2 * x, y2=box.y2 * y) for box in frame.boxes
+    ]
+    return msgspec.structs.replace(frame, path=path, boxes=boxes, width=width, height=height)
+
+
+def find_real(real: Path, pairs: Pairs, limit: int) -> list[tuple[Frame, bool]]:
     """Real night images, spread evenly, each with whether it is labelled.
 
     Of a prepared dataset those of domain B in the splits that were translated, so that scoring a training set never
-    looks at the test set; elsewhere the frames tagged night, or all where nothing is tagged.
+    looks at the test set; where none of those is there all splits but test, which ``pairs.notes`` then says. Elsewhere
+    the frames tagged night, or all where nothing is tagged.
 
     Raises:
         DatasetError: there are none.
     """
     dataset = open_dataset(real)
-    splits = {pair.source.split("/", 1)[0] for pair in pairs}
+    splits = {pair.source.split("/", 1)[0] for pair in pairs.items}
     parts = dataset.parts
     if dataset.prepared:
-        parts = [part for part in parts if part.domain == "B"]
-        parts = [part for part in parts if part.split in splits] or parts
+        nights = [part for part in parts if part.domain == "B"]
+        parts = [part for part in nights if part.split in splits]
+        if not parts:
+            parts = [part for part in nights if part.split != "test"]
+            used = ", ".join(part.split for part in parts) or "none"
+            pairs.notes.append(f"--real {real}: no translated split is there; real nights are of all but test ({used})")
     frames = _all_frames(Dataset(dataset.root, parts, dataset.prepared))
     tagged = [(frame, known) for frame, known in frames if frame.timeofday is not None]
     if tagged and not dataset.prepared:
         frames = [(frame, known) for frame, known in tagged if frame.timeofday == NIGHT]
     if not frames:
-        raise DatasetError(f"--real {real}: no night images there")
+        but = " but those of the test split" if dataset.prepared else ""
+        raise DatasetError(f"--real {real}: no night images there{but}")
     labelled = {str(frame.path): known for frame, known in frames}
     return [(upright(frame), labelled[str(frame.path)]) for frame in spread([frame for frame, _ in frames], limit)]

@@ -174,10 +174,16 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             )
     if real.get("lamps_shown"):
         lines.append(
-            f"lamp-like spots outside objects on {real['images']:,} real nights: {_shown(real['lamps_shown'])}"
+            f"lamp-like spots outside objects on {real['labelled']:,} real nights: {_shown(real['lamps_shown'])}"
         )
     lines += _night_lines(summary.get("night"))
     lines += _set_lines(summary.get("sets", {}), real.get("images", 0))
+    left = summary.get("left_out", {})
+    if any(left.values()):
+        lines.append(
+            f"not in kept, lost, moved and invented, as the manifest has training leave them out: {left['images']:,} "
+            f"images, {left['boxes']:,} boxes, theirs among them; --all takes them in"
+        )
     lines += [f"not measured: {what}: {why}" for what, why in summary["skipped"].items()]
     return lines
 

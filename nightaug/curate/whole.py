@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from nightaug.curate.features import set_distances, unpacked
@@ -57,12 +58,14 @@ def summarize(
         asked: real night images were given.
     """
     rows = measured.rows
+    trained, left_out = _as_trained(images, measured.pairs)
     out: dict[str, Any] = {
         "images": len(images),
+        "left_out": left_out,
         "labelled_images": sum(pair.labelled for pair in measured.pairs),
         "boxes_ignored": sum(not wanted(box) for pair in measured.pairs for box in pair.frame.boxes),
-        "objects": objects_summary(images, score, chance),
-        "invented": invented_summary(images, judged),
+        "objects": objects_summary(trained, score, chance),
+        "invented": invented_summary(trained, judged),
         "structure": ratio_interval(*_known([image.structure for image in images])),
         "night": None,
         "sets": {},
@@ -83,6 +86,17 @@ def summarize(
     if asked:
         out["real"] = _real(measured, score, targets)
     return out
+
+
+def _as_trained(images: Sequence[ImageScore], pairs: Sequence[Pair]) -> tuple[list[ImageScore], dict[str, int]]:
+    """The scores of what a manifest leaves for training, and how many images and boxes it does not."""
+    kept = []
+    for image, pair in zip(images, pairs, strict=True):
+        if pair.weight > 0:
+            boxes = [box for box in image.boxes if box.index not in pair.dropped]
+            kept.append(msgspec.structs.replace(image, boxes=boxes))
+    boxes_left = sum(len(image.boxes) for image in images) - sum(len(image.boxes) for image in kept)
+    return kept, {"images": len(images) - len(kept), "boxes": boxes_left}
 
 
 def _known(values: Sequence[float | None]) -> tuple[list[float], list[float]]:

@@ -25,8 +25,14 @@ class Pair(Protocol):
     B2A: ResnetGenerator | None
 
 
-def write_translator(path: Path, pair: Pair, settings: TranslatorSettings, step: int, version: str) -> None:
-    """Write the generators, with the settings, the step and the night boxes they have seen in the metadata."""
+def write_translator(
+    path: Path, pair: Pair, settings: TranslatorSettings, step: int, version: str, night_boxes: str = "none"
+) -> None:
+    """Write the generators, with the settings, the step and the night boxes they have seen in the metadata.
+
+    Args:
+        night_boxes: ``real``, ``pseudo`` or ``none``, see :func:`read_night_boxes`.
+    """
     networks: dict[Direction, ResnetGenerator | None] = {"day2night": pair.A2B, "night2day": pair.B2A}
     tensors = {
         PREFIX[direction] + key: value
@@ -38,7 +44,7 @@ def write_translator(path: Path, pair: Pair, settings: TranslatorSettings, step:
         "version": version,
         "kind": KIND,
         "step": step,
-        "night_boxes": settings.faithful.used_night_boxes,
+        "night_boxes": night_boxes,
         "settings": settings.model_dump(mode="json"),
     }
     # One entry: safetensors writes several in random order, and equal runs should give equal files.

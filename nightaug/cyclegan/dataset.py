@@ -71,7 +71,11 @@ def to_image(tensor: Tensor) -> ImageArray:
 def random_window(
     size: tuple[int, int], crop: int, load_size: int | None, augmentation: Augmentation, rng: np.random.Generator
 ) -> Window:
-    """Draw the place of a square crop in an image of ``size`` (height, width) pixels; see :func:`random_crop`."""
+    """Draw the place of a square crop in an image of ``size`` (height, width) pixels, its aspect ratio kept.
+
+    The window is cut from the source and scaled once (:func:`cut_window`), which equals scaling the whole image to
+    ``load_size`` (short side, pixels) times a random zoom and cropping, at a fraction of the work.
+    """
     height, width = size
     short = min(height, width)
     # An image smaller than the crop is enlarged to it: a crop never shows padding.
@@ -92,21 +96,6 @@ def cut_window(image: ImageArray, window: Window, crop: int) -> ImageArray:
         interpolation = cv2.INTER_AREA if max(width, height) > crop else cv2.INTER_LINEAR
         part = cv2.resize(part, (crop, crop), interpolation=interpolation)
     return np.ascontiguousarray(part[:, ::-1] if flipped else part)
-
-
-def random_crop(
-    image: ImageArray, crop: int, load_size: int | None, augmentation: Augmentation, rng: np.random.Generator
-) -> ImageArray:
-    """A square crop with the aspect ratio kept.
-
-    The window is cut from the source and scaled once, which equals scaling the whole image to
-    ``load_size`` (short side, pixels) times a random zoom and cropping, at a fraction of the work.
-
-    Returns:
-        uint8 (crop, crop, 3).
-    """
-    height, width = image.shape[:2]
-    return cut_window(image, random_window((height, width), crop, load_size, augmentation, rng), crop)
 
 
 class UnpairedCrops(Dataset[dict[str, Tensor]]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -39,11 +40,13 @@ class LabelAware:
         files: its training images.
         judge: frozen network for ``weights.object``: from images (N, 3, H, W) in [-1, 1] to a list of feature maps
             (N, C, h, w); or, if it has an attribute ``crop_size`` (height, width), from box crops (P, 3, *crop_size) in
-            [-1, 1] to embeddings (P, E). Gradient must reach its input.
+            [-1, 1] to embeddings (P, E). Gradient must reach its input. An attribute ``night_boxes`` says whether it
+            was trained with labels of night images; None: not known.
 
     Attributes:
         boxes: of the training images.
         notes: lines on what was left out of the boxes.
+        used_night_boxes: which night boxes take part, the judge's training included; what the run's weights say.
         prototypes: None where nothing is suppressed.
 
     Raises:
@@ -61,7 +64,25 @@ class LabelAware:
         self.boxes: TrainingBoxes
         self.boxes, self.notes = read_training_boxes(root, files.a, files.b, options)
         self.classes = len(self.boxes.classes)
+        self.used_night_boxes: Literal["real", "pseudo", "none"] = options.used_night_boxes
+        told = getattr(self.judge, "night_boxes", False)
+        if told:
+            self.used_night_boxes = "real"
+        elif told is None:
+            self.notes.append(
+                f"whether {options.judge} has seen labels of night images is not known; if so, say that in its arm"
+            )
         self.prototypes: Prototypes | None = None
+
+    def fingerprint(self) -> str:
+        """Of the boxes and of the judge's weights: a resumed run must have the same ones."""
+        if self.judge is None:
+            return self.boxes.fingerprint()
+        digest = hashlib.sha256()
+        for name, value in self.judge.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
+        return f"{self.boxes.fingerprint()}, judge {digest.hexdigest()[:12]}"
 
     def to(self, device: torch.device, generators: GeneratorPair) -> None:
         """Make the prototypes, and move everything to the device."""

@@ -1,8 +1,8 @@
 """From boxes of an image to a label map of its crop: what is an object, what is none, what nobody knows.
 
 A label map is uint8 (H, W): ``BACKGROUND`` outside every box, ``1 + class number`` in a box, ``UNSURE`` where there is
-an object but not surely of one class (crowds, the corners around an ellipse), ``UNKNOWN`` where nobody has looked.
-Smaller boxes lie in front of larger ones.
+an object but not surely of one class, or not surely one (crowds, weak pseudo boxes, the corners around an ellipse),
+``UNKNOWN`` where nobody has looked. Smaller boxes lie in front of larger ones, unsure ones behind all others.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Window(NamedTuple):
 class ShownBoxes(NamedTuple):
     """The boxes a crop shows.
 
-    ``boxes`` (P, 4) xyxy in pixels of the crop, clipped to it, larger ones first; ``labels`` (P,) uint8, as in a label
-    map; ``known``: somebody has looked for objects in the image.
+    ``boxes`` (P, 4) xyxy in pixels of the crop, clipped to it, unsure ones first, then larger ones first; ``labels``
+    (P,) uint8, as in a label map; ``known``: somebody has looked for objects in the image.
     """
 
     boxes: FloatArray
@@ -59,7 +59,8 @@ def shown_boxes(boxes: FloatArray, labels: np.ndarray, known: bool, window: Wind
     if window.flipped:
         moved = np.stack([crop - moved[:, 2], moved[:, 1], crop - moved[:, 0], moved[:, 3]], axis=1)
     # By their whole size, not by the part that is seen: the order is the same in every crop.
-    order = np.argsort(-np.prod(moved[:, 2:] - moved[:, :2], axis=1), kind="stable")
+    # Unsure ones first: a detector finds a sure object again, weakly, many times.
+    order = np.lexsort((-np.prod(moved[:, 2:] - moved[:, :2], axis=1), labels != UNSURE))
     moved, labels = np.clip(moved, 0, crop)[order], labels[order]
     seen = (moved[:, 2:] - moved[:, :2] > 0).all(axis=1)
     return ShownBoxes(moved[seen], labels[seen], known)

@@ -35,12 +35,12 @@ def run_recipe(
     cpu: bool = False,
     dry_run: bool = False,
     say: Callable[[str], None] = lambda text: None,
-    load_judge: Callable[[str], nn.Module] | None = None,
+    load_judge: Callable[[str, Path], nn.Module] | None = None,
 ) -> TrainResult | None:
     """Train as the layered settings say; None after a dry run, and in every process but the main one.
 
     Args:
-        load_judge: from ``faithful.judge`` to the frozen network that compares objects, see
+        load_judge: from ``faithful.judge`` and ``dataset`` to the frozen network that compares objects, see
             :class:`nightaug.cyclegan.label_aware.LabelAware`; this package knows no detector.
 
     Raises:
@@ -55,7 +55,7 @@ def run_recipe(
             raise ConfigError(
                 "faithful.judge cannot be loaded here: give a load_judge, or use nightaug train-translator"
             )
-        judge = load_judge(settings.faithful.judge)
+        judge = load_judge(settings.faithful.judge, dataset)
     trainer = Trainer(dataset, out, settings, cpu, judge)
     main = trainer.accelerator.is_main_process
     if epochs is not None:
@@ -97,7 +97,7 @@ def describe_boxes(trainer: Trainer) -> list[str]:
     if trainer.aware is None:
         return []
     day, night = trainer.aware.boxes.counts()
-    used = trainer.settings.faithful.used_night_boxes
+    used = trainer.aware.used_night_boxes
     return [f"label-aware: {day:,} day boxes, {night:,} night boxes ({used})", *trainer.aware.notes]
 
 

@@ -111,5 +111,6 @@ def segmentation_loss(logits: Tensor, labels: Tensor, balance: float = 0.5, foca
     log_p = F.log_softmax(logits.float(), dim=1).gather(1, own[:, None])[:, 0]
     counts = torch.zeros(channels, device=logits.device).scatter_add_(0, own.flatten(), known.float().flatten())
     weight = counts.clamp(min=1).pow(-balance)[own] * known
-    error = -log_p if focal == 0 else -log_p * (1 - log_p.exp()).pow(focal)
+    # Not to 0, where the gradient of a power below 1 is infinite: a pixel the head is sure of.
+    error = -log_p if focal == 0 else -log_p * (1 - log_p.exp()).clamp(min=1e-6).pow(focal)
     return (weight * error).sum() / weight.sum().clamp(min=torch.finfo(torch.float32).tiny)

@@ -54,8 +54,10 @@ class FaithfulSettings(Settings):
     #: Where boxes of night images come from: ``real`` (the dataset's own labels), ``none``, or a label file or folder
     #: of pseudo boxes, such as the folder of ``nightaug predict``.
     night_boxes: str = "none"
-    #: Pseudo boxes of a lower score are left out.
+    #: Pseudo boxes of a lower score are no objects.
     min_score: float = Field(0.5, ge=0, le=1)
+    #: Pseudo boxes from this score up to ``min_score`` are no background either: the head learns nothing there.
+    unsure_score: float = Field(0.05, ge=0, le=1)
     weights: FaithfulWeights = FaithfulWeights()
 
     #: What of a night box is object: all of it, or the ellipse in it, its corners being neither object nor background.
@@ -102,7 +104,7 @@ class FaithfulSettings(Settings):
 
     @property
     def used_night_boxes(self) -> Literal["real", "pseudo", "none"]:
-        """Which night boxes take part in training; what a run's weights and results must say."""
+        """Which night boxes training looks at; what a ``judge`` was trained on is not known here."""
         if self.night_boxes == "none" or not (self.weights.segmentation or self.inside > 1):
             return "none"
         return "real" if self.night_boxes == "real" else "pseudo"

@@ -108,7 +108,7 @@ class Trainer(TrainingProcess):
 
         self.fingerprint = fingerprint(self.files)
         if self.aware is not None:
-            self.fingerprint += f", {self.aware.boxes.fingerprint()}"
+            self.fingerprint += f", {self.aware.fingerprint()}"
 
         classes = self.aware.classes if self.aware is not None and settings.faithful.weights.segmentation else 0
         generators, discriminators = GeneratorPair(settings), DiscriminatorPair(settings, classes)
@@ -270,7 +270,9 @@ class Trainer(TrainingProcess):
             self.folder.commit_state(step)
 
     def _write_weights(self, which: str, step: int) -> None:
-        write_translator(self.folder.weights_path(which), self.saved_generators(), self.settings, step, __version__)
+        used = self.aware.used_night_boxes if self.aware is not None else "none"
+        path = self.folder.weights_path(which)
+        write_translator(path, self.saved_generators(), self.settings, step, __version__, used)
 
     def saved_generators(self) -> GeneratorPair:
         """The generators that are saved and scored: the moving average where there is one."""
@@ -285,8 +287,8 @@ class Trainer(TrainingProcess):
         main = own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
         if main["data"] != self.fingerprint:
             raise ConfigError(
-                f"the run in {self.folder.path} was trained on other images ({main['data']}, now {self.fingerprint}); "
-                "resume it with the dataset it was started with"
+                f"the run in {self.folder.path} was trained on other images, boxes or another judge "
+                f"({main['data']}, now {self.fingerprint}); resume it with those it was started with"
             )
         unwrap = self.accelerator.unwrap_model
         unwrap(self.generators).load_state_dict(main["generators"])

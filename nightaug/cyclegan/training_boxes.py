@@ -18,7 +18,7 @@ from nightaug.boxes import FloatArray
 from nightaug.cyclegan.label_maps import MAX_CLASSES, UNSURE, Masks, ShownBoxes, Window, shown_boxes
 from nightaug.cyclegan.settings import FaithfulSettings
 from nightaug.data.classes import canonical_class
-from nightaug.data.formats import open_dataset, read_labels
+from nightaug.data.formats import detect_format, open_dataset, read_labels
 from nightaug.data.formats.base import plausible
 from nightaug.data.frames import Box, Frame
 from nightaug.errors import DatasetError
@@ -37,7 +37,7 @@ class TrainingBoxes:
 
     Args:
         day, night: frames with their boxes; an image that is in neither is one nobody has looked at.
-        classes: canonical names; a box of another class is an object of no class.
+        classes: canonical names; a box of another class, a crowd, and a box of weight 0 are objects of no class.
         masks: how a box is painted.
         shown_boxes: how many boxes of a crop are handed on as such.
 
@@ -60,13 +60,15 @@ class TrainingBoxes:
         self._own: tuple[dict[Path, _Own], dict[Path, _Own]] = ({}, {})
         for own, images in zip(self._own, (day, night), strict=True):
             for path, boxes in images:
-                labels = [UNSURE if box.crowd else numbers.get(box.category, UNSURE) for box in boxes]
+                labels = [
+                    UNSURE if box.crowd or box.weight <= 0 else numbers.get(box.category, UNSURE) for box in boxes
+                ]
                 corners = np.array([box.xyxy for box in boxes], dtype=np.float64).reshape(-1, 4)
                 own[path] = _Own(corners, np.array(labels, dtype=np.uint8))
 
     def counts(self) -> tuple[int, int]:
-        """Number of day and of night boxes."""
-        day, night = (sum(len(own.labels) for own in domain.values()) for domain in self._own)
+        """Number of day and of night boxes of a class."""
+        day, night = (sum(int((own.labels != UNSURE).sum()) for own in domain.values()) for domain in self._own)
         return day, night
 
     def fingerprint(self) -> str:
@@ -75,7 +77,7 @@ class TrainingBoxes:
         for domain in self._own:
             for path in sorted(domain):
                 digest.update(path.name.encode() + domain[path].boxes.tobytes() + domain[path].labels.tobytes())
-        day, night = self.counts()
+        day, night = (sum(len(own.labels) for own in domain.values()) for domain in self._own)
         return f"{day}+{night} boxes, {digest.hexdigest()[:12]}"
 
     def shown(self, domain: int, path: Path, window: Window, crop: int) -> ShownBoxes:
@@ -115,7 +117,7 @@ def read_training_boxes(
                 f"{root}: no boxes of night images; set faithful.night_boxes to pseudo boxes (see: nightaug predict)"
             )
     elif settings.night_boxes != "none":
-        night = _pseudo(Path(settings.night_boxes), b, settings.min_score, set(classes), notes)
+        night = _pseudo(Path(settings.night_boxes), b, settings, set(classes), notes)
     boxes = TrainingBoxes(
         [(path, day[path].boxes) for path in a if path in day], night, classes, settings.masks, settings.judge_boxes
     )
@@ -130,35 +132,77 @@ def _labelled(frame: Frame) -> bool:
 
 
 def _pseudo(
-    source: Path, files: Sequence[Path], least: float, classes: set[str], notes: list[str]
+    source: Path, files: Sequence[Path], settings: FaithfulSettings, classes: set[str], notes: list[str]
 ) -> list[tuple[Path, Sequence[Box]]]:
-    """Pseudo boxes of at least the score ``least``, by image; a Box's ``weight`` is its score."""
+    """Pseudo boxes by image; those under ``min_score`` have weight 0, those under ``unsure_score`` are left out."""
+    least = settings.min_score
     frames = _read_results(source, notes)
     if frames is None:
-        labels = read_labels(source)
-        notes += [f"{number:,} {kind} in {source}" for kind, number in labels.problems.counts.most_common()]
-        frames = labels.frames
+        frames = _read_labels(source, notes)
     names = Counter(Path(frame.name).stem for frame in frames)
     by_stem = {Path(frame.name).stem: frame for frame in frames if names[Path(frame.name).stem] == 1}
     found: list[tuple[Path, Sequence[Box]]] = []
-    weak = foreign = 0
+    weak = foreign = left_out = 0
     for path in files:
         frame = by_stem.get(path.stem)
         if frame is None:
             continue
-        sure = [box for box in frame.boxes if box.weight >= least]
-        kept = [box for box in sure if box.category in classes]
-        weak, foreign = weak + len(frame.boxes) - len(sure), foreign + len(sure) - len(kept)
+        kept = []
+        for box in frame.boxes:
+            if box.weight < min(least, settings.unsure_score):
+                left_out += 1
+            elif box.category not in classes:
+                foreign += 1
+            elif box.weight < least:
+                weak += 1
+                kept.append(msgspec.structs.replace(box, weight=0.0))
+            else:
+                kept.append(msgspec.structs.replace(box, weight=1.0))
         found.append((path, kept))
-    if not any(boxes for _, boxes in found):
+    if not any(box.weight for _, boxes in found for box in boxes):
         raise DatasetError(
             f"{source}: no box of faithful.min_score={least:g} or more belongs to a night image, judged by file names"
         )
     if weak:
-        notes.append(f"{weak:,} pseudo boxes with a score under {least:g} are not used")
+        notes.append(f"{weak:,} pseudo boxes with a score under {least:g} are unsure, neither object nor background")
+    if left_out:
+        notes.append(f"{left_out:,} pseudo boxes with a score under {min(least, settings.unsure_score):g} are not used")
     if foreign:
         notes.append(f"{foreign:,} pseudo boxes of classes the dataset does not have are not used")
     return found
+
+
+def _read_labels(source: Path, notes: list[str]) -> list[Frame]:
+    """Frames of any other label format, sure boxes all, but for the scores that a COCO file may have.
+
+    Raises:
+        DatasetError: it cannot be read, or is YOLO, whose lines are fractions of images that lie elsewhere.
+    """
+    if detect_format(source) == "yolo":
+        raise DatasetError(
+            f"{source}: faithful.night_boxes takes COCO (nightaug predict --format coco), BDD100K, Scalabel or VOC, "
+            "not YOLO lines"
+        )
+    labels = read_labels(source)
+    notes += [f"{number:,} {kind} in {source}" for kind, number in labels.problems.counts.most_common()]
+    if labels.format == "coco":
+        try:
+            entries = msgspec.json.decode(source.read_bytes(), type=_Annotations).annotations
+        except (OSError, msgspec.DecodeError, RecursionError):
+            entries = []  # a file that is only partly sound has been read entry by entry, without scores
+        scores = {str(entry.id): entry.score for entry in entries if entry.score is not None}
+        for box in (box for frame in labels.frames for box in frame.boxes):
+            box.weight = min(box.weight, scores.get(box.id or "", 1.0))
+    return labels.frames
+
+
+class _Scored(msgspec.Struct, gc=False):
+    id: int | str | None = None
+    score: float | None = None
+
+
+class _Annotations(msgspec.Struct, gc=False):
+    annotations: list[_Scored] = []
 
 
 class _Entry(msgspec.Struct, gc=False):

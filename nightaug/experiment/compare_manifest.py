@@ -1,4 +1,4 @@
-"""What a translated folder says of itself: what was not made, night labels in its making."""
+"""What a translated folder says of itself: what was not made, night labels in its making or its curation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from nightaug.experiment.compare_settings import SourceSpec
+from nightaug.translate.folder import CURATED, REPORT
 
 
 class _Says(msgspec.Struct):
@@ -15,9 +16,9 @@ class _Says(msgspec.Struct):
     night_boxes: bool = False
 
 
-def _translation_facts(folder: Path) -> dict[str, object]:
+def _facts(path: Path) -> dict[str, object]:
     try:
-        facts = msgspec.json.decode((folder / "translation.json").read_bytes())
+        facts = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         return {}
     return facts if isinstance(facts, dict) else {}
@@ -25,13 +26,16 @@ def _translation_facts(folder: Path) -> dict[str, object]:
 
 def untranslated(folder: Path, spec: SourceSpec) -> int:
     """Images of the part that the translator could not make."""
-    skipped = _translation_facts(folder).get("skipped")
+    skipped = _facts(folder / "translation.json").get("skipped")
     return sum(name.startswith(f"{spec.split}/") for name in skipped) if isinstance(skipped, dict) else 0
 
 
 def says_night_boxes(folder: Path) -> bool:
-    """Whether the translation says that its translator was trained with labels of night images."""
-    facts = _translation_facts(folder)
+    """Whether the translation says that its translator, or the judge it was curated by, was trained with labels of
+    night images."""
+    if _facts(folder / CURATED / REPORT).get("judge_night_boxes") is True:
+        return True
+    facts = _facts(folder / "translation.json")
     settings = facts.get("settings")
     if facts.get("night_boxes") is True or (isinstance(settings, dict) and settings.get("night_boxes") is True):
         return True

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nightaug.clip.encoder import Clip, load_clip
+from nightaug.curate.judge_labels import judge_night_boxes
 from nightaug.detect.checkpoint import load_detector
 from nightaug.detect.detectors import Detector
 
@@ -24,11 +25,15 @@ STRIDE = 32
 
 
 class DetectorFeatures(nn.Module):
-    """A detector's finest pyramid levels, (N, 3, H, W) in [-1, 1] to [(N, C, h, w)]."""
+    """A detector's finest pyramid levels, (N, 3, H, W) in [-1, 1] to [(N, C, h, w)].
 
-    def __init__(self, detector: Detector) -> None:
+    Attributes:
+        night_boxes: whether the detector has learnt from labels of night images; None: not known.
+    """
+
+    def __init__(self, detector: Detector, night_boxes: bool | None = None) -> None:
         super().__init__()
-        self.detector = detector
+        self.detector, self.night_boxes = detector, night_boxes
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = (images.float() + 1) * 127.5
@@ -58,8 +63,11 @@ class ClipCrops(nn.Module):
         return out
 
 
-def load_judge(spec: str) -> nn.Module:
+def load_judge(spec: str, dataset: Path) -> nn.Module:
     """The network that ``faithful.judge`` names: ``clip:MODEL[:WEIGHTS]``, or a train-detector run or weight file.
+
+    Args:
+        dataset: what the translator is trained on; a detector trained on all of its dataset is taken to mean this one.
 
     Raises:
         CheckpointError: no usable weights there.
@@ -67,4 +75,4 @@ def load_judge(spec: str) -> nn.Module:
     """
     if spec.startswith(CLIP):
         return ClipCrops(load_clip(spec.removeprefix(CLIP), precision="fp32"))
-    return DetectorFeatures(load_detector(Path(spec)))
+    return DetectorFeatures(load_detector(Path(spec)), judge_night_boxes(Path(spec), dataset))

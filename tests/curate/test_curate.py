@@ -21,6 +21,8 @@ from nightaug.cli import main
 from nightaug.curate import curate as curate_module
 from nightaug.curate import ledger as ledger_module
 from nightaug.curate.curate import curate, undo
+from nightaug.curate.job import run_curate
+from nightaug.curate.pairs import find_pairs
 from nightaug.curate.scores import BoxScore, ImageScore, Invented, TranslationScores, write_scores
 from nightaug.curate.settings import CurateSettings
 from nightaug.data.formats import open_dataset
@@ -100,7 +102,29 @@ def test_dropped_boxes_and_images_do_not_train(tmp_path: Path) -> None:
     assert (report.boxes["car"].total, report.boxes["car"].dropped, report.boxes["pedestrian"].dropped) == (8, 3, 1)
     changed = {name for name, data in files(out).items() if before.get(name) != data}
     assert changed == {"manifest.jsonl", "curated/journal.jsonl", "curated/curation.json"}  # labels stay as they are
-    assert json.loads((out / "curated/curation.json").read_text())["images"] == report.images
+    said = json.loads((out / "curated/curation.json").read_text())
+    assert said["images"] == report.images
+    assert said["judge_night_boxes"] is False  # without a judge
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_the_judges_night_labels_are_noted(tmp_path: Path, told: bool | None) -> None:
+    root, out = world(tmp_path, 1)
+    scores = scored(root, out, {})
+    scores.settings["judge"] = {"name": "x", "sha256": "0", **({} if told is None else {"night_boxes": told})}
+    curate(out, scores)
+    assert json.loads((out / "curated/curation.json").read_text())["judge_night_boxes"] is told
+
+
+def test_a_label_file_with_its_images_elsewhere(tmp_path: Path) -> None:
+    root, _ = world(tmp_path)
+    labels, out = root / "labels/det_20/det_train.json", tmp_path / "of the labels"
+    translate(make_plan(labels, "day2night"), dark(), out)
+    pairs = find_pairs(labels, out)
+    assert [pair.origin for pair in pairs.items] == [root / f"images/100k/train/000{i}-a.jpg" for i in range(4)]
+    assert not pairs.failed
+    report = curate(out, scored(labels, out, {0: {0}}), MEND)
+    assert (report.images["mended"], report.failed) == (1, {})
 
 
 def test_an_image_with_invented_lamps_counts_less(tmp_path: Path) -> None:
@@ -420,6 +444,7 @@ def test_translate_curates_what_it_made(
     fake = types.ModuleType("nightaug.curate.faithfulness")
     fake.score_translation = score_translation  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nightaug.curate.faithfulness", fake)
+    monkeypatch.setattr("nightaug.clip.encoder.load_clip", lambda *given: None)
     command = ["translate", str(root), "--out", str(out)]
 
     def run(*more: str) -> int:
@@ -443,3 +468,60 @@ def test_translate_curates_what_it_made(
     assert made[1]["clip"] == "tiny"
     assert run("--overwrite") == 0
     assert files(out) == plain
+
+
+def test_scores_are_made_anew_for_another_judge_or_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, out = world(tmp_path, 1)
+    made = []
+
+    def score_translation(source: Path, translated: Path, *, out: Path, **options: object) -> TranslationScores:
+        made.append(source)
+        return scored(source, translated, {})
+
+    fake = types.ModuleType("nightaug.curate.faithfulness")
+    fake.score_translation = score_translation  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nightaug.curate.faithfulness", fake)
+    judge = tmp_path / "judge.safetensors"
+    judge.write_bytes(b"one")
+    for _ in range(2):
+        run_curate(out, judge=judge)
+    run_curate(out)  # whatever is there
+    assert made == [root]
+    judge.write_bytes(b"two")
+    run_curate(out, judge=judge)
+    assert len(made) == 2
+    other = root.rename(tmp_path / "moved")
+    run_curate(out)
+    run_curate(out, judge=judge, source=other)
+    assert made == [root, root, other]
+
+
+def test_what_curating_would_refuse_is_refused_before_translating(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = scalabel(tmp_path / "in", ["daytime"]), tmp_path / "out"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "judge.safetensors").write_bytes(b"no weights")
+
+    def run(*more: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(["translate", str(root), "--out", str(out), "--curate", *more])
+        said = capsys.readouterr()
+        return int(stopped.value.code or 0), said.out + said.err
+
+    night2day = ("--direction", "night2day", "--translator", "run")
+    for options, message in (
+        (("--judge", str(tmp_path / "gone")), "no such file or run folder"),
+        (("--judge", str(tmp_path / "judge.safetensors")), "cannot be read as safetensors"),
+        (("--real", str(tmp_path / "gone")), "no such file or folder"),
+        (("--clip", "no-such-model:tag"), "expected a CLIP as"),
+        (("--curate-mode", "mend", *night2day), "only repairs translations to night"),
+        (("--images", str(tmp_path / "elsewhere")), "lies outside of"),
+    ):
+        code, text = run(*options)
+        assert code == 2
+        assert message in text
+        assert not out.exists()
+    code, text = run("--dry-run", "--curate-mode", "weigh")
+    assert code == 0
+    assert "would then be scored and curated, mode weigh" in text

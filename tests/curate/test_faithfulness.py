@@ -23,6 +23,7 @@ from nightaug.curate.judge import Detected, Look
 from nightaug.curate.pairs import find_pairs
 from nightaug.curate.rows import open_rows, rows_path
 from nightaug.curate.scores import ImageScore, TranslationScores, read_scores
+from nightaug.curate.summary import summary_lines
 from nightaug.data.scenes import write_world
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted
 from nightaug.images import read_image, write_image
@@ -320,6 +321,29 @@ def faithfulness_parts(box: Any) -> dict[str, float]:
     from nightaug.curate.kept import kept_parts
 
     return kept_parts(box, 0.5, 0.5)
+
+
+def test_what_curating_left_out_is_not_summed_up(coloured: tuple[Path, Path], tmp_path: Path) -> None:
+    source, translated = coloured
+    manifest = translated / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[0]["weight"], rows[1]["dropped_boxes"] = 0.0, [1]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines: list[str] = []
+    out = tmp_path / "s.json"
+    scores = score_translation(source, translated, out=out, gallery=False, workers=1, say=lines.append)
+    assert scores.summary["left_out"] == {"images": 1, "boxes": 4}
+    assert any("1 images, 4 boxes, theirs among them" in line for line in lines)
+    counts = {name: cell["count"] for name, cell in scores.summary["objects"]["kept"].items()}
+    assert (counts["car"], counts["truck"]) == (2, 1)
+    assert scores.summary["invented"]["lamps"]["count"] == 2
+    assert [len(image.boxes) for image in scores.images] == [3, 3, 3]  # curating decides about all of them
+    scores = score_translation(source, translated, out=out, gallery=False, workers=1, everything=True)
+    assert scores.summary["left_out"] == {"images": 0, "boxes": 0}
+    assert scores.summary["objects"]["kept"]["truck"]["count"] == 3
+    lamps_shown = {"value": 1.0, "low": 1.0, "high": 1.0, "count": 2}
+    scores.summary["real"] = {"images": 9, "labelled": 2, "lamps_shown": lamps_shown}
+    assert any("outside objects on 2 real nights" in line for line in summary_lines(scores.summary))
 
 
 def test_a_judge_of_other_classes(coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,8 @@ def test_a_frozen_judge_compares_objects(labelled: Path, tmp_path: Path, judge: 
     extra = {"faithful": {"judge": "mine", "weights": {"object": 1.0}}}
     asked = []
 
-    def load(spec: str) -> nn.Module:
+    def load(spec: str, dataset: Path) -> nn.Module:
+        assert dataset == labelled
         asked.append(spec)
         return judge
 
@@ -160,6 +161,23 @@ def test_weights_say_which_night_boxes_they_have_seen(labelled: Path, tmp_path: 
         run_recipe(labelled, out, [TINY | {"steps": 1}, ALL if boxes else {}, {"faithful": {"night_boxes": boxes}}])
         assert read_night_boxes(out / "last.safetensors") == says
         assert Translator.load(out, device="cpu").settings.get("night_boxes") == told
+
+
+def test_a_judge_that_saw_night_labels_is_named_and_another_one_is_refused(labelled: Path, tmp_path: Path) -> None:
+    judge, out = Edges(), tmp_path / "run"
+    judge.night_boxes = None  # type: ignore[assignment]
+    extra = {"faithful": {"judge": "mine", "weights": {"object": 1.0}}, "steps": 1}
+    said: list[str] = []
+    run_recipe(labelled, out, [TINY, extra], say=said.append, load_judge=lambda *_: judge, dry_run=True)
+    assert any("whether mine has seen labels of night images is not known" in line for line in said)
+    judge.night_boxes = True  # type: ignore[assignment]
+    run_recipe(labelled, out, [TINY, extra], say=said.append, load_judge=lambda *_: judge)
+    assert read_night_boxes(out / "last.safetensors") == "real"
+    assert any("0 night boxes (real)" in line for line in said)
+    run_recipe(labelled, out, [TINY, extra], resume=True, load_judge=lambda *_: judge)
+    # The same name, other weights: trained anew in its place.
+    with pytest.raises(ConfigError, match="another judge"):
+        run_recipe(labelled, out, [TINY, extra], resume=True, load_judge=lambda *_: Edges())
 
 
 def test_cut_translates_to_night_alone_and_says_so(labelled: Path, tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def test_pseudo_boxes_of_predict_by_score_and_name(labelled: Path, tmp_path: Pat
     box = [10.0, 10.0, 20.0, 20.0]
     entries: list[dict[str, object]] = [
         {"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9},
-        {"image_id": 1, "category_id": 1, "bbox": box, "score": 0.2},
+        {"image_id": 1, "category_id": 1, "bbox": [30.0, 10.0, 20.0, 20.0], "score": 0.45},
+        {"image_id": 1, "category_id": 1, "bbox": [60.0, 10.0, 20.0, 20.0], "score": 0.04},
+        {"image_id": 1, "category_id": 1, "bbox": [12.0, 12.0, 10.0, 10.0], "score": 0.3},
         {"image_id": 2, "category_id": 2, "bbox": box, "score": 0.9},
         {"image_id": 9, "category_id": 1, "bbox": box, "score": 0.9},
         {"image_id": 2, "category_id": 1, "bbox": [1, 1, -4, 5], "score": 0.9},
@@ -95,17 +97,31 @@ def test_pseudo_boxes_of_predict_by_score_and_name(labelled: Path, tmp_path: Pat
         options = REAL.model_copy(update={"night_boxes": str(source)})
         boxes, notes = read_training_boxes(labelled, files.a, files.b, options)
         assert boxes.counts() == (6, 1)
+        # A weak one is neither object nor background, and takes nothing from a sure one it lies in.
+        found = label_map(boxes.shown(1, files.b[0], Window(0, 0, 96, 96, False), 96), 96)
+        assert [int(found[at]) for at in ((20, 20), (20, 40), (20, 70), (50, 50))] == [
+            1,
+            UNSURE,
+            BACKGROUND,
+            BACKGROUND,
+        ]
         text = "; ".join(notes)
         for part in (
             "2 unusable",
-            "1 pseudo boxes with a score under 0.5",
+            "2 pseudo boxes with a score under 0.5 are unsure",
+            "1 pseudo boxes with a score under 0.05 are not used",
             "1 pseudo boxes of classes",
             "3 of 5 night",
         ):
             assert part in text, text
     # Any label format does too; labels without scores are sure.
-    options = REAL.model_copy(update={"night_boxes": str(labelled / "annotations" / "train_B.json")})
-    assert read_training_boxes(labelled, files.a, files.b, options)[0].counts() == (6, 4)
+    file = tmp_path / "other.json"
+    document = json.loads((labelled / "annotations" / "train_B.json").read_text())
+    options = REAL.model_copy(update={"night_boxes": str(file)})
+    for scores, expected in (({}, 4), ({"score": 0.4}, 3)):
+        document["annotations"][2].update(scores)
+        file.write_text(json.dumps(document))
+        assert read_training_boxes(labelled, files.a, files.b, options)[0].counts() == (6, expected)
 
 
 def test_missing_boxes_are_explained(labelled: Path, tmp_path: Path) -> None:
@@ -113,6 +129,13 @@ def test_missing_boxes_are_explained(labelled: Path, tmp_path: Path) -> None:
     folder = pseudo(tmp_path / "found", [], ["trainB0.png"])
     with pytest.raises(DatasetError, match=r"no box of faithful\.min_score=0\.5 or more belongs"):
         read_training_boxes(labelled, files.a, files.b, REAL.model_copy(update={"night_boxes": str(folder)}))
+    lines = tmp_path / "yolo" / "labels"
+    lines.mkdir(parents=True)
+    (lines / "trainB0.txt").write_text("0 0.5 0.5 0.1 0.1 0.9\n")
+    (lines / "classes.txt").write_text("car\n")
+    for source in (lines, lines.parent):
+        with pytest.raises(DatasetError, match=r"takes COCO \(nightaug predict --format coco\)"):
+            read_training_boxes(labelled, files.a, files.b, REAL.model_copy(update={"night_boxes": str(source)}))
     (folder / "detections.json").write_text("[{]")
     with pytest.raises(DatasetError, match=r"detections\.json: cannot be read"):
         read_training_boxes(labelled, files.a, files.b, REAL.model_copy(update={"night_boxes": str(folder)}))
@@ -128,7 +151,9 @@ def test_crowds_and_strange_classes_are_objects_of_no_class(tmp_path: Path) -> N
     path = tmp_path / "x.png"
     write_image(path, np.zeros((16, 16, 3), np.uint8))
     boxes = [Box(0, 0, 4, 4, "car"), Box(4, 4, 8, 8, "car", crowd=True), Box(8, 8, 12, 12, "boat")]
+    boxes += [Box(12, 0, 16, 4, "car", weight=0.0)]
     held = TrainingBoxes([(path, boxes)], [], ["car"])
     found = label_map(held.shown(0, path, Window(0, 0, 16, 16, False), 16), 16)
     assert [int(found[at, at]) for at in (1, 5, 9, 13)] == [1, UNSURE, UNSURE, BACKGROUND]
+    assert found[1, 13] == UNSURE
     assert held.shown(1, path, Window(0, 0, 16, 16, False), 16).known is False

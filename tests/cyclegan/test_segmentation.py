@@ -51,6 +51,15 @@ def test_balanced_classes_count_alike_and_nothing_known_is_nothing() -> None:
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("focal", [0.5, 1.0, 2.0])
+def test_a_pixel_the_head_is_sure_of_has_a_gradient(focal: float) -> None:
+    logits = torch.tensor([40.0, 0.0, 0.0, 0.0]).reshape(1, 2, 1, 2).requires_grad_()  # margins of 40 and 0
+    segmentation_loss(logits, torch.zeros(1, 1, 2, dtype=torch.uint8), focal=focal).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, :, 0, 1].all()
+
+
 @pytest.mark.parametrize("size", [(64, 64), (68, 100)])
 def test_one_trunk_two_heads(size: tuple[int, int]) -> None:
     network = SegmentingDiscriminator(4, False, classes=3, head_width=6)

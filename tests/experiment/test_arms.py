@@ -372,6 +372,11 @@ def test_night_labels_are_in_the_arms_name(tmp_path: Path) -> None:
     assert not built["translated:m"].night_boxes
     mine = build_arm("mine", [SourceSpec(data="dataset")], {}, data)
     assert mine.name == "mine [night boxes]"
+    (made / "curated").mkdir()
+    for judged, named in (("false", False), ("null", False), ("true", True)):  # by a judge that saw labelled nights
+        (made / "curated/curation.json").write_text(f'{{"judge_night_boxes": {judged}}}')
+        assert build_arm("t", arms["translated:m"], folders, data).night_boxes == named
+    (made / "curated/curation.json").unlink()
     (made / "translation.json").write_text('{"settings": {"night_boxes": true}}')
     assert build_arm("t", arms["translated:m"], folders, data).night_boxes
 

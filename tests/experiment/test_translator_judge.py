@@ -24,7 +24,7 @@ def test_a_detector_gives_feature_maps_with_gradient(tmp_path: Path, side: int) 
     settings = build(DetectorSettings, SMALL)
     detector = build_detector(settings, ("car",))
     write_detector(tmp_path / "last.safetensors", detector, settings, 1, "0")
-    judge = load_judge(str(tmp_path)).eval().requires_grad_(False)
+    judge = load_judge(str(tmp_path), tmp_path).eval().requires_grad_(False)
     images = (torch.rand(2, 3, side, side) * 2 - 1).requires_grad_()
     maps = judge(images)
     assert [map_.shape[:2] for map_ in maps] == [(2, 32), (2, 32)]
@@ -35,14 +35,21 @@ def test_a_detector_gives_feature_maps_with_gradient(tmp_path: Path, side: int) 
     assert images.grad is not None
     assert images.grad.any()
     with pytest.raises(CheckpointError, match="no such file or run"):
-        load_judge(str(tmp_path / "absent"))
+        load_judge(str(tmp_path / "absent"), tmp_path)
+
+
+@pytest.mark.parametrize(("domain", "says"), [("A", False), ("B", True)])
+def test_a_detector_that_saw_night_labels_says_so(tmp_path: Path, domain: str, says: bool) -> None:
+    settings = build(DetectorSettings, SMALL, {"data": [f"dataset:train:{domain}"]})
+    write_detector(tmp_path / "last.safetensors", build_detector(settings, ("car",)), settings, 1, "0")
+    assert load_judge(str(tmp_path), tmp_path).night_boxes is says
 
 
 def test_a_clip_gives_embeddings_of_crops_with_gradient(tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
     tiny = TinySettings(size=32, width=8, embed=32, text_width=32, context_length=24, steps=4, batch=8, warmup=1)
     write_tiny(tmp_path, build_tiny(tiny), tiny)
-    judge = load_judge(f"clip:{tmp_path}").eval().requires_grad_(False)
+    judge = load_judge(f"clip:{tmp_path}", tmp_path).eval().requires_grad_(False)
     assert judge.crop_size == (32, 32)
     crops = (torch.rand(3, 3, 32, 32) * 2 - 1).requires_grad_()
     embeddings = judge(crops)
