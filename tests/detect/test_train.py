@@ -16,6 +16,7 @@ from street import TINY, interrupted_in
 from nightaug.config import build
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import load_detector
+from nightaug.detect.detectors import build_detector
 from nightaug.detect.optimization import learning_rate, make_optimizer, rate_factor
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import SourceSpec, load_frames, load_source
@@ -153,7 +154,9 @@ def test_two_processes_train_the_same_detector(streets: Path, tmp_path: Path) ->
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
     command += ["-m", "nightaug", "train-detector", str(streets), "--out", str(tmp_path / "two"), "--cpu"]
     command += ["--data", "dataset:train:A", "--data", "dataset:train:B", "--config", str(tmp_path / "tiny.yaml")]
-    config = TINY | {"steps": 3, "ema": 0.5, "fcos": TINY["fcos"] | {"norm": "group"}}
+    # SGD: AdamW's first steps are as long for a gradient that is float noise as for any other.
+    own = {"ema": 0.5, "optimizer": "sgd", "learning_rate": 0.01}
+    config = TINY | {"steps": 3, "fcos": TINY["fcos"] | {"norm": "group"}} | own
     (tmp_path / "tiny.yaml").write_text(json.dumps(config))
     # In a session of its own: gloo's workers sometimes hang after finishing, and must not hold the test up.
     with open(tmp_path / "said", "w") as said:
@@ -163,9 +166,12 @@ def test_two_processes_train_the_same_detector(streets: Path, tmp_path: Path) ->
     except subprocess.TimeoutExpired:
         os.killpg(run.pid, signal.SIGKILL)
     assert (tmp_path / "said").read_text().count("finished at step 3") == 1
-    trainer(streets, tmp_path / "one", steps=3, batch=4, ema=0.5, fcos={"norm": "group"}).run()
+    trainer(streets, tmp_path / "one", steps=3, batch=4, fcos={"norm": "group"}, **own).run()
     one, two = (load_detector(tmp_path / name).state_dict() for name in ("one", "two"))
-    assert max(float((one[key].float() - two[key].float()).abs().max()) for key in one) < 2e-4
+    apart = max(float((one[key].float() - two[key].float()).abs().max()) for key in one)
+    start = build_detector(build(DetectorSettings, config), CLASSES).state_dict()
+    moved = max(float((one[key].float() - start[key].float()).abs().max()) for key in one)
+    assert apart < 1e-3 * moved
 
 
 def test_a_step_that_overflows_in_fp16_is_stepped_over(
