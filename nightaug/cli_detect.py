@@ -256,10 +256,19 @@ def report(
 
 
 def _command() -> str:
-    """What was typed, for the table; folders by name only, so that a published row names no one's machine."""
+    """What was typed, for the table; folders by name only, so that a published row names no one's machine.
+
+    Without ``--only``: one comparison trained arm by arm is still one command.
+    """
     import sys
 
-    return " ".join(["nightaug", *(_masked(part) for part in sys.argv[1:])])
+    words, given = [], iter(sys.argv[1:])
+    for word in given:
+        if word == "--only":
+            next(given, None)
+        elif not word.startswith("--only="):
+            words.append(_masked(word))
+    return " ".join(["nightaug", *words])
 
 
 def _masked(text: str) -> str:

@@ -301,9 +301,12 @@ def test_adapting_is_said_by_arms_alone(world: World) -> None:
 def test_options_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     words = ["compare", "data", "--out", "out", "--clip", "m:/home/me/w.pt", "--ablate", "day+adapt"]
+    words += ["--only", "day@0", "--only=@1"]
     monkeypatch.setattr("nightaug.experiment.compare.run_compare", lambda *_, **options: given.update(options))
     monkeypatch.setattr("sys.argv", ["nightaug", *words])
     assert CliRunner().invoke(app, words).exit_code == 0
     assert given["ablate"] == "day+adapt"
     assert given["layers"][-1]["clip"] == "m:/home/me/w.pt"
+    assert given["only"] == ["day@0", "@1"]
+    # A comparison trained arm by arm is one command.
     assert given["command"] == "nightaug compare data --out out --clip m:w.pt --ablate day+adapt"
