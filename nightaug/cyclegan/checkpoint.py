@@ -26,12 +26,19 @@ class Pair(Protocol):
 
 
 def write_translator(
-    path: Path, pair: Pair, settings: TranslatorSettings, step: int, version: str, night_boxes: str = "none"
+    path: Path,
+    pair: Pair,
+    settings: TranslatorSettings,
+    step: int,
+    version: str,
+    night_boxes: str = "none",
+    relit: float | None = None,
 ) -> None:
     """Write the generators, with the settings, the step and the night boxes they have seen in the metadata.
 
     Args:
         night_boxes: ``real``, ``pseudo`` or ``none``, see :func:`read_night_boxes`.
+        relit: see :func:`read_relit_strength`.
     """
     networks: dict[Direction, ResnetGenerator | None] = {"day2night": pair.A2B, "night2day": pair.B2A}
     tensors = {
@@ -45,6 +52,7 @@ def write_translator(
         "kind": KIND,
         "step": step,
         "night_boxes": night_boxes,
+        "relit": relit,
         "settings": settings.model_dump(mode="json"),
     }
     # One entry: safetensors writes several in random order, and equal runs should give equal files.
@@ -102,6 +110,14 @@ def read_night_boxes(path: Path) -> str:
         return "none"
     said = _facts(load_weights(path)[1]).get("night_boxes", "none")
     return said if said in ("real", "pseudo") else "none"
+
+
+def read_relit_strength(path: Path) -> float | None:
+    """Strength in [0, 1] of the relight that comes before the generators; None where they take the day as it is."""
+    if path.suffix != ".safetensors":
+        return None
+    said = _facts(load_weights(path)[1]).get("relit")
+    return float(said) if isinstance(said, int | float) and 0 <= said <= 1 else None
 
 
 def _facts(metadata: dict[str, str]) -> dict[str, Any]:

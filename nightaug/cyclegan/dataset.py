@@ -6,7 +6,7 @@ training processes and a resume in the middle of an epoch all see the same seque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,6 +105,7 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
     day boxes in pixels of the crop, see :mod:`nightaug.cyclegan.label_maps`; the crops are the same ones.
     Each domain is walked in its own permutation, a new one each epoch. A file that cannot be decoded is
     replaced by the next one of its domain and remembered in ``unreadable``, whose size every item tells.
+    ``shown`` names files that are read in place of others, which stay what order and boxes go by.
     """
 
     def __init__(
@@ -115,8 +116,9 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
         augmentation: Augmentation,
         seed: int,
         boxes: TrainingBoxes | None = None,
+        shown: Mapping[Path, Path] | None = None,
     ) -> None:
-        self.boxes = boxes
+        self.boxes, self.shown = boxes, shown or {}
         self.files, self.crop, self.load_size = files, crop, load_size
         self.augmentation, self.seed = augmentation, seed
         self.unreadable: set[Path] = set()
@@ -137,7 +139,7 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
         start = files.index(path) if path in self.unreadable else None
         if start is None:
             try:
-                return path, read_image(path)
+                return path, read_image(self.shown.get(path, path))
             except ImageError:
                 self.unreadable.add(path)
                 start = files.index(path)
@@ -146,7 +148,7 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
             if path in self.unreadable:
                 continue
             try:
-                return path, read_image(path)
+                return path, read_image(self.shown.get(path, path))
             except ImageError:
                 self.unreadable.add(path)
         raise DatasetError(f"none of the {len(files)} images of domain {'AB'[domain]} can be decoded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -45,17 +46,23 @@ class Scorer:
     real images plus the cycle error, both in units of [-1, 1] intensity; lower is better. It decides which
     weights are ``best``. The distance alone would prefer a smooth dark blur, the cycle error the source.
     Without a way back (objective ``cut``) there is one direction and no cycle error: the distance alone is the score.
+
+    Args:
+        files: of validation.
+        shown: files that are read in place of some of them.
     """
 
-    def __init__(self, files: DomainFolders, settings: TranslatorSettings) -> None:
+    def __init__(
+        self, files: DomainFolders, settings: TranslatorSettings, shown: Mapping[Path, Path] | None = None
+    ) -> None:
+        self._shown = shown or {}
         self._images = [self._read(domain, settings.score_images, settings.sample_height) for domain in files]
 
-    @staticmethod
-    def _read(files: list[Path], count: int, height: int) -> list[Tensor]:
+    def _read(self, files: list[Path], count: int, height: int) -> list[Tensor]:
         images = []
         for path in spread(files, count):
             try:
-                images.append(to_tensor(scaled(read_image(path), height)))
+                images.append(to_tensor(scaled(read_image(self._shown.get(path, path)), height)))
             except ImageError:
                 continue
         return images

@@ -151,6 +151,9 @@ class TranslatorSettings(Settings):
     #: back; ``both`` adds the patch contrast of day to night to the cycle.
     objective: Literal["cycle", "cut", "both"] = "cycle"
     contrast: ContrastSettings = ContrastSettings()
+    #: A folder of ``nightaug translate DATASET --translator relight``: its images stand for the day's, and the network
+    #: learns to refine them; translating with it relights first. null: day to night in one step.
+    day: str | None = None
     #: Label-aware training; off unless one of its weights is set.
     faithful: FaithfulSettings = FaithfulSettings()
     #: Fakes kept for the discriminators, per direction.

@@ -31,6 +31,7 @@ from nightaug.cyclegan.faithful_losses import weighted_l1
 from nightaug.cyclegan.label_aware import LabelAware, contrast_losses
 from nightaug.cyclegan.losses import discriminator_loss, l1, least_squares
 from nightaug.cyclegan.pairs import DiscriminatorPair, GeneratorPair, initialize_pairs
+from nightaug.cyclegan.relit import read_relit
 from nightaug.cyclegan.replay_buffer import ReplayBuffer
 from nightaug.cyclegan.samples import Scorer
 from nightaug.cyclegan.segmentation import segmentation_loss
@@ -105,6 +106,7 @@ class Trainer(TrainingProcess):
         # Scores never look at test images; without a val split the training images themselves are scored.
         held_out = find_domains(data, "val")
         self.validation = held_out if held_out and held_out.a and held_out.b else self.files
+        self.relit = read_relit(settings.day, data, [*self.files.a, *self.validation.a])
 
         self.fingerprint = fingerprint(self.files)
         if self.aware is not None:
@@ -272,7 +274,7 @@ class Trainer(TrainingProcess):
     def _write_weights(self, which: str, step: int) -> None:
         used = self.aware.used_night_boxes if self.aware is not None else "none"
         path = self.folder.weights_path(which)
-        write_translator(path, self.saved_generators(), self.settings, step, __version__, used)
+        write_translator(path, self.saved_generators(), self.settings, step, __version__, used, self.relit.strength)
 
     def saved_generators(self) -> GeneratorPair:
         """The generators that are saved and scored: the moving average where there is one."""
@@ -313,7 +315,7 @@ class Trainer(TrainingProcess):
         settings, accelerator = self.settings, self.accelerator
         boxes = self.aware.boxes if self.aware is not None else None
         crops = UnpairedCrops(
-            self.files, settings.crop, settings.load_size, settings.augmentation, settings.seed, boxes
+            self.files, settings.crop, settings.load_size, settings.augmentation, settings.seed, boxes, self.relit.of
         )
         group = []
         for batch in make_loader(crops, self.sampler(start), self.workers, self.on_gpu):
@@ -350,7 +352,7 @@ class Trainer(TrainingProcess):
                 f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}"
             )
             board = open_board(folder.path, start) if settings.tensorboard else None
-            self.scorer = Scorer(self.validation, settings)
+            self.scorer = Scorer(self.validation, settings, self.relit.of)
         done, stopped, unreadable = start, False, 0
         with StopRequest().listen() as stop, progress_bar("training", settings.steps, start, "steps") as progress:
             began, since = time.monotonic(), start

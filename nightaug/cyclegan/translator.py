@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nightaug.cyclegan.checkpoint import find_weights, read_generator, read_night_boxes
+from nightaug.cyclegan.checkpoint import find_weights, read_generator, read_night_boxes, read_relit_strength
 from nightaug.cyclegan.dataset import to_image, to_tensor
 from nightaug.cyclegan.networks import SIZE_MULTIPLE, ResnetGenerator
 from nightaug.data.classes import Direction
@@ -155,6 +155,7 @@ class CycleGANTranslator:
             fit into memory.
         name, sha: what the manifest says of the weights.
         night_boxes: ``real``, ``pseudo`` or ``none``: which boxes of night images they were trained with.
+        relit: the generator takes days that relight has made night with this strength; None: as they are.
 
     One instance may be called from several threads, one call at a time.
     """
@@ -169,6 +170,7 @@ class CycleGANTranslator:
         name: str = "cyclegan",
         sha: str | None = None,
         night_boxes: str = "none",
+        relit: float | None = None,
     ) -> None:
         if precision not in ("auto", "bf16", "fp32"):
             raise ConfigError(f"expected precision auto, bf16 or fp32, got '{precision}'")
@@ -182,7 +184,7 @@ class CycleGANTranslator:
         # A fifth faster than contiguous memory on a CPU in bf16 (measured; GPUs are not yet).
         self.network = network.to(memory_format=torch.channels_last)
         self.direction, self.tile, self.name, self.sha = direction, tile, name, sha
-        self.night_boxes = night_boxes
+        self.night_boxes, self.relit = night_boxes, relit
 
     @classmethod
     def load(
@@ -197,11 +199,14 @@ class CycleGANTranslator:
 
         Raises:
             CheckpointError: nothing there, damaged, or other weights.
+            ConfigError: asked for a day of weights that were trained from relit days.
         """
         weights = find_weights(Path(path))
         network = read_generator(weights, direction)
-        known = read_night_boxes(weights)
-        return cls(network, direction, device, precision, tile, str(path), file_sha256(weights), known)
+        known, relit = read_night_boxes(weights), read_relit_strength(weights)
+        if relit is not None and direction != "day2night":
+            raise ConfigError(f"{weights} was trained from relit days (day=...): it has no way to a real day")
+        return cls(network, direction, device, precision, tile, str(path), file_sha256(weights), known, relit)
 
     def __call__(self, image: ImageArray, boxes: Sequence[Box] | None = None, seed: int = 0) -> ImageArray:
         """uint8 (H, W, 3) RGB to the same; ``boxes`` and ``seed`` are taken for the common interface, unused."""

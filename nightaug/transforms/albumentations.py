@@ -94,7 +94,7 @@ class AlbumentationsNight(ImageOnlyTransform):  # type: ignore[misc]
         drawn = self.night.draw(
             image, p=1.0 if self._forced else self.p, sequence=(bits, 0 if own else worker_number())
         )
-        boxes, labels = self._boxes(data) if drawn.night and self.night.relights else ([], [])
+        boxes, labels = self._boxes(data) if drawn.night and self.night.sees_boxes else ([], [])
         return {"drawn": tuple(drawn), "boxes": boxes, "labels": labels}
 
     def apply(self, img: NDArray[Any], **params: Any) -> NDArray[Any]:

@@ -148,17 +148,23 @@ class DayToNight:
             night = Translator.load(RELIGHT, strength=drawn.strength)
             return night(image, self.named_boxes(boxes, labels), drawn.seed)
         translator = self._translator()
+        named = self.named_boxes(boxes, labels) if translator.sees_boxes else None
         if translator.concurrent:
-            night_image = translator(image, None, drawn.seed)
+            night_image = translator(image, named, drawn.seed)
         else:
             with self._lock():
-                night_image = translator(image, None, drawn.seed)
+                night_image = translator(image, named, drawn.seed)
         return blend(image, night_image, drawn.strength)
 
     @property
     def relights(self) -> bool:
         """Whether it is ``relight``, which needs boxes and labels to light lamps."""
         return self.translator == RELIGHT
+
+    @property
+    def sees_boxes(self) -> bool:
+        """Whether boxes and labels say where lamps are lit; a trained translator is loaded to find out."""
+        return self.relights or self._translator().sees_boxes
 
     def named_boxes(self, boxes: ArrayLike | None, labels: Any) -> list[Box]:
         """Boxes (P, 4) xyxy pixels and labels (P,) as :class:`Box`; without labels the category is empty."""

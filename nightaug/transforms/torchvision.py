@@ -81,7 +81,7 @@ class TorchvisionNight(nn.Module):
 
     def _targets(self, sample: Any, images: int) -> list[Target | None]:
         """Boxes and labels of each image."""
-        if not self.night.relights:
+        if not self.night.sees_boxes:
             return [None] * images
         found = list(_boxes(sample))
         if not found:

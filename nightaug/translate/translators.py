@@ -28,6 +28,7 @@ class Translator:
         sha: SHA-256 of the weight file, None for ``relight``.
         concurrent: may be called from several threads at once, and gains from it.
         settings: whatever else its results depend on; a folder is only gone on with under equal ones.
+        sees_boxes: lights lamps where the boxes say they are; without boxes there are fewer.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Translator:
     concurrent: bool
     function: Callable[[ImageArray, Sequence[Box] | None, int], ImageArray]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sees_boxes: bool = False
 
     def __call__(self, image: ImageArray, boxes: Sequence[Box] | None = None, seed: int = 0) -> ImageArray:
         """Translate one image.
@@ -43,7 +45,7 @@ class Translator:
         Args:
             image: uint8 (H, W, 3) RGB.
             boxes: the image's labels, pixels of this image; ``relight`` lights lamps and signals there,
-                a CycleGAN does not look at them.
+                a CycleGAN does not look at them, unless it was trained to refine what relight makes.
             seed: same image, boxes and seed give the same bytes; a CycleGAN has no chance in it.
 
         Returns:
@@ -90,7 +92,14 @@ class Translator:
         if gan.night_boxes != "none":
             # Comparisons name an arm by this: True is the labels of night images, "pseudo" a detector's guesses.
             settings["night_boxes"] = gan.night_boxes == "real" or gan.night_boxes
-        return Translator(gan.name, direction, gan.sha, False, gan, settings)
+        if gan.relit is None:
+            return Translator(gan.name, direction, gan.sha, False, gan, settings)
+        first = _relight(direction, gan.relit).function
+
+        def run(image: ImageArray, boxes: Sequence[Box] | None, seed: int) -> ImageArray:
+            return gan(first(image, boxes, seed))
+
+        return Translator(gan.name, direction, gan.sha, False, run, settings | {"relit": gan.relit}, True)
 
 
 def _relight(direction: Direction, strength: float) -> Translator:
@@ -101,4 +110,4 @@ def _relight(direction: Direction, strength: float) -> Translator:
     def run(image: ImageArray, boxes: Sequence[Box] | None, seed: int) -> ImageArray:
         return relight(image, boxes, seed=seed, strength=strength)
 
-    return Translator(RELIGHT, direction, None, True, run, {"strength": strength})
+    return Translator(RELIGHT, direction, None, True, run, {"strength": strength}, True)

@@ -1,0 +1,84 @@
+"""Training from relit days, and what translating with such weights does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cyclegan_runs import TINY, same, weights
+from helpers import picture
+
+from nightaug.cyclegan.recipe import run_recipe
+from nightaug.cyclegan.relit import read_relit
+from nightaug.cyclegan.translator import CycleGANTranslator
+from nightaug.data.frames import Box
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.images import list_images, write_image
+from nightaug.relight import relight
+from nightaug.transforms import DayToNight
+from nightaug.translate.translators import Translator
+
+
+@pytest.fixture
+def relit(domains: Path, tmp_path: Path) -> Path:
+    """A folder as ``nightaug translate --translator relight`` leaves it, strength 0.5."""
+    folder, rows = tmp_path / "relit", []
+    for path in (path for split in ("train", "val") for path in list_images(domains / split / "A")):
+        output = f"{path.parent.parent.name}/B/{path.name}"
+        write_image(folder / output, np.full((64, 96, 3), 20, np.uint8))
+        rows.append({"source": path.relative_to(domains).as_posix(), "output": output})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = {"translator": "relight", "finished": True, "settings": {"strength": 0.5}}
+    (folder / "translation.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_the_relit_days_are_what_is_trained_on_and_relight_comes_before_the_network(
+    domains: Path, relit: Path, tmp_path: Path
+) -> None:
+    settings = TINY | {"steps": 2}
+    run_recipe(domains, tmp_path / "plain", [settings])
+    run_recipe(domains, tmp_path / "refines", [settings, {"day": str(relit)}])
+    assert not same(weights(tmp_path / "plain"), weights(tmp_path / "refines"))
+    network = CycleGANTranslator.load(tmp_path / "refines", device="cpu")
+    assert network.relit == 0.5
+    assert CycleGANTranslator.load(tmp_path / "plain", device="cpu").relit is None
+    image, boxes = picture(3), [Box(10, 10, 40, 40, "car")]
+    both = Translator.load(tmp_path / "refines", device="cpu")
+    wanted = network(relight(image, boxes, seed=5, strength=0.5))
+    assert np.array_equal(both(image, boxes, 5), wanted)
+    assert not np.array_equal(both(image, None, 5), wanted), "lamps are lit where the boxes are"
+    assert both.settings["relit"] == 0.5
+    # In somebody else's pipeline the boxes come along, too.
+    night = DayToNight(both, p=1.0, strength=1.0, classes=["car"])
+    drawn = night.draw(image)
+    made = night.apply(image, drawn, [[10, 10, 40, 40]], [0])
+    assert np.array_equal(made, both(image, boxes, drawn.seed))
+    with pytest.raises(ConfigError, match="no way to a real day"):
+        Translator.load(tmp_path / "refines", "night2day", device="cpu")
+
+
+def test_what_is_no_folder_of_relit_days_is_refused(domains: Path, relit: Path, tmp_path: Path) -> None:
+    days = list_images(domains / "train" / "A")
+    assert set(read_relit(str(relit), domains, days).of) == set(days)
+    assert read_relit(None, domains, days).of == {}
+    with pytest.raises(DatasetError, match=r"no folder of translated images .*; make it with: nightaug translate"):
+        read_relit(str(tmp_path / "nowhere"), domains, days)
+    first = list_images(relit / "train" / "B")[0]
+    first.unlink()
+    with pytest.raises(ConfigError, match=f"1 of the {len(days)} day images have no relit version"):
+        read_relit(str(relit), domains, days)
+    facts = json.loads((relit / "translation.json").read_text())
+    (relit / "translation.json").write_text(json.dumps(facts | {"translator": "runs/gan"}))
+    with pytest.raises(ConfigError, match="only relit days can be refined"):
+        read_relit(str(relit), domains, days)
+    (relit / "translation.json").write_text(json.dumps(facts | {"finished": False}))
+    with pytest.raises(ConfigError, match="not finished"):
+        read_relit(str(relit), domains, days)
+    (relit / "translation.json").write_text(json.dumps(facts))
+    row = {"source": days[0].relative_to(domains).as_posix(), "output": "../../outside.png"}
+    (relit / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DatasetError, match="outside of it"):
+        read_relit(str(relit), domains, days)
