@@ -6,13 +6,13 @@ python benchmarks/night_gap.py --data DIR --out OUT [--preset sample-world|bdd10
 DIR is a folder of ``nightaug prepare`` with labelled night test images. Every step is a nightaug command that goes on
 where it was stopped, and finished ones are stepped over: stop it whenever you like and run it again.
 
-1. A plain CycleGAN and a label-aware one, equal in steps. ``--night-boxes pseudo`` gives the second one what a detector
-   that has seen no night label finds at night.
+1. A plain CycleGAN, a label-aware one, and one that refines relit days, equal in steps. ``--night-boxes pseudo`` gives
+   the second one what a detector that has seen no night label finds at night; the third looks at no night box.
 2. The curator, a detector trained on day and relit day (no night label), and the judge, of another architecture and
    seed, trained on day and real night, which takes no part in what it judges.
-3. Translated folders of both, and a copy of the label-aware one's that the curator has mended.
+3. Translated folders of all, and a copy of the label-aware one's that the curator has mended.
 4. What the judge says of each: objects kept and moved, invented objects an image, whether it became night.
-5. The comparison: day, night, day+night, relight, plain, label-aware, curated, curated with the night head.
+5. The comparison: day, night, day+night, relight, plain, label-aware, curated, refined, curated with the night head.
 
 Writes OUT/night_gap.json and OUT/night_gap.md, also of what there is when a step fails.
 """
@@ -39,7 +39,7 @@ from nightaug.runs import RunFolder
 
 #: Seeds of the detectors that are no arms, far from theirs.
 CURATOR_SEED, JUDGE_SEED = 1_001, 1_002
-TRANSLATED = ("relight", "cyclegan", "label-aware", "curated")
+TRANSLATED = ("relight", "cyclegan", "label-aware", "curated", "refined")
 #: The arm with the night head beside the best images.
 ADAPTED = "day+translated+adapt:curated"
 #: What makes a CycleGAN label-aware: published weights, and a cycle that counts twice inside boxes.
@@ -73,6 +73,8 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
 
     def detector(name: str, seed: int, own: Sequence[str]) -> Step:
         words = ["--steps", str(arguments.day_steps + arguments.steps), *cpu, *settings(arguments.set)]
+        if name == "judge":
+            words += settings(arguments.judge_set)
         return training(name, ["train-detector", str(data), *preset, *words, "--set", f"seed={seed}", *own])
 
     def training(name: str, command: Sequence[str]) -> Step:
@@ -97,7 +99,9 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     # The last weights: "best" is chosen by a score that the label-aware losses change, at another step for each.
     plain, own = (runs / name / "last.safetensors" for name in ("cyclegan", "label-aware"))
     steps += [translator("label-aware", aware), translation("cyclegan", plain)]
+    steps.append(translator("refined", settings([f"day={folders / 'relight'}", "faithful.inside=2"])))
     steps += [translation("label-aware", own), translation("curated", own)]
+    steps.append(translation("refined", runs / "refined" / "last.safetensors"))
     command = ["curate", str(folders / "curated"), "--judge", str(runs / "curator"), "--source", str(data)]
     mended = folders / "curated" / "curated" / "curation.json"
     steps.append(Step("curate", [*command, "--real", str(data), "--mode", "mend", *device], mended.exists))
@@ -281,6 +285,7 @@ def main() -> int:
     parser.add_argument("--judge", default="yolo11n", help="architecture of the judge, another than the arms'")
     parser.add_argument("--clip", default="none", help="of the night head")
     parser.add_argument("--set", action="append", default=[], help="a setting of all detectors, KEY=VALUE")
+    parser.add_argument("--judge-set", action="append", default=[], help="a setting of the judge, after those")
     parser.add_argument("--translator-set", action="append", default=[], help="of both CycleGANs, KEY=VALUE")
     parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--until", metavar="STEP", help="stop after this step")
