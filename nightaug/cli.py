@@ -32,6 +32,7 @@ from nightaug.cli_common import (
 from nightaug.cli_curate import CuratingClip, Judge, ModeName, Real
 from nightaug.cli_curate import app as curate_app
 from nightaug.cli_detect import app as detect_app
+from nightaug.cli_openvocab import app as openvocab_app
 from nightaug.errors import ConfigError, Interrupted, NightaugError
 
 app = typer.Typer(
@@ -266,6 +267,7 @@ def translate(
 
 app.add_typer(curate_app)
 app.add_typer(detect_app)
+app.add_typer(openvocab_app)
 
 
 def _one_line(error: object) -> str:

@@ -59,16 +59,21 @@ def settings_layers(
     """Settings of one section, in rising order: preset, file, a resumed run's own, --set, flags.
 
     Args:
-        name: of the section: ``translator`` or ``detector``.
+        name: of the section: ``translator``, ``detector``, ``openvocab``, ...
         saved: settings of the run that is resumed; None or absent: there is none.
         flags: settings with options of their own; None: not given.
 
     Raises:
-        ConfigError: an unknown preset, a file that cannot be read, or a --set without ``=``.
+        ConfigError: an unknown preset or one of other commands, a file that cannot be read, or a --set without ``=``.
     """
     from nightaug.config import load_preset, load_yaml, merge, parse_overrides, section
 
-    layers: dict[str, Any] = load_preset(preset).get(name, {}) if preset else {}
+    layers: dict[str, Any] = {}
+    if preset:
+        found = load_preset(preset)
+        if name not in found:
+            raise ConfigError(f"preset {preset} says nothing of this command ('{name}'), only of: {', '.join(found)}")
+        layers = found[name]
     if config is not None:
         layers = merge(layers, section(load_yaml(config), name, str(config)))
     if saved is not None and saved.exists():

@@ -53,7 +53,10 @@ def train_detector(
     out: RunOut,
     detector: Annotated[
         str | None,
-        typer.Option(help="fcos-resnet18|50|101, fcos-mobilenet, yolo11n, yolov8s, ... or a YOLO .yaml or .pt."),
+        typer.Option(
+            help="fcos-resnet18|50|101, fcos-mobilenet, faster-rcnn-resnet18|50|101, yolo11n, yolov8s, ... or a YOLO "
+            ".yaml or .pt."
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,

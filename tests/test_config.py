@@ -18,6 +18,7 @@ from nightaug.config import (
     section,
 )
 from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.detect.openvocab.settings import ProbeSettings, VLDUSSettings
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
 
@@ -96,7 +97,9 @@ def test_missing_file_and_unknown_preset(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_shipped_preset_loads_and_comes_back_from_yaml(name: str) -> None:
-    models = {"translator": TranslatorSettings, "detector": DetectorSettings}
+    models: dict[str, type[Settings]] = {"translator": TranslatorSettings, "detector": DetectorSettings}
+    if name.startswith("openvocab"):
+        models = {"openvocab": DetectorSettings, "probe": ProbeSettings, "synthesize": VLDUSSettings}
     preset = load_preset(name)
     assert set(preset) == set(models)
     for part, model in models.items():

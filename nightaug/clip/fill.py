@@ -234,7 +234,7 @@ class _Work:
         tried = 0
         while left:
             share = left.popleft()
-            with _claimed(self.cache.path / "locks" / f"{share:02d}-of-{count}") as mine:
+            with claimed(self.cache.path / "locks" / f"{share:02d}-of-{count}") as mine:
                 if mine:
                     tried = 0
                     self._share(shares[share], stop)
@@ -340,7 +340,7 @@ class _Work:
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
+def claimed(path: Path) -> Iterator[bool]:
     """Whether this process holds the lock; where the file system knows no locks everybody does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stream: IO[str] = open(path, "a")  # noqa: SIM115 (closed below)

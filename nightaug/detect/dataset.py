@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from nightaug.clip.region_cache import RegionCache
 from nightaug.data.frames import Frame
 from nightaug.data.upright import upright
 from nightaug.detect.augment import Augment
-from nightaug.detect.detectors.base import Target
+from nightaug.detect.detectors.base import EmbeddedRegions, Target
 from nightaug.detect.sampling import Mixture
 from nightaug.detect.sources import image_weight
 from nightaug.errors import DatasetError, ImageError
@@ -28,6 +28,14 @@ from nightaug.images import ImageArray, Letterbox, letterbox, read_image
 
 #: A network input narrower than this many pixels a side is no training target.
 MIN_SIDE = 1.0
+
+
+class EmbeddedProposals(Protocol):
+    """Precomputed proposals of image files with CLIP's embeddings of their crops."""
+
+    def regions(self, path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+        """Boxes (Q, 4) xyxy in pixels of the upright image, and embeddings (Q, E) of unit length."""
+        ...
 
 
 @dataclass
@@ -93,6 +101,11 @@ def frame_arrays(
     )
 
 
+def bare(frame: Frame) -> Frame:
+    """A frame without its labels: what adaptation may see of the target domain."""
+    return Frame(frame.name, [], frame.width, frame.height, frame.timeofday, video=frame.video, path=frame.path)
+
+
 class DetectionSamples(Dataset[Sample]):
     """Training samples drawn from a mixture.
 
@@ -102,6 +115,8 @@ class DetectionSamples(Dataset[Sample]):
         augment: the random changes.
         seed: of the changes.
         regions: CLIP's embeddings of the labelled crops, which then go with the labels.
+        proposals: precomputed proposals, which then go with every image.
+        most: of them at most, of each image, drawn by chance.
     """
 
     def __init__(
@@ -111,8 +126,11 @@ class DetectionSamples(Dataset[Sample]):
         augment: Augment,
         seed: int,
         regions: RegionCache | None = None,
+        proposals: EmbeddedProposals | None = None,
+        most: int = 256,
     ) -> None:
         self.mixture, self.augment, self.seed, self.regions = mixture, augment, seed, regions
+        self.proposals, self.most = proposals, most
         self.numbers = {name: number for number, name in enumerate(classes)}
         self.unreadable: set[Path] = set()
 
@@ -123,16 +141,28 @@ class DetectionSamples(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, 13, index])
         frame, image = self._read(index)
         boxes, labels, weights = frame_arrays(frame, self.numbers)
-        fitted, (left, share) = self.augment(image, boxes, rng)
+        given = None if self.proposals is None else self.proposals.regions(frame.path or "")
+        every = boxes if given is None else np.concatenate([boxes, given[0]])
+        fitted, (left, share) = self.augment(image, every, rng)
+        moved = fitted.boxes.astype(np.float32)
         sides = fitted.boxes[:, 2:] - fitted.boxes[:, :2]
         # What the cut has left of a box may not show the object any more: neither trained on nor background.
         trusted = (share >= self.augment.settings.min_visible) & (sides.min(axis=1, initial=np.inf) >= MIN_SIDE)
+        own = left < len(boxes)
+        regions = None
+        if given is not None:
+            whole = np.flatnonzero(~own & trusted)
+            whole = np.sort(rng.permutation(whole)[: self.most])
+            embeddings = np.asarray(given[1][left[whole] - len(boxes)])
+            regions = EmbeddedRegions(torch.from_numpy(moved[whole]), torch.from_numpy(embeddings))
+        left, trusted = left[own], trusted[own]
         target = Target(
-            torch.from_numpy(fitted.boxes.astype(np.float32)),
+            torch.from_numpy(moved[own]),
             torch.from_numpy(labels[left]),
             torch.from_numpy(np.where(trusted, weights[left], 0.0).astype(np.float32)),
             image_weight(frame),
             None if self.regions is None else self._embeddings(frame, left),
+            regions,
         )
         return Sample(to_tensor(fitted.image), target, fitted.letterbox, str(frame.path), len(self.unreadable))
 

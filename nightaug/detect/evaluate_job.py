@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nightaug import __version__
 from nightaug.detect.eval_results import check_rows, find_numbering, read_results, read_rows, write_results
@@ -19,6 +19,9 @@ from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.images import atomic_write_text
 from nightaug.runs import file_sha256, progress_bar
+
+if TYPE_CHECKING:
+    from nightaug.detect.detectors import Detector
 
 _RESULTS, _TRUTH = ".detections.json", ".truth.json"
 #: What ``predict`` writes: its results, and the images and classes that they count by.
@@ -80,7 +83,7 @@ def run_evaluate(
         ConfigError: options that contradict each other, or ``out`` cannot be used.
     """
     files = _files(out)
-    _check_paths(files, run_or_results, dataset, truth_file)
+    check_paths(files, KIND, run_or_results, dataset, truth_file)
     from_file = run_or_results.suffix.lower() == ".json"
     test = open_test_set(dataset, split, domain, images=images, labels=labels, format=format)
     known = None if from_file else _detector_classes(run_or_results)
@@ -110,7 +113,7 @@ def run_evaluate(
         made["results_left_out"] = dict(left_out)
         write_results(files.results, rows)
     else:
-        key = {"weights_sha256": _weights_hash(run_or_results), "test_set": _test_hash(files.truth, truth)}
+        key = {"weights_sha256": weights_hash(run_or_results), "test_set": truth_hash(files.truth, truth)}
         before = None if overwrite else _known_results(files, key, truth)
         if before is not None:
             say(f"{files.results} was made with the same weights on the same images: used again")
@@ -136,23 +139,31 @@ def _files(out: Path) -> _Files:
     return _Files(out, out.with_name(stem + _RESULTS), out.with_name(stem + _TRUTH))
 
 
-def _check_paths(files: _Files, *inputs: Path | None) -> None:
-    """Inputs are never written over, nor what this command has not made."""
-    if files.metrics.exists() and _read_made(files.metrics) is None:
-        raise ConfigError(f"--out {files.metrics}: there is a file that evaluate has not made; choose another name")
+def check_paths(files: Sequence[Path], kind: str, *inputs: Path | None) -> None:
+    """Inputs are never written over, nor what the command has not made.
+
+    Args:
+        files: to write; the metrics are the first.
+        kind: what such metrics say they are.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    if files[0].exists() and read_made(files[0], kind) is None:
+        raise ConfigError(f"--out {files[0]}: there is a file that evaluate has not made; choose another name")
     for given in inputs:
         for path in files:
             if given is not None and given.exists() and path.exists() and os.path.samefile(given, path):
                 raise ConfigError(f"{path} is an input of this command and would be written over; choose another --out")
 
 
-def _read_made(path: Path) -> dict[str, Any] | None:
+def read_made(path: Path, kind: str = KIND) -> dict[str, Any] | None:
     """What a metrics file of ours was made from, None for anything else."""
     try:
         made = json.loads(path.read_bytes())["made"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return made if isinstance(made, dict) and made.get("kind") == KIND else None
+    return made if isinstance(made, dict) and made.get("kind") == kind else None
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -199,13 +210,14 @@ def _detector_classes(run: Path) -> list[str]:
     return [str(name) for name in read_facts(find_detector(run))["classes"]]
 
 
-def _weights_hash(run: Path) -> str:
+def weights_hash(run: Path) -> str:
+    """SHA-256 of a run's weights."""
     from nightaug.detect.checkpoint import find_detector
 
     return file_sha256(find_detector(run))
 
 
-def _test_hash(file: Path, truth: Truth) -> str:
+def truth_hash(file: Path, truth: Truth) -> str:
     """Hash of the truth and of what tells that an image file is still the same."""
     digest = hashlib.sha256(file.read_bytes())
     for image in truth.images:
@@ -219,7 +231,7 @@ def _test_hash(file: Path, truth: Truth) -> str:
 
 def _known_results(files: _Files, key: dict[str, str], truth: Truth) -> list[dict[str, Any]] | None:
     """The results of an earlier evaluation of the same weights on the same images, if they are still there."""
-    made = _read_made(files.metrics)
+    made = read_made(files.metrics)
     if made is None or any(made.get(name) != value for name, value in key.items()):
         return None
     if not files.results.is_file() or file_sha256(files.results) != made.get("results_sha256"):
@@ -229,6 +241,24 @@ def _known_results(files: _Files, key: dict[str, str], truth: Truth) -> list[dic
 
 def _detect(run: Path, truth: Truth, device: str | None, batch: int, workers: int | None) -> list[dict[str, Any]]:
     from nightaug.detect.checkpoint import load_detector
+
+    return detect_truth(lambda device: load_detector(run, device), truth, device, batch, workers)
+
+
+def detect_truth(
+    load: Callable[[str], Detector], truth: Truth, device: str | None, batch: int, workers: int | None
+) -> list[dict[str, Any]]:
+    """COCO results of a detector on the images of a truth, with a progress bar.
+
+    Args:
+        load: the detector, on a device.
+        device: None: a GPU where there is one.
+        workers: processes that decode images; None: as many as are free.
+
+    Raises:
+        DatasetError: an image is missing.
+        ConfigError: the device is not there.
+    """
     from nightaug.detect.inference import detect_frames
     from nightaug.devices import check_device, default_device
 
@@ -237,7 +267,7 @@ def _detect(run: Path, truth: Truth, device: str | None, batch: int, workers: in
         raise DatasetError(f"{missing:,} images are not there, so nothing can be detected on them; pass --images")
     device = device or default_device()
     check_device(device)
-    detector = load_detector(run, device)
+    detector = load(device)
     if workers is None:
         workers = min(4, (os.cpu_count() or 1) - 1)
     with progress_bar("detecting", len(truth.images)) as progress:

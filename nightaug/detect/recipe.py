@@ -15,8 +15,9 @@ from nightaug.config import build, dump_yaml
 from nightaug.data.classes import canonical_class
 from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.frames import Frame
-from nightaug.detect.dataset import Batch
-from nightaug.detect.detectors import Target, detector_kind
+from nightaug.detect.dataset import Batch, EmbeddedProposals
+from nightaug.detect.detectors import Detector, Target, detector_kind
+from nightaug.detect.detectors.base import EmbeddedRegions
 from nightaug.detect.sampling import Source
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import (
@@ -34,6 +35,9 @@ from nightaug.detect.vision_language import without_effect
 from nightaug.errors import ConfigError, Interrupted
 from nightaug.losses import weighted_total
 from nightaug.training import duration, training_errors
+
+#: The one class of class-agnostic training.
+OBJECT = "object"
 
 
 class TrainingData(NamedTuple):
@@ -93,7 +97,21 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
         elif inside := {frame.path for frame in labelled} & {frame.path for frame in target}:
             notes.append(f"{len(inside):,} of the {len(target):,} images of --target are also trained on with labels")
     notes += without_effect(settings, drawn)
-    return TrainingData(sources, map_classes(val, settings.rename), classes, target, notes)
+    val = map_classes(val, settings.rename)
+    if settings.rcnn.class_agnostic:
+        notes.append(f"one class, {OBJECT}, of: {', '.join(classes)}")
+        one = dict.fromkeys(classes, OBJECT)
+        sources = [source._replace(frames=map_classes(source.frames, one)) for source in sources]
+        val, classes = map_classes(val, one), (OBJECT,)
+    return TrainingData(sources, val, classes, target, notes)
+
+
+class Ready(NamedTuple):
+    """What a trainer is given beside its data; see :class:`DetectorTrainer`. ``notes`` are lines for people."""
+
+    detector: Detector | None = None
+    proposals: EmbeddedProposals | None = None
+    notes: Sequence[str] = ()
 
 
 def run_recipe(
@@ -105,8 +123,12 @@ def run_recipe(
     cpu: bool = False,
     dry_run: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    make: Callable[[DetectorSettings, TrainingData], Ready] | None = None,
 ) -> TrainResult | None:
     """Train as the layered settings say; None after a dry run, and in all processes but the main one.
+
+    Args:
+        make: gives a ready-made detector, and precomputed proposals; None: the settings' own detector alone.
 
     Raises:
         ConfigError: unknown or wrong settings (all of them in one message), or ``out`` cannot be used.
@@ -118,7 +140,11 @@ def run_recipe(
     settings = build(DetectorSettings, *layers)
     detector_kind(settings.detector)
     data = gather(open_dataset(dataset), settings)
-    trainer = DetectorTrainer(data.sources, data.val, data.classes, out, settings, cpu, data.target)
+    ready = make(settings, data) if make is not None else Ready()
+    trainer = DetectorTrainer(
+        data.sources, data.val, data.classes, out, settings, cpu, data.target, ready.detector, ready.proposals
+    )
+    data.notes.extend(ready.notes)
     main = trainer.accelerator.is_main_process
     if epochs is not None:
         steps = epochs * math.ceil(len(trainer.mixture) / trainer.global_batch)
@@ -191,6 +217,9 @@ def estimate(trainer: DetectorTrainer) -> str:
     corner = torch.cartesian_prod(torch.arange(4) / 4, torch.arange(4) / 4)
     boxes = torch.cat([corner, corner + 0.15], dim=1) * torch.tensor([settings.width, settings.height] * 2)
     target = Target(boxes, torch.zeros(len(boxes), dtype=torch.long), torch.ones(len(boxes)))
+    if trainer.proposals is not None:
+        clip = torch.ones(settings.rcnn.embedded, int(detector.facts["embedding"]))
+        target.regions = EmbeddedRegions(boxes[torch.arange(len(clip)) % len(boxes)], clip)
     targets = [target.to(accelerator.device)] * settings.batch
     batch = Batch(images.to(accelerator.device), targets, [], [])
     # Normalisation layers and memories learn from the grey images: what they had is put back afterwards.

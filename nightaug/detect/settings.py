@@ -8,9 +8,13 @@ from pydantic import Field, PositiveInt, model_validator
 
 from nightaug.config import Settings
 from nightaug.detect.adaptation.settings import AdaptationSettings
+from nightaug.detect.rcnn_settings import RCNNSettings
 
 #: Network inputs are whole multiples of this many pixels (the stride YOLO needs; FCOS pads its own P6 and P7).
 SIZE_MULTIPLE = 32
+
+#: How the names of two-stage detectors begin.
+TWO_STAGE = "faster-rcnn"
 
 
 class FCOSSettings(Settings):
@@ -83,7 +87,8 @@ class DetectorSettings(Settings):
     #: Objects that CLIP no longer recognises after translation: trained on as they are, by weight, or not at all.
     clip_gate: Literal["none", "weigh", "drop"] = "none"
 
-    #: fcos-resnet18|50|101, fcos-mobilenet, yolo11n|s|m|l|x, yolov8n.., yolo26n.., yolov5nu.., or a YOLO .yaml or .pt.
+    #: fcos-resnet18|50|101, fcos-mobilenet, faster-rcnn-resnet18|50|101, yolo11n|s|m|l|x, yolov8n.., yolo26n..,
+    #: yolov5nu.., or a YOLO .yaml or .pt.
     detector: str = "fcos-resnet50"
     #: Network input, pixels; images are letterboxed into it.
     width: int = Field(640, ge=64)
@@ -95,6 +100,7 @@ class DetectorSettings(Settings):
     weights: str | None = None
     fcos: FCOSSettings = FCOSSettings()
     yolo: YOLOSettings = YOLOSettings()
+    rcnn: RCNNSettings = RCNNSettings()
 
     #: Images in one forward pass of one process.
     batch: PositiveInt = 8
@@ -149,6 +155,11 @@ class DetectorSettings(Settings):
             raise ValueError(f"fcos.channels must be a multiple of 32, got {self.fcos.channels}")
         if self.adapt != "none" and self.target is None:
             raise ValueError("--adapt needs unlabelled images of the target: add --target NIGHT_IMAGES")
+        two_stages = self.detector.startswith(TWO_STAGE)
+        if self.adapt != "none" and two_stages:
+            raise ValueError(f"--adapt works on FCOS and YOLO, not on {self.detector}: choose another --detector")
+        if self.rcnn.class_agnostic and not two_stages:
+            raise ValueError(f"rcnn.class_agnostic is for {TWO_STAGE}-resnet18|50|101, not for {self.detector}")
         if self.clip_gate != "none" and self.clip == "none":
             raise ValueError(f"clip_gate {self.clip_gate} needs a CLIP: add --clip MODEL:TAG")
         if any(not 0 < drop < 1 for drop in self.drops):

@@ -202,8 +202,12 @@ def find_origins(frames: Sequence[Frame], root: Path, rows: Mapping[str, _Row], 
     return found
 
 
-def load_target(spec: SourceSpec, dataset: Dataset) -> list[Frame]:
+def load_target(spec: SourceSpec, dataset: Dataset, option: str = "--target") -> list[Frame]:
     """The images behind a spec, labelled or not.
+
+    Args:
+        dataset: what ``dataset`` (or ``.``) means.
+        option: where the spec comes from, for messages.
 
     Raises:
         DatasetError: there are none.
@@ -214,7 +218,7 @@ def load_target(spec: SourceSpec, dataset: Dataset) -> list[Frame]:
         if split in ("all", part.split) and spec.domain in ("all", part.domain):
             found += unlabelled_frames(part)
     if not found:
-        raise DatasetError(f"--target {name}: no images ({_parts(opened)})")
+        raise DatasetError(f"{option} {name}: no images ({_parts(opened)})")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Detector training: one loop for FCOS and YOLO, for a laptop's CPU, one GPU, or several nodes under torchrun.
+"""Detector training: one loop for every detector, for a laptop's CPU, one GPU, or several nodes under torchrun.
 
 The data order and every random change are pure functions of (seed, index); with the saved weights, average and
 optimiser that makes a killed and resumed run equal to one that was never stopped.
@@ -23,7 +23,7 @@ from nightaug.detect.adaptation.statistics import Statistics, batch_norms
 from nightaug.detect.adaptation.trainee import AdaptedDetector, Step, check_adaptation
 from nightaug.detect.augment import Augment
 from nightaug.detect.checkpoint import start_from, write_detector
-from nightaug.detect.dataset import Batch, DetectionSamples, make_loader
+from nightaug.detect.dataset import Batch, DetectionSamples, EmbeddedProposals, bare, make_loader
 from nightaug.detect.detectors import Detector, build_detector
 from nightaug.detect.optimization import learning_rate, make_optimizer, rate_factor
 from nightaug.detect.sampling import Mixture, Source
@@ -62,6 +62,8 @@ class DetectorTrainer(TrainingProcess):
         cpu: do not use a GPU.
         target: unlabelled frames of the target domain: a second stream of batches, for adaptation. Labels they may
             have are taken off.
+        detector: ready made; None builds the settings' own.
+        proposals: precomputed ones of the training images, for a detector that learns from them.
 
     Raises:
         ConfigError, CheckpointError: as :func:`build_detector` and :func:`~nightaug.clip.encoder.load_clip`, or the
@@ -80,19 +82,22 @@ class DetectorTrainer(TrainingProcess):
         settings: DetectorSettings,
         cpu: bool = False,
         target: Sequence[Frame] = (),
+        detector: Detector | None = None,
+        proposals: EmbeddedProposals | None = None,
     ) -> None:
         super().__init__(out, settings, cpu)
-        self.classes = tuple(classes)
+        self.classes, self.proposals = tuple(classes), proposals
         self.mixture = Mixture(sources, settings.seed, settings.balance, self.classes)
         self.target: Mixture | None = None
         if settings.adapt != "none":
             check_adaptation(settings, len(target))
-            self.target = Mixture([Source("target", [_bare(frame) for frame in target])], settings.seed + 1)
+            self.target = Mixture([Source("target", [bare(frame) for frame in target])], settings.seed + 1)
         self.fingerprint = fingerprint(self.mixture.sources)
         self.target_fingerprint = fingerprint(self.target.sources) if self.target is not None else None
         self.val = spread(val, settings.evaluate_images)
 
-        detector = build_detector(settings, self.classes, pretrained=settings.weights is None)
+        if detector is None:
+            detector = build_detector(settings, self.classes, pretrained=settings.weights is None)
         self.loaded = str(start_from(detector, settings.weights)) if settings.weights else ""
         detector.to(memory_format=torch.channels_last)
         self.statistics: Statistics | None = None
@@ -153,10 +158,11 @@ class DetectorTrainer(TrainingProcess):
 
     def losses(self, batch: Batch, target: Batch | None, number: int) -> Step:
         """One forward pass, ``number`` of the whole training: every pass has chance of its own."""
+        number = number * self.accelerator.num_processes + self.accelerator.process_index
+        self.live.number = number
         if self.adapted is None or target is None:
             return Step(self.network(batch.images, batch.targets).losses, {})
         pseudo = None
-        number = number * self.accelerator.num_processes + self.accelerator.process_index
         if self.teacher is not None:
             pseudo = self.adapted.ask(self.teacher.network, target.images, number)
         found: Step = self.network(batch.images, batch.targets, target.images, number, pseudo)
@@ -280,7 +286,8 @@ class DetectorTrainer(TrainingProcess):
         # The target has no labels whose crops could be looked up.
         aligns = self.adapted is not None and self.adapted.aligns and mixture is self.mixture
         regions = self.language.cache if self.language is not None and aligns else None
-        samples = DetectionSamples(mixture, self.classes, augment, seed, regions)
+        proposals = self.proposals if mixture is self.mixture else None
+        samples = DetectionSamples(mixture, self.classes, augment, seed, regions, proposals, settings.rcnn.embedded)
         return iter(make_loader(samples, self.sampler(start), settings.batch, self.workers, self.on_gpu))
 
     def look_at_regions(self) -> list[str]:
@@ -335,7 +342,9 @@ class DetectorTrainer(TrainingProcess):
                 if group is None:
                     break
                 self.means.add(self.step(done, group))
-                unreadable = max(unreadable, *(_unreadable(*pair) for pair in group))
+                unreadable = max(
+                    unreadable, *(sum(each.unreadable for each in pair if each is not None) for pair in group)
+                )
                 done += 1
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
@@ -388,13 +397,3 @@ class DetectorTrainer(TrainingProcess):
             self._write_weights("best", step, network)
         else:
             self.without_gain += 1
-
-
-def _unreadable(batch: Batch, target: Batch | None) -> int:
-    """Files of either that could not be decoded so far."""
-    return batch.unreadable + (target.unreadable if target is not None else 0)
-
-
-def _bare(frame: Frame) -> Frame:
-    """A frame without its labels: what adaptation may see of the target domain."""
-    return Frame(frame.name, [], frame.width, frame.height, frame.timeofday, video=frame.video, path=frame.path)

@@ -94,3 +94,66 @@ def test_still_images_survive_what_cannot_be_decoded(tmp_path: Path, image: Path
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff")
     still = StillImages([image, tmp_path / "torn.jpg"], 96, 64)
     assert [still[n].unreadable for n in range(2)] == [0, 1]
+
+
+class Proposals:
+    """A grid of proposals over every image, numbered by their embeddings."""
+
+    def __init__(self, count: int = 12) -> None:
+        x = np.arange(count, dtype=np.float32) * 8
+        self.boxes = np.stack([x, x / 2, x + 20, x / 2 + 16], axis=1)
+
+    def regions(self, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+        return self.boxes, np.eye(len(self.boxes), dtype=np.float16)
+
+
+def proposed(image: Path, settings: DetectorAugmentation, most: int, proposals: Proposals | None) -> DetectionSamples:
+    frames = [Frame("a.png", [Box(1, 2, 30, 40, "car"), Box(50, 10, 80, 60, "bus")], path=image)]
+    augment = Augment(settings, 96, 64)
+    return DetectionSamples(Mixture([Source("a", frames)], 0), ("car",), augment, 0, proposals=proposals, most=most)
+
+
+def test_proposals_go_through_the_changes_of_the_image(image: Path) -> None:
+    given = Proposals()
+    lively = DetectorAugmentation(flip=0.5, zoom=0.5)
+    data = proposed(image, lively, 100, given)
+    seen = 0
+    for index in range(8):
+        target = data[index].target
+        assert target.regions is not None
+        number = target.regions.clip.float().argmax(dim=1)
+        assert len(set(number.tolist())) == len(number)
+        # A label on a proposal's place goes where the proposal goes.
+        frames = [Frame("a.png", [Box(*given.boxes[n].tolist(), "car") for n in number], path=image)]
+        alone = DetectionSamples(Mixture([Source("a", frames)], 0), ("car",), Augment(lively, 96, 64), 0)
+        assert torch.allclose(alone[index].target.boxes, target.regions.boxes, atol=1e-3)
+        seen += len(number)
+    assert 20 < seen < 8 * 12  # some are cut off by the zoom
+
+
+def test_proposals_change_nothing_else_and_are_drawn_by_the_sample(image: Path) -> None:
+    lively = DetectorAugmentation()
+    plain, few = (proposed(image, lively, 3, given) for given in (None, Proposals()))
+    picks = set()
+    for index in range(6):
+        one, two = plain[index], few[index]
+        assert torch.equal(one.image, two.image)
+        assert torch.equal(one.target.boxes, two.target.boxes)
+        assert torch.equal(one.target.weights, two.target.weights)
+        assert one.target.regions is None
+        assert two.target.regions is not None
+        assert len(two.target.regions.boxes) <= 3
+        again = few[index].target.regions
+        assert again is not None
+        assert torch.equal(again.clip, two.target.regions.clip)
+        picks.add(tuple(again.clip.float().argmax(dim=1).tolist()))
+    assert len(picks) > 2
+
+
+def test_an_image_without_proposals_is_a_sample(image: Path) -> None:
+    target = proposed(image, STILL, 3, Proposals(0))[0].target
+    assert target.regions is not None
+    assert target.regions.boxes.shape == (0, 4)
+    assert len(target.boxes) == 1
+    moved = target.to("cpu")
+    assert moved.regions is not None

@@ -236,7 +236,7 @@ class _Stub:
         self.calls = 0
         weights.write_bytes(b"weights")
         monkeypatch.setattr(evaluate_job, "_detector_classes", lambda run: ["car", "tram"])
-        monkeypatch.setattr(evaluate_job, "_weights_hash", evaluate_job.file_sha256)
+        monkeypatch.setattr(evaluate_job, "weights_hash", evaluate_job.file_sha256)
         monkeypatch.setattr(evaluate_job, "_detect", self.detect)
 
     def detect(self, run: Path, truth: Truth, *more: object) -> list[dict[str, Any]]:

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from street import TINY, interrupted_in
+from street import TINY, interrupted_in, two_against_one
 
 from nightaug.config import build
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import load_detector
-from nightaug.detect.detectors import build_detector
 from nightaug.detect.optimization import learning_rate, make_optimizer, rate_factor
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import SourceSpec, load_frames, load_source
@@ -149,28 +144,7 @@ def test_a_loss_that_becomes_nan_stops_with_its_name(streets: Path, tmp_path: Pa
 
 
 def test_two_processes_train_the_same_detector(streets: Path, tmp_path: Path) -> None:
-    """The command under torchrun with two processes of batch 2 against one of batch 4: equal up to float noise."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-    command += ["-m", "nightaug", "train-detector", str(streets), "--out", str(tmp_path / "two"), "--cpu"]
-    command += ["--data", "dataset:train:A", "--data", "dataset:train:B", "--config", str(tmp_path / "tiny.yaml")]
-    # SGD: AdamW's first steps are as long for a gradient that is float noise as for any other.
-    own = {"ema": 0.5, "optimizer": "sgd", "learning_rate": 0.01}
-    config = TINY | {"steps": 3, "fcos": TINY["fcos"] | {"norm": "group"}} | own
-    (tmp_path / "tiny.yaml").write_text(json.dumps(config))
-    # In a session of its own: gloo's workers sometimes hang after finishing, and must not hold the test up.
-    with open(tmp_path / "said", "w") as said:
-        run = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL, env=env, start_new_session=True)
-    try:
-        run.wait(timeout=100)
-    except subprocess.TimeoutExpired:
-        os.killpg(run.pid, signal.SIGKILL)
-    assert (tmp_path / "said").read_text().count("finished at step 3") == 1
-    trainer(streets, tmp_path / "one", steps=3, batch=4, fcos={"norm": "group"}, **own).run()
-    one, two = (load_detector(tmp_path / name).state_dict() for name in ("one", "two"))
-    apart = max(float((one[key].float() - two[key].float()).abs().max()) for key in one)
-    start = build_detector(build(DetectorSettings, config), CLASSES).state_dict()
-    moved = max(float((one[key].float() - start[key].float()).abs().max()) for key in one)
+    apart, moved = two_against_one(streets, tmp_path, TINY | {"fcos": TINY["fcos"] | {"norm": "group"}})
     assert apart < 1e-3 * moved
 
 

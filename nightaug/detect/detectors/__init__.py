@@ -11,22 +11,25 @@ from nightaug.errors import ConfigError
 
 __all__ = ["Detector", "Forward", "Found", "Target", "build_detector", "detector_kind"]
 
+RCNN_NAMES = ("faster-rcnn-resnet18", "faster-rcnn-resnet50", "faster-rcnn-resnet101")
 FCOS_NAMES = ("fcos-resnet18", "fcos-resnet50", "fcos-resnet101", "fcos-mobilenet")
 
 
 def detector_kind(name: str) -> str:
-    """``"fcos"`` or ``"yolo"``.
+    """``"fcos"``, ``"rcnn"`` or ``"yolo"``.
 
     Raises:
-        ConfigError: the name is neither.
+        ConfigError: the name is none of them.
     """
     if name in FCOS_NAMES:
         return "fcos"
+    if name in RCNN_NAMES:
+        return "rcnn"
     if name.lower().startswith("yolo") or name.endswith((".yaml", ".yml", ".pt")):
         return "yolo"
     raise ConfigError(
-        f"unknown detector '{name}' (there are: {', '.join(FCOS_NAMES)}, yolo11n, yolov8n, yolo26n, yolov5nu and "
-        "their sizes s, m, l, x, or a YOLO .yaml or .pt file)"
+        f"unknown detector '{name}' (there are: {', '.join(FCOS_NAMES + RCNN_NAMES)}, yolo11n, yolov8n, "
+        "yolo26n, yolov5nu and their sizes s, m, l, x, or a YOLO .yaml or .pt file)"
     )
 
 
@@ -49,10 +52,15 @@ def build_detector(
     """
     if not classes:
         raise ConfigError("a detector needs at least one class")
-    if detector_kind(settings.detector) == "fcos":
+    kind = detector_kind(settings.detector)
+    if kind == "fcos":
         from nightaug.detect.detectors.fcos import FCOSDetector
 
         return FCOSDetector(settings, classes, pretrained)
+    if kind == "rcnn":
+        from nightaug.detect.detectors.rcnn import RCNNDetector
+
+        return RCNNDetector(settings, classes, pretrained, facts)
     from nightaug.detect.detectors.yolo import YOLODetector
 
     return YOLODetector(settings, classes, pretrained, facts)

@@ -1,4 +1,4 @@
-"""Feature pyramids P3 to P7 on torchvision backbones, with pretrained weights from a tag, a file, or none."""
+"""Feature pyramids, P3 to P7 or P2 to P6, on torchvision backbones; pretrained weights from a tag, a file, or none."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from nightaug.detect.detectors.pretrained import download_timeout, fitting
+from nightaug.detect.detectors.pretrained import current_names, download_timeout, fitting
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.runs import load_weights
 
 
 class BackboneKind(NamedTuple):
-    """A torchvision model: its builder, the layers that give C3, C4 and C5, their channels, its weight tags."""
+    """A torchvision model: its builder, the layers that give C3 (or C2) to C5, their channels, its weight tags."""
 
     model: str
-    layers: tuple[str, str, str]
-    channels: tuple[int, int, int]
+    layers: tuple[str, ...]
+    channels: tuple[int, ...]
     weights: str
 
 
 _RESNET = ("layer2", "layer3", "layer4")
+_FROM_C2 = ("layer1", *_RESNET)
 #: Detector name -> backbone.
 BACKBONES: dict[str, BackboneKind] = {
     "fcos-resnet18": BackboneKind("resnet18", _RESNET, (128, 256, 512), "ResNet18_Weights"),
@@ -38,7 +39,33 @@ BACKBONES: dict[str, BackboneKind] = {
     "fcos-mobilenet": BackboneKind(
         "mobilenet_v3_large", ("6", "12", "16"), (40, 112, 960), "MobileNet_V3_Large_Weights"
     ),
+    "faster-rcnn-resnet18": BackboneKind("resnet18", _FROM_C2, (64, 128, 256, 512), "ResNet18_Weights"),
+    "faster-rcnn-resnet50": BackboneKind("resnet50", _FROM_C2, (256, 512, 1024, 2048), "ResNet50_Weights"),
+    "faster-rcnn-resnet101": BackboneKind("resnet101", _FROM_C2, (256, 512, 1024, 2048), "ResNet101_Weights"),
 }
+
+#: Mean and standard deviation of ImageNet's pixels, which torchvision's weights were trained on.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Pixels(nn.Module):
+    """Images (N, 3, H, W), RGB 0 to 255, as torchvision's backbones want them: fp32, by ImageNet's statistics."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ((images.float() - self.mean) / self.deviation).contiguous(memory_format=torch.channels_last)
+
+
+def resolve_norm(norm: str, pretrained: bool) -> str:
+    """``auto`` is frozen with pretrained weights, and group, which needs no large batch, from scratch."""
+    return norm if norm != "auto" else ("frozen" if pretrained else "group")
 
 
 def norm_layer(norm: str) -> Callable[..., nn.Module]:
@@ -97,7 +124,10 @@ def slim(channels: int, width: float) -> int:
 
 
 def build_backbone(name: str, channels: int, norm: str, width: float = 1.0) -> BackboneWithFPN:
-    """The feature pyramid network of a detector: five maps (N, ``channels``, H / s, W / s), s = 8, 16, 32, 64, 128.
+    """The feature pyramid network of a detector: five maps (N, ``channels``, H / s, W / s).
+
+    s = 8, 16, 32, 64, 128 for one-stage detectors (Lin et al., 2017b), 4, 8, 16, 32, 64 for two-stage ones, whose last
+    map is every second pixel of the one before (Lin et al., 2017a).
 
     Args:
         name: key of :data:`BACKBONES`.
@@ -112,22 +142,23 @@ def build_backbone(name: str, channels: int, norm: str, width: float = 1.0) -> B
     if width == 1.0:
         network = getattr(torchvision.models, kind.model)(weights=None, norm_layer=norm_layer(norm))
     elif kind.model != "resnet18":
-        raise ConfigError(f"fcos.width below 1 is for fcos-resnet18 only, not for {name}")
+        section, family = ("rcnn", "faster-rcnn") if len(kind.layers) == len(_FROM_C2) else ("fcos", "fcos")
+        raise ConfigError(f"{section}.width below 1 is for {family}-resnet18 only, not for {name}")
     else:
         network = SlimResNet18(width, norm_layer(norm))
-        inside = tuple(slim(value, width) for value in kind.channels)  # type: ignore[assignment]
+        inside = tuple(slim(value, width) for value in kind.channels)
     body = network.features if "mobilenet" in kind.model else network
     return BackboneWithFPN(
         body,
         return_layers={layer: str(at) for at, layer in enumerate(kind.layers)},
         in_channels_list=list(inside),
         out_channels=channels,
-        extra_blocks=LastLevels(channels, channels),
+        extra_blocks=LastLevels(channels, channels) if len(inside) < len(_FROM_C2) else LastLevelMaxPool(),
     )
 
 
 def fetch_weights(source: str, kind: str) -> Mapping[str, Tensor]:
-    """The tensors behind a torchvision tag (``IMAGENET1K_V1``) or of a weight file.
+    """The tensors behind a torchvision tag (``IMAGENET1K_V1``) or of a weight file, by torchvision's present names.
 
     Args:
         source: tag or path.
@@ -139,7 +170,7 @@ def fetch_weights(source: str, kind: str) -> Mapping[str, Tensor]:
     if Path(source).is_file() or "/" in source or Path(source).suffix in {".pth", ".pt", ".safetensors"}:
         if not Path(source).is_file():
             raise CheckpointError(f"{source}: no such weight file")
-        return load_weights(source)[0]
+        return current_names(load_weights(source)[0])
     tags = _enum(kind).__members__
     if source not in tags:
         raise CheckpointError(
@@ -158,7 +189,7 @@ def fetch_weights(source: str, kind: str) -> Mapping[str, Tensor]:
             f"{source} cannot be downloaded ({error}); fetch {entry.url} elsewhere and put it into {folder}, "
             "or give the file itself with --set pretrained=FILE, or start from scratch with --set pretrained=null"
         ) from error
-    return state
+    return current_names(state)
 
 
 def _enum(name: str) -> Any:
@@ -188,3 +219,26 @@ def load_pretrained(backbone: BackboneWithFPN, name: str, source: str, state: Ma
         )
     backbone.body.load_state_dict(fits, strict=False)
     return f"backbone from {source} ({len(fits)} tensors)"
+
+
+def load_whole(network: nn.Module, state: Mapping[str, Tensor], source: str, name: str, kind: str) -> str:
+    """Put the weights of a whole detector into one of ours, as far as they fit; returns a line that says what was.
+
+    Args:
+        network: has its pyramid under ``backbone``.
+        state: the tensors, by the network's own names.
+        source, name, kind: where they are from, the detector's name, its family; for messages.
+
+    Raises:
+        CheckpointError: a tensor of the pyramid is missing or of another shape.
+    """
+    own = network.state_dict()
+    fits, missing = fitting(state, own)
+    missing = [key for key in missing if key.startswith("backbone.")]
+    if missing:
+        raise CheckpointError(
+            f"{source} does not fit {name} with these channels: {len(missing)} backbone tensors are missing or of "
+            f"another shape (the first: {missing[0]})"
+        )
+    network.load_state_dict(fits, strict=False)
+    return f"{kind} from {source}: {len(fits)} of {len(own)} tensors (the rest fits other classes and starts anew)"

@@ -16,6 +16,13 @@ from nightaug.detect.regions import RegionBatch
 from nightaug.images import Letterbox
 
 
+class EmbeddedRegions(NamedTuple):
+    """Precomputed proposals of one image: ``boxes`` (Q, 4) xyxy pixels of the network's input, ``clip`` (Q, E)."""
+
+    boxes: Tensor
+    clip: Tensor
+
+
 @dataclass
 class Target:
     """The labels of one image of a batch.
@@ -27,6 +34,7 @@ class Target:
             background (crowds, objects a translation has lost, objects cut off by the image's edge).
         image_weight: in [0, 1], for the whole image.
         clip: (P, E) CLIP embeddings of the labelled crops, zero where there is none; None where nobody asked for them.
+        regions: precomputed proposals with CLIP's embeddings of their crops; None where nobody asked for them.
     """
 
     boxes: Tensor
@@ -34,13 +42,17 @@ class Target:
     weights: Tensor
     image_weight: float = 1.0
     clip: Tensor | None = None
+    regions: EmbeddedRegions | None = None
 
     def to(self, device: torch.device | str) -> Target:
         boxes, labels, weights = (
             value.to(device, non_blocking=True) for value in (self.boxes, self.labels, self.weights)
         )
         clip = None if self.clip is None else self.clip.to(device, non_blocking=True)
-        return Target(boxes, labels, weights, self.image_weight, clip)
+        regions = self.regions
+        if regions is not None:
+            regions = EmbeddedRegions(*(value.to(device, non_blocking=True) for value in regions))
+        return Target(boxes, labels, weights, self.image_weight, clip, regions)
 
 
 class Assignment(NamedTuple):
@@ -144,6 +156,8 @@ class Detector(nn.Module):
         loss_weights: a weight for every loss :meth:`forward` gives.
         class_losses: those of them that say what is there, and not where.
         progress: share of the training steps that are done, in [0, 1]; some losses shift their weight with it.
+        number: of the training's forward pass, counted over all processes: what a detector draws at random comes from
+            its seed and this number.
         facts: what a weight file must hold beside settings and classes to build the same network again.
         loaded: a line on the pretrained weights it started from, or empty.
     """
@@ -158,6 +172,7 @@ class Detector(nn.Module):
     loss_weights: Mapping[str, float]
     class_losses: tuple[str, ...]
     progress: float = 0.0
+    number: int = 0
     facts: Mapping[str, Any] = MappingProxyType({})
     loaded: str = ""
 
@@ -233,7 +248,7 @@ class Detector(nn.Module):
             labels = torch.cat((labels, torch.full_like(around[0], -1)))
         batch = self.regions(forward, image, where, labels, letterboxes)
         batch.overlap = torch.zeros_like(batch.score)
-        batch.overlap[:objects] = _overlaps(batch.boxes[:objects], truth.float())
+        batch.overlap[:objects] = row_iou(batch.boxes[:objects], truth.float())
         batch.boxes = torch.cat((truth.to(batch.boxes.dtype), batch.boxes[objects:]))
         return batch
 
@@ -277,7 +292,7 @@ def _some(mask: Tensor, most: int | None, generator: torch.Generator | None) -> 
     return image[kept], where[kept]
 
 
-def _overlaps(boxes: Tensor, others: Tensor) -> Tensor:
+def row_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """(P,) IoU of boxes (P, 4) with others, row by row."""
     low, high = torch.maximum(boxes[:, :2], others[:, :2]), torch.minimum(boxes[:, 2:], others[:, 2:])
     both = (high - low).clamp(min=0).prod(dim=1)

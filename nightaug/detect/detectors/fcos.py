@@ -18,21 +18,25 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from nightaug.detect.detectors.backbones import BACKBONES, build_backbone, fetch_weights, load_pretrained
+from nightaug.detect.detectors.backbones import (
+    BACKBONES,
+    Pixels,
+    build_backbone,
+    fetch_weights,
+    load_pretrained,
+    load_whole,
+    resolve_norm,
+)
 from nightaug.detect.detectors.base import Assignment, Detector, Forward, Found, Target
 from nightaug.detect.detectors.fcos_loss import Locations, assign, decode, fcos_losses
-from nightaug.detect.detectors.pretrained import fitting
 from nightaug.detect.regions import RegionBatch
 from nightaug.detect.settings import DetectorSettings
-from nightaug.errors import CheckpointError
 from nightaug.images import Letterbox
 
 #: Side of each level's one anchor, pixels: P3 to P7.
 SIZES = (8, 16, 32, 64, 128)
 #: Candidates an image before non-maximum suppression.
 CANDIDATES = 1000
-#: Mean and standard deviation of ImageNet's pixels, which torchvision's weights were trained on.
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Where the box branch starts from scratch: 2 strides to each side. At torchvision's 0 its ReLU starts half dead.
 START_DISTANCE = 2.0
 
@@ -49,8 +53,6 @@ class FCOSDetector(Detector):
         CheckpointError: the pretrained weights cannot be had or do not fit.
     """
 
-    mean: Tensor
-    deviation: Tensor
     class_losses = ("classification",)
 
     def __init__(self, settings: DetectorSettings, classes: tuple[str, ...], pretrained: bool = True) -> None:
@@ -64,9 +66,7 @@ class FCOSDetector(Detector):
             "box": settings.fcos.box,
             "centerness": settings.fcos.centerness,
         }
-        norm = settings.fcos.norm
-        if norm == "auto":
-            norm = "frozen" if settings.pretrained else "group"
+        norm = resolve_norm(settings.fcos.norm, bool(settings.pretrained))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             backbone = build_backbone(settings.detector, settings.fcos.channels, norm, settings.fcos.width)
@@ -77,8 +77,7 @@ class FCOSDetector(Detector):
                 head=_head(settings.fcos.channels, len(classes), settings.fcos.convs),
             )
             nn.init.constant_(self.network.head.regression_head.bbox_reg.bias, START_DISTANCE)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255, persistent=False)
+        self.pixels = Pixels()
         self.loaded = self._load_pretrained(settings) if pretrained and settings.pretrained else ""
         self._places: dict[tuple[Any, ...], Locations] = {}
 
@@ -89,25 +88,13 @@ class FCOSDetector(Detector):
         state = fetch_weights(source, kind)
         if not any(key.startswith("backbone.") for key in state):
             return load_pretrained(self.network.backbone, settings.detector, source, state)
-        # A whole FCOS in torchvision's layout.
-        own = self.network.state_dict()
-        fits, missing = fitting(state, own)
-        missing = [key for key in missing if key.startswith("backbone.")]
-        if missing:
-            raise CheckpointError(
-                f"{source} does not fit {settings.detector} with {settings.fcos.channels} channels: {len(missing)} "
-                f"backbone tensors are missing or of another shape (the first: {missing[0]})"
-            )
-        self.network.load_state_dict(fits, strict=False)
-        return f"FCOS from {source}: {len(fits)} of {len(own)} tensors (the rest fits other classes and starts anew)"
+        return load_whole(self.network, state, source, settings.detector, "FCOS")
 
     # -- one pass ------------------------------------------------------------------------------------------------
 
     def run(self, images: Tensor) -> Forward:
         """See :meth:`Detector.run`."""
-        x = (images.float() - self.mean) / self.deviation
-        x = x.contiguous(memory_format=torch.channels_last)
-        pyramid = list(self.network.backbone(x).values())
+        pyramid = list(self.network.backbone(self.pixels(images)).values())
         outputs = self.network.head(pyramid)
         outputs = {
             "logits": outputs["cls_logits"],  # (N, A, K)

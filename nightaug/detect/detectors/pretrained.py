@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,23 @@ def download_timeout() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+#: Convolutions that torchvision has wrapped since its published detection weights were made.
+_WRAPPED = re.compile(r"(fpn\.(?:inner|layer)_blocks\.\d+|rpn\.head\.conv)\.(weight|bias)$")
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a torchvision detector's file by the names they have in torchvision now.
+
+    Only its own ``load_state_dict`` knows the old ones, and that of a whole detector alone.
+    """
+    return {_WRAPPED.sub(_wrapped, key): value for key, value in state.items()}
+
+
+def _wrapped(found: re.Match[str]) -> str:
+    inside = ".0.0." if found[1].endswith("conv") else ".0."
+    return f"{found[1]}{inside}{found[2]}"
 
 
 def fitting(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

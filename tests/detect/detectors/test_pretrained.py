@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import torch
 
-from nightaug.detect.detectors.pretrained import DOWNLOAD_TIMEOUT, download_timeout, fitting
+from nightaug.detect.detectors.pretrained import DOWNLOAD_TIMEOUT, current_names, download_timeout, fitting
 
 
 def test_tensors_fit_by_name_and_shape() -> None:
@@ -15,6 +15,14 @@ def test_tensors_fit_by_name_and_shape() -> None:
     assert list(fits) == ["b", "a"]
     assert fits["a"] is state["a"]
     assert missing == ["c"]
+
+
+def test_names_of_older_torchvisions_become_todays() -> None:
+    old = ["backbone.fpn.inner_blocks.0.weight", "backbone.fpn.layer_blocks.2.bias", "rpn.head.conv.bias"]
+    new = ["backbone.fpn.inner_blocks.0.0.weight", "backbone.fpn.layer_blocks.2.0.bias", "rpn.head.conv.0.0.bias"]
+    same = ["layer1.0.conv1.weight", "rpn.head.cls_logits.weight", "backbone.fpn.extra_blocks.p6.weight"]
+    assert list(current_names({key: torch.zeros(1) for key in old + same})) == new + same
+    assert list(current_names({key: torch.zeros(1) for key in new + same})) == new + same
 
 
 def test_a_download_has_a_time_limit_and_nothing_else_has() -> None:

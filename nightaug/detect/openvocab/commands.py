@@ -1,0 +1,132 @@
+"""``nightaug openvocab probe``, ``synthesize`` and ``predict``: what the commands name, opened, and handed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nightaug.clip.prompts import Prompts
+from nightaug.config import build
+from nightaug.data.formats import open_dataset
+from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
+from nightaug.detect.openvocab.probe import ProbeResult, run_probe
+from nightaug.detect.openvocab.settings import ProbeSettings, VLDUSSettings
+from nightaug.detect.openvocab.splits import class_split
+from nightaug.detect.openvocab.store import ProposalStore
+from nightaug.detect.openvocab.synthesize import SynthesisResult, run_synthesis
+from nightaug.detect.openvocab.vocabulary import load_text, reads_text, write_with_classes
+from nightaug.detect.predict import PredictResult, run_predict
+from nightaug.detect.settings import DetectorSettings
+from nightaug.detect.sources import load_source, map_classes, parse_source
+from nightaug.errors import ConfigError
+
+Say = Callable[[str], None]
+
+
+def probe(
+    run: Path,
+    out: Path,
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    embeddings: Path,
+    novel: Sequence[str] | None = None,
+    split_name: str | None = None,
+    clip: str | None = None,
+    say: Say = lambda text: None,
+    **options: Any,
+) -> ProbeResult:
+    """Teach novel classes to an LP-OVOD run, see :func:`~nightaug.detect.openvocab.probe.run_probe`.
+
+    Args:
+        layers: of :class:`~nightaug.detect.openvocab.settings.ProbeSettings`.
+        embeddings: the store to search.
+        novel, split_name: names, or a split whose unseen classes are meant.
+        clip: of the store, if it is no longer where it was.
+        options: as ``run_probe``.
+    """
+    settings = build(ProbeSettings, *layers)
+    names = _unseen(run, novel, split_name)
+    store = ProposalStore(embeddings)
+    text = Prompts(load_text(store.facts, clip))
+    return run_probe(run, out, store, names, text.embed, settings, say=say, **options)
+
+
+def synthesize(
+    run: Path,
+    dataset: Path,
+    out: Path,
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    data: Sequence[str] = (),
+    unseen: Sequence[str] | None = None,
+    split_name: str | None = None,
+    embeddings: Path | None = None,
+    clip: str | None = None,
+    say: Say = lambda text: None,
+    **options: Any,
+) -> SynthesisResult:
+    """Give unseen classes to a VLDUS run, see :func:`~nightaug.detect.openvocab.synthesize.run_synthesis`.
+
+    Args:
+        layers: of :class:`~nightaug.detect.openvocab.settings.VLDUSSettings`.
+        data: NAME:SPLIT:DOMAIN each; nothing means what the run was trained on.
+        unseen, split_name: names, or a split whose unseen classes are meant.
+        embeddings: a store whose CLIP embeddings are distilled; None: no distillation.
+        clip: that reads the class names; of the store where there is one.
+        options: as ``run_synthesis``.
+    """
+    settings = build(VLDUSSettings, *layers)
+    names = _unseen(run, unseen, split_name)
+    trained = build(DetectorSettings, read_facts(find_detector(run))["settings"])
+    opened = open_dataset(dataset)
+    specs = [parse_source(text) for text in (*data,) or trained.data or ("dataset",)]
+    frames = [frame for spec in specs if spec.weight > 0 for frame in load_source(spec, opened).frames]
+    store = ProposalStore(embeddings) if embeddings is not None else None
+    text = Prompts(load_text(store.facts if store is not None else {}, clip))
+    return run_synthesis(
+        run, out, map_classes(frames, trained.rename), names, text.embed, settings, store=store, say=say, **options
+    )
+
+
+def _unseen(run: Path, names: Sequence[str] | None, split_name: str | None) -> list[str]:
+    """The classes a run is to be taught."""
+    if (names is None) == (split_name is None):
+        raise ConfigError("say which classes to teach, either with --unseen a,b or with --class-split NAME")
+    if names is not None:
+        return list(names)
+    return list(class_split(split_name, None, read_facts(find_detector(run))["classes"]).unseen)
+
+
+def predict(
+    run: Path,
+    input: Path,
+    out: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    clip: str | None = None,
+    dry_run: bool = False,
+    say: Say = lambda text: None,
+    **options: Any,
+) -> PredictResult | None:
+    """Detect classes by name, see :func:`~nightaug.detect.predict.run_predict`; None after a dry run.
+
+    For a detector that reads text ``OUT.safetensors`` is written: the same one, which looks for these classes and can
+    be used like any other detector. Of other detectors the classes must be known ones, and only they are shown.
+
+    Args:
+        classes: names; None: those the detector knows.
+        clip: of the run, if it is no longer where it was.
+        options: as ``run_predict``.
+    """
+    if classes is None:
+        return run_predict(run, input, out, dry_run=dry_run, say=say, **options)
+    if not reads_text(load_detector(find_detector(run))):
+        return run_predict(run, input, out, classes=classes, dry_run=dry_run, say=say, **options)
+    file = out.with_name(out.name + ".safetensors")
+    if dry_run:
+        say(f"would look for {', '.join(classes)}, with {file}")
+        return run_predict(run, input, out, dry_run=True, say=say, **options)
+    known = write_with_classes(run, classes, file, clip)
+    say(f"{file}: a detector for {', '.join(known)}")
+    return run_predict(file, input, out, say=say, **options)
