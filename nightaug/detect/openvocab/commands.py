@@ -8,8 +8,10 @@ from typing import Any
 
 from nightaug.clip.prompts import Prompts
 from nightaug.config import build
+from nightaug.data.classes import canonical_class
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
+from nightaug.detect.openvocab.extend import check_held_out
 from nightaug.detect.openvocab.probe import ProbeResult, run_probe
 from nightaug.detect.openvocab.settings import ProbeSettings, VLDUSSettings
 from nightaug.detect.openvocab.splits import class_split
@@ -19,7 +21,7 @@ from nightaug.detect.openvocab.vocabulary import load_text, reads_text, write_wi
 from nightaug.detect.predict import PredictResult, run_predict
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import load_source, map_classes, parse_source
-from nightaug.errors import ConfigError
+from nightaug.errors import ConfigError, DatasetError
 
 Say = Callable[[str], None]
 
@@ -48,8 +50,17 @@ def probe(
     settings = build(ProbeSettings, *layers)
     names = _unseen(run, novel, split_name)
     store = ProposalStore(embeddings)
-    text = Prompts(load_text(store.facts, clip))
-    return run_probe(run, out, store, names, text.embed, settings, say=say, **options)
+    if gone := store.gone():
+        text = (
+            f"{len(gone):,} of the {len(store):,} images of {embeddings} are not there any more (the first: {gone[0]} "
+            f"in {store.root})"
+        )
+        if len(gone) == len(store):
+            raise DatasetError(f"{text}; if they have moved, run the same nightaug openvocab embed on them again")
+        say(f"{text}: nothing is taken from them")
+    check_held_out(store, [canonical_class(name) for name in names], say)
+    prompts = Prompts(load_text(store.facts, clip))
+    return run_probe(run, out, store, names, prompts.embed, settings, say=say, **options)
 
 
 def synthesize(
@@ -83,6 +94,12 @@ def synthesize(
     specs = [parse_source(text) for text in (*data,) or trained.data or ("dataset",)]
     frames = [frame for spec in specs if spec.weight > 0 for frame in load_source(spec, opened).frames]
     store = ProposalStore(embeddings) if embeddings is not None else None
+    if store is not None and (missing := store.missing([frame.path for frame in frames if frame.path])):
+        raise ConfigError(
+            f"{embeddings} lacks {len(missing):,} of the {len(frames):,} images (the first: {missing[0]}); embed with "
+            "the same --data (and again, if the images have moved: that is quick)"
+        )
+    check_held_out(store, [canonical_class(name) for name in names], say)
     text = Prompts(load_text(store.facts if store is not None else {}, clip))
     return run_synthesis(
         run, out, map_classes(frames, trained.rename), names, text.embed, settings, store=store, say=say, **options

@@ -24,7 +24,7 @@ from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.formats.base import shown
 from nightaug.data.frames import Frame
 from nightaug.data.results import writing
-from nightaug.detect.checkpoint import find_detector, load_detector
+from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
 from nightaug.detect.openvocab.proposals import Boxes, ProposalDetector, collect, detected_boxes, labelled_boxes
 from nightaug.detect.openvocab.store import (
     REGIONS,
@@ -33,7 +33,7 @@ from nightaug.detect.openvocab.store import (
     read_state,
     write_state,
 )
-from nightaug.detect.openvocab.vocabulary import lasting
+from nightaug.detect.openvocab.vocabulary import lasting, taught
 from nightaug.detect.sources import known_classes, load_source, load_target, parse_source
 from nightaug.devices import check_device, default_device
 from nightaug.errors import ConfigError, DatasetError, NightaugError
@@ -134,11 +134,19 @@ def run_embed(
     frames = _frames(opened, data, proposals == LABELS, wanted)
     root = Path(os.path.abspath(opened.root))
     names = [os.path.relpath(os.path.abspath(_path(frame)), root) for frame in frames]
-    detector, source = None, {"proposals": LABELS, "proposals_sha": LABELS, "stage": LABELS}
+    detector: ProposalDetector | None = None
+    source: dict[str, Any] = {
+        "proposals": LABELS, "proposals_sha": LABELS, "stage": LABELS,
+        "boxes_of": list(known_classes(frames)) if wanted is None else sorted(wanted),
+    }  # fmt: skip
     if proposals != LABELS:
         weights = find_detector(Path(proposals))
         detector = ProposalDetector(load_detector(weights, device), min_score, overlap, most)
-        source = {"proposals": proposals, "proposals_sha": file_sha256(weights), "stage": detector.stage}
+        boxed = taught(read_facts(weights))
+        source = {
+            "proposals": proposals, "proposals_sha": file_sha256(weights), "stage": detector.stage,
+            "boxes_of": None if boxed is None else list(boxed),
+        }  # fmt: skip
     model = load_clip(clip, device, precision)
     facts: dict[str, Any] = {
         "nightaug": __version__, "root": str(root), "data": list(data) or ["dataset"], "images": len(frames),
@@ -151,10 +159,13 @@ def run_embed(
         out, frames, names, detector, model, wanted, most, min_side, batch, crops, device, precision, threads
     )  # fmt: skip
     before = check_folder(out, facts)
-    if before is not None and before.get("finished"):
+    finished = before is not None and bool(before.get("finished"))
+    if before is not None and finished:
         say(f"{shown(out)} is finished: {before['boxes']:,} regions of {before['images']:,} images")
-        return None if dry_run else ProposalStore(out)
-    need = _announce(job, facts, say)
+        if before.get("root") == facts["root"]:
+            return None if dry_run else ProposalStore(out)
+        say(f"the images have moved from {before.get('root')} to {root}: their places are noted anew")
+    need = 0 if finished else _announce(job, facts, say)
     if dry_run:
         return None
     if need > (free := shutil.disk_usage(_existing(out)).free):
@@ -179,7 +190,7 @@ def _work(job: _Job, facts: dict[str, Any], stop: StopRequest, say: Callable[[st
     middle = time.monotonic()
     if job.detector is not None:
         job.detector.to("cpu")  # CLIP gets its memory
-    store = ProposalStore(out, unfinished=True)
+    store = ProposalStore(out, root=facts["root"], unfinished=True)
     regions = [Regions(path, store.proposals(path)[0]) for path in map(_path, job.frames)]
     report = cache.fill(regions, job.clip, batch=job.crops, workers=max(job.workers, 1), stop=stop, say=say)
     embedded = report.embedded + report.small

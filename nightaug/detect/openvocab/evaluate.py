@@ -34,7 +34,7 @@ from nightaug.detect.openvocab.scores import (
 )
 from nightaug.detect.openvocab.splits import ClassSplit, class_split
 from nightaug.detect.openvocab.table import markdown
-from nightaug.detect.openvocab.vocabulary import load_text, name_classes, narrow, reads_text
+from nightaug.detect.openvocab.vocabulary import load_text, name_classes, narrow, reads_text, taught
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.images import atomic_write_text
@@ -93,7 +93,8 @@ def run_evaluation(
 
     Returns:
         What ``out`` holds: ``split``, ``images``, ``boxes``, ``ZSD``, ``GZSD`` (``seen``, ``unseen``, ``all``,
-        ``HM``), ``chance``, ``per_class``, ``by`` (time of day), ``limit``, ``made``. Empty after a dry run.
+        ``HM``), ``chance``, ``per_class``, ``by`` (time of day), ``limit``, ``supervised`` (unseen classes that the
+        detector had boxes of after all: a ceiling), ``made``. Empty after a dry run.
 
     Raises:
         ConfigError: the split does not fit, the detector does not know the unseen classes, or ``out`` is in use.
@@ -103,8 +104,18 @@ def run_evaluation(
     check_paths(files, KIND, run, dataset)
     weights = find_detector(run)
     test = open_test_set(dataset, split, domain, images=images, labels=labels, format=format)
-    knows = [canonical_class(str(name)) for name in read_facts(weights)["classes"]]
+    facts = read_facts(weights)
+    knows = [canonical_class(str(name)) for name in facts["classes"]]
     classes, notes = _choose(test, unseen, split_name, knows)
+    boxed = taught(facts) or ()
+    supervised = [name for name in classes.unseen if name in boxed]
+    if supervised:
+        notes.append(
+            f"the detector was trained on boxes of {', '.join(supervised)}: what stands under unseen is supervised, a "
+            "ceiling"
+        )
+    if boxless := [name for name in classes.seen if boxed and name not in boxed]:
+        notes.append(f"counted as seen, though the detector had no boxes of them: {', '.join(boxless)}")
     truth = Truth.from_frames(test.frames, classes.classes)
     skipped = [f"{number:,} x {reason}" for reason, number in truth.skipped.items()]
     for note in [*test.notes, *notes, *skipped]:
@@ -126,6 +137,7 @@ def run_evaluation(
         "weights_sha256": file_sha256(weights),
         "test_set": truth_hash(files.truth, truth),
         "classes": list(classes.classes),
+        "unseen": list(classes.unseen),  # they alone compete in ZSD
         "clip_sha": text.sha if text is not None else None,
     }
     found = None if overwrite else _known(files, key, truth)
@@ -144,6 +156,7 @@ def run_evaluation(
         for path, rows in zip((files.gzsd, files.zsd), found, strict=True):
             write_results(path, rows)
     metrics = measure(truth, classes, *found, shuffles=shuffles, seed=seed)
+    metrics["supervised"] = supervised
     metrics["made"] = {
         "kind": KIND, "nightaug": __version__, "input": str(run), "dataset": str(dataset), "split": split,
         "domain": domain, "seed": seed, **key, "not_measured": dict(truth.left_out), "skipped": dict(truth.skipped),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,10 +82,23 @@ def embed_names(embed: Embed, names: Sequence[str], store: RegionStore | None, d
     return text
 
 
+#: What tells a store from another one: of which images, proposals and CLIP it is, and which of the proposals.
+_IDENTITY = ("images_sha", "proposals_sha", "clip_sha", "stage", "most", "min_score", "nms", "min_side")
+
+
 def store_facts(store: RegionStore | None) -> dict[str, str]:
-    """What tells a store from another one: of which images, proposals and CLIP it is."""
+    """What tells a store from another one, as far as it says so."""
     facts = {} if store is None else store.facts
-    return {key: str(facts[key]) for key in ("images_sha", "proposals_sha", "clip_sha") if key in facts}
+    return {key: str(facts[key]) for key in _IDENTITY if key in facts}
+
+
+def check_held_out(store: RegionStore | None, unseen: Sequence[str], say: Callable[[str], None]) -> None:
+    """Say where boxes of unseen classes have had a hand in the proposals: right for a ceiling, but not zero-shot."""
+    if store is None or "boxes_of" not in store.facts:
+        return
+    boxed = store.facts["boxes_of"]  # None: every labelled class
+    if shown := [name for name in unseen if boxed is None or name in boxed]:
+        say(f"the embedded proposals were made with boxes of {', '.join(shown)}, too, which are to be unseen")
 
 
 def text_sha(text: Tensor) -> str:

@@ -110,9 +110,18 @@ class Chosen(NamedTuple):
 Choose = Callable[[int, NDArray[np.float64]], Chosen]
 
 
-def columns(features: int, clip: int | None, precision: str = "fp16") -> dict[str, tuple[DTypeLike, tuple[int, ...]]]:
+#: Name -> dtype and shape of a row.
+Columns = dict[str, tuple[DTypeLike, tuple[int, ...]]]
+
+
+def row_bytes(kept: Columns) -> int:
+    """What a region takes on disk."""
+    return sum(np.dtype(kind).itemsize * int(np.prod(shape, dtype=np.int64)) for kind, shape in kept.values())
+
+
+def columns(features: int, clip: int | None, precision: str = "fp16") -> Columns:
     """What is kept of a region: ``features`` (F,), ``label``, ``domain``, ``image`` number, ``clip`` (E,) if asked."""
-    kept: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
+    kept: Columns = {
         "features": ("<f2" if precision == "fp16" else "<f4", (features,)),
         "label": ("<i4", ()),
         "domain": ("<i1", ()),
@@ -180,7 +189,8 @@ def _chosen(choose: Choose, number: int, found: tuple[Tensor, Tensor] | None, bo
     if box.width == 0:
         return Chosen(np.zeros((0, 4)), np.zeros(0, np.int64))
     own = np.zeros((0, 4)) if found is None else box.to_original(found[0].double().cpu().numpy())
-    return choose(number, own)
+    # What lies in the padding has no area in the image: it shows nothing.
+    return choose(number, own[((own[:, 2:] - own[:, :2]) > 0).all(axis=1)])
 
 
 def _rows(features: NDArray[Any], wanted: Sequence[Chosen], arrays: GrowingArrays) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nightaug.data.formats import Dataset, open_dataset
+from nightaug.detect.checkpoint import find_detector, read_facts
 from nightaug.detect.detectors import build_detector
+from nightaug.detect.openvocab.extend import check_held_out, store_facts
 from nightaug.detect.openvocab.splits import ClassSplit, class_split
 from nightaug.detect.openvocab.store import ProposalStore
 from nightaug.detect.openvocab.vocabulary import lasting, load_text, set_text
@@ -73,9 +75,12 @@ def run_training(
             else f"--embeddings is for --method {' and '.join(WITH_TEXT)}; {method} does not look at them"
         )
     layers = [_DEFAULTS, *layers, METHODS[method]]
+    held: tuple[str, ...] = ()
     if unseen is not None or split_name is not None:
         split = _split(open_dataset(dataset), layers, unseen, split_name)
         layers.append({"classes": split.seen})
+        held = split.unseen
+    before = out / "last.safetensors" if resume else None
 
     def make(settings: DetectorSettings, data: TrainingData) -> Ready:
         if not settings.detector.startswith(TWO_STAGE):
@@ -83,26 +88,52 @@ def run_training(
                 f"--detector {settings.detector}: open vocabularies need a two-stage one, {TWO_STAGE}-resnet18|50|101"
             )
         notes = [] if settings.classes else ["every labelled class is trained on: none is held out (see --unseen)"]
+        if held and str(settings.pretrained).startswith("COCO"):
+            notes.append(f"pretrained {settings.pretrained} has learnt from boxes of COCO's classes, held out or not")
         if embeddings is None:
             return Ready(notes=notes)
-        return _ready(settings, data, ProposalStore(embeddings), clip, notes)
+        store = ProposalStore(embeddings)
+        check_held_out(store, held, notes.append)
+        return _ready(settings, data, store, clip, notes, before)
 
     return run_recipe(dataset, out, layers, epochs, resume, cpu, dry_run, say, make)
 
 
 def _ready(
-    settings: DetectorSettings, data: TrainingData, store: ProposalStore, clip: str | None, notes: list[str]
+    settings: DetectorSettings,
+    data: TrainingData,
+    store: ProposalStore,
+    clip: str | None,
+    notes: list[str],
+    before: Path | None,
 ) -> Ready:
-    """The detector with the classes' text embeddings in it, and the store it learns from."""
+    """The detector with the classes' text embeddings in it, and the store it learns from.
+
+    ``before``: weights of the run that is resumed, if it has any yet.
+    """
     paths = [frame.path for source in data.sources if source.weight > 0 for frame in source.frames if frame.path]
     missing = store.missing(paths)
     if missing:
         raise ConfigError(
             f"{store.path} lacks {len(missing):,} of the {len(paths):,} training images (the first: {missing[0]}); "
-            "embed with the same --data as you train with"
+            "embed with the same --data as you train with (and again, if the images have moved: that is quick)"
         )
     text = load_text(store.facts, clip)
-    facts = {"embedding": store.width, "clip": lasting(clip or store.clip), "clip_sha": text.sha}
+    if settings.weights is not None:
+        learned = (read_facts(find_detector(Path(settings.weights))).get("facts") or {}).get("clip_sha")
+        if learned not in (None, text.sha):
+            raise ConfigError(f"weights {settings.weights} learned from another CLIP than that of {store.path}")
+    identity = store_facts(store)
+    if before is not None and before.exists():
+        known = (read_facts(before).get("facts") or {}).get("store", {})
+        if changed := [key for key in identity if known.get(key, identity[key]) != identity[key]]:
+            raise ConfigError(
+                f"--resume with other --embeddings than {before.parent} was started with (another "
+                f"{', '.join(changed)}); take those, or choose another --out"
+            )
+    facts = {
+        "embedding": store.width, "clip": lasting(clip or store.clip), "clip_sha": text.sha, "store": identity,
+    }  # fmt: skip
     detector = build_detector(settings, data.classes, pretrained=settings.weights is None, facts=facts)
     set_text(detector, data.classes, text)
     notes.append(f"embeddings: {store.facts['boxes']:,} regions of {len(store):,} images in {store.path}")

@@ -158,6 +158,10 @@ class ProposalStore:
         """Those of the images that are not in the store."""
         return [str(path) for path in paths if path not in self]
 
+    def gone(self) -> list[str]:
+        """Those of its own images that are no longer where they were: nothing is found of them."""
+        return [name for name in self._names if not (self.root / name).exists()]
+
 
 def _mode(path: Path) -> Any:
     """Mapped, where there is anything: an empty range cannot be."""

@@ -33,7 +33,7 @@ from nightaug.detect.openvocab.extend import (
     text_sha,
     write_extended,
 )
-from nightaug.detect.openvocab.features import Chosen, GrowingArrays, columns, take_features
+from nightaug.detect.openvocab.features import Chosen, Columns, GrowingArrays, columns, row_bytes, take_features
 from nightaug.detect.openvocab.regions import Embed, RegionStore
 from nightaug.detect.openvocab.seen import domain_of, seen_regions
 from nightaug.detect.openvocab.settings import VLDUSSettings
@@ -119,6 +119,14 @@ def run_synthesis(
             f"{trained.file} has no plain classifier of seen classes: train it with nightaug openvocab train --method "
             "vldus"
         )
+    if trained.detector.facts.get("novel"):
+        raise ConfigError(
+            f"{trained.file} has made-up classes already: synthesize from its base run, with all the unseen classes"
+        )
+    if store is not None and store.facts.get("stage") == "labels":
+        raise ConfigError(
+            "these embeddings are of labelled boxes, which show no background: embed the proposals of a detector"
+        )
     names = new_classes(unseen, trained.detector.classes)
     text = embed_names(embed, (*trained.detector.classes, *names), store, device)
     frames = sorted((frame for frame in frames if frame.path is not None), key=lambda frame: str(frame.path))
@@ -139,6 +147,9 @@ def run_synthesis(
         with training_errors(out, "a smaller --batch"), StopRequest().listen() as stop:
             folder.write_settings(record)
             folder.log(f"nightaug {__version__}: features of {', '.join(names)} for {trained.file}")
+            most = len(frames) * (settings.objects + settings.backgrounds)
+            size = most * row_bytes(_columns(trained, store, settings))
+            say(f"region features of {len(frames):,} images: at most {size / 1e6:,.0f} MB in {out}")
             arrays = _features(trained, out, frames, store, settings, batch, workers, stop)
             if arrays is None:
                 return SynthesisResult(None, 0, 0, 0, False)
@@ -155,13 +166,18 @@ def run_synthesis(
             layer = last_layer(maker, background, settings)
             classes = (*trained.detector.classes, *names)
             state = {f"classifier.{key}": value for key, value in layer.state_dict().items()}
-            write_extended(trained, classes, trained.detector.facts, state, folder.weights_path("last"))
+            facts = {**trained.detector.facts, "novel": list(names)}
+            write_extended(trained, classes, facts, state, folder.weights_path("last"))
             return SynthesisResult(folder.weights_path("last"), objects, around, step, True)
     finally:
         folder.close()
 
 
 # -- real features -----------------------------------------------------------------------------------------------------
+
+
+def _columns(trained: Trained, store: RegionStore | None, settings: VLDUSSettings) -> Columns:
+    return columns(trained.settings.rcnn.box_features, None if store is None else store.width, settings.precision)
 
 
 def _features(
@@ -185,7 +201,7 @@ def _features(
         domain = domain_of(frames[number])
         return seen_regions(proposals, boxes, labels, weights, settings, chance, clip, domain)
 
-    kept = columns(trained.settings.rcnn.box_features, None if store is None else store.width, settings.precision)
+    kept = _columns(trained, store, settings)
     # What they are of is the run folder's to know.
     arrays = GrowingArrays(out / "features", kept, {"images": len(paths)})
     took = take_features(

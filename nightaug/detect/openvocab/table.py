@@ -21,6 +21,9 @@ def markdown(metrics: Mapping[str, Any]) -> list[str]:
         f"({metrics['chance']['shuffles']} times).",
         "",
     ]
+    if supervised := metrics.get("supervised"):
+        names = ", ".join(map(plain, supervised))
+        lines += [f"Trained on boxes of {names}: what stands under ZSD and unseen is supervised, a ceiling.", ""]
     rows = [
         [plain(name), row["side"], f"{row['boxes']:,}", *(percent(row[key]) for key in ("AP50", "AP", "recall_100"))]
         for name, row in metrics["per_class"].items()

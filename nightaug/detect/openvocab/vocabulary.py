@@ -23,6 +23,9 @@ from nightaug.detect.openvocab.vild import ViLDHead
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
 
+#: In the facts of a weight file: a trained detector that was told other classes.
+_RENAMED = "renamed"
+
 
 def lasting(spec: str) -> str:
     """A CLIP's spec that holds in other working folders, too."""
@@ -50,6 +53,23 @@ def load_text(facts: Mapping[str, Any], spec: str | None = None, device: str | t
     if facts.get("clip_sha") not in (None, clip.sha):
         raise ConfigError(f"--clip {known}: another CLIP than the one it was trained with ({facts.get('clip')})")
     return clip
+
+
+def taught(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The classes whose boxes a detector was trained on; None: all that were labelled, whichever those were.
+
+    Args:
+        facts: of its weight file (:func:`~nightaug.detect.checkpoint.read_facts`).
+    """
+    settings: Mapping[str, Any] = facts["settings"]
+    names = settings.get("classes")
+    if names is None:
+        if settings.get("rcnn", {}).get("class_agnostic"):
+            return None
+        names = facts["classes"]
+    known = tuple(canonical_class(str(name)) for name in names)
+    novel = {canonical_class(str(name)) for name in (facts.get("facts") or {}).get("novel", ())}
+    return tuple(name for name in known if name not in novel)
 
 
 def reads_text(detector: Detector) -> bool:
@@ -93,18 +113,25 @@ def set_text(detector: Detector, names: Sequence[str], clip: Clip) -> None:
 def write_with_classes(run: Path, names: Sequence[str], file: Path, spec: str | None = None) -> tuple[str, ...]:
     """A weight file of a detector that looks for other classes; gives their canonical names.
 
-    Equal names give equal files.
+    Equal names give equal files. Only a file that was made here is ever written over.
 
     Raises:
-        ConfigError: the detector does not read text.
+        ConfigError: the detector does not read text, or ``file`` is another detector.
         CheckpointError: no usable detector or CLIP.
     """
     weights = find_detector(run)
     facts = read_facts(weights)
     detector = load_detector(weights)
     check_reads_text(detector)
+    if file.exists() and _RENAMED not in (read_facts(file).get("facts") or {}):
+        raise ConfigError(f"{file} is a detector that this command has not made; choose another --out")
+    known = tuple(facts["classes"])
     name_classes(detector, names, load_text(detector.facts, spec))
-    write_detector(file, detector, build(DetectorSettings, facts["settings"]), int(facts["step"]), __version__)
+    detector.facts = {**detector.facts, _RENAMED: True}
+    settings = build(DetectorSettings, facts["settings"])
+    if settings.classes is None and _RENAMED not in (facts.get("facts") or {}):
+        settings = settings.model_copy(update={"classes": known})  # what it was trained on stays known
+    write_detector(file, detector, settings, int(facts["step"]), __version__)
     return detector.classes
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import picture
 from made_detections import made
 from tiny_openvocab import EMBEDDING, rcnn, write_detector_file
 
@@ -21,6 +22,7 @@ from nightaug.detect.openvocab.splits import ClassSplit
 from nightaug.detect.openvocab.table import markdown, table
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
+from nightaug.images import write_image
 
 CLASSES = ("class 0", "class 1", "class 2", "class 3")  # the last one has no boxes
 SPLIT = ClassSplit("own", CLASSES[:2], CLASSES[2:])
@@ -194,6 +196,41 @@ def test_a_detector_that_reads_text_is_told_the_unseen_names(
     assert any("used again" in line for line in lines)
     run_evaluation(run, streets, out=out, **options, overwrite=True)
     assert len(asked) == 4
+
+
+def test_other_unseen_classes_are_another_competition(tmp_path: Path) -> None:
+    """The order of the classes is the same; what competes where the unseen ones are alone is not."""
+    names = ("car", "bus", "truck")
+    write_image(tmp_path / "data" / "images" / "a.png", picture(1))
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 96, "height": 64}],
+        "annotations": [
+            {"id": n, "image_id": 1, "category_id": n, "bbox": [20 * n, 4, 18, 20], "area": 360, "iscrowd": 0}
+            for n in (1, 2, 3)
+        ],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(names, 1)],
+    }
+    (tmp_path / "data" / "labels.json").write_text(json.dumps(document))
+    run = write_detector_file(tmp_path / "run.safetensors", names)
+    lines: list[str] = []
+    options: dict[str, Any] = {"out": tmp_path / "m.json", "device": "cpu", "workers": 0, "say": lines.append}
+    for unseen, again in ((["truck"], False), (["bus", "truck"], False), (["bus", "truck"], True)):
+        lines.clear()
+        found = run_evaluation(run, tmp_path / "data", unseen=unseen, **options)
+        assert found["made"]["classes"] == list(names)
+        assert any("used again" in line for line in lines) == again
+
+
+def test_a_detector_that_had_the_boxes_is_called_a_ceiling(streets: Path, tmp_path: Path) -> None:
+    both = ("car", "traffic light")
+    options: dict[str, Any] = {"unseen": ["traffic light"], "split": "val", "device": "cpu", "workers": 0}
+    for facts, supervised in (({}, ["traffic light"]), ({"novel": ["traffic light"]}, [])):
+        run = write_detector_file(tmp_path / f"{len(facts)}.safetensors", both, facts)
+        lines: list[str] = []
+        found = run_evaluation(run, streets, out=tmp_path / f"{len(facts)}.json", **options, say=lines.append)
+        assert found["supervised"] == supervised
+        assert any("trained on boxes of traffic light" in line for line in lines) == bool(supervised)
+        assert ("supervised" in (tmp_path / f"{len(facts)}.md").read_text()) == bool(supervised)
 
 
 def test_what_cannot_be_measured_says_why(streets: Path, tmp_path: Path, clip_folder: Path) -> None:

@@ -134,6 +134,30 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(
     assert all(torch.equal(whole[key], halves[key]) for key in whole)
 
 
+def test_another_store_is_another_run(
+    capsys: pytest.CaptureFixture[str], streets: Path, embedded: Path, tmp_path: Path, clip_folder: Path
+) -> None:
+    words = ("--method", "vild", "--embeddings")
+    with interrupted_in(1):
+        assert train(capsys, streets, tmp_path / "vild", *words, embedded / "emb")[0] == 1
+    code, _, err = run(
+        capsys, "embed", streets, "--out", tmp_path / "other", "--proposals", embedded / "proposer", "--clip",
+        clip_folder, "--most", 3,
+    )  # fmt: skip
+    assert code == 0, err
+    code, _, err = train(capsys, streets, tmp_path / "vild", *words, tmp_path / "other", "--resume")
+    assert code == 2
+    assert "--resume with other --embeddings" in err
+    assert "most" in err
+    # Its proposals were made without boxes of traffic lights, but with those of cars.
+    code, out, err = run(
+        capsys, "train", streets, "--out", tmp_path / "cars", "--detector", "faster-rcnn-resnet18", "--cpu", *WORDS,
+        "--unseen", "car", *words, tmp_path / "other", "--dry-run",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "made with boxes of car, too" in out
+
+
 def test_lp_ovod_is_probed_for_a_class_without_boxes(
     capsys: pytest.CaptureFixture[str], streets: Path, embedded: Path, tmp_path: Path
 ) -> None:

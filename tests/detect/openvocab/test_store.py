@@ -354,6 +354,22 @@ def test_images_that_have_moved(streets: Path, tmp_path: Path, clip_folder: Path
     assert np.array_equal(moved.regions(there)[1], store.regions(here)[1])
 
 
+def test_a_store_whose_images_have_moved_is_told_by_embedding_again(
+    streets: Path, tmp_path: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(streets, tmp_path / "first")
+    store = embed(tmp_path / "first", tmp_path / "emb", clip_folder)
+    assert store.gone() == []
+    (tmp_path / "first").rename(tmp_path / "second")
+    assert len(ProposalStore(tmp_path / "emb").gone()) == len(store)
+    monkeypatch.setattr("nightaug.clip.encoder.Clip.embed_images", None)
+    lines: list[str] = []
+    store = embed(tmp_path / "second", tmp_path / "emb", clip_folder, say=lines.append)
+    assert any("have moved" in line for line in lines)
+    assert store.gone() == []
+    assert sum(len(rows) for _, _, _, rows in ProposalStore(tmp_path / "emb").scan()) == store.facts["boxes"] == 16
+
+
 def test_mistakes(streets: Path, tmp_path: Path, clip_folder: Path, proposer: Path) -> None:
     with pytest.raises(ConfigError, match="--classes is for --proposals labels"):
         embed(streets, tmp_path / "emb", clip_folder, proposals=str(proposer), classes=["car"])

@@ -51,7 +51,8 @@ def test_a_detector_gets_a_class_nobody_labelled(job: Job) -> None:
     assert result.objects == 2 * len(job.frames)  # the labels themselves are in the store
     assert result.backgrounds > result.objects
     assert result.step == 2 * np.ceil(result.objects / 8)
-    assert lines == [f"{result.objects:,} regions of seen classes, {result.backgrounds:,} of background"]
+    assert lines[0].startswith("region features of 8 images: at most ")
+    assert lines[1:] == [f"{result.objects:,} regions of seen classes, {result.backgrounds:,} of background"]
     rows = RunFolder(job.root / "out").read_metrics()
     assert [row["step"] for row in rows] == list(range(2, result.step + 1, 2))
     assert set(rows[0]) == {
@@ -61,6 +62,7 @@ def test_a_detector_gets_a_class_nobody_labelled(job: Job) -> None:
 
     before, after = load_detector(job.root / "run"), load_detector(result.file)
     assert after.classes == ("car", "traffic light", "bus")
+    assert after.facts["novel"] == ["bus"], "evaluate must know which classes had no boxes"
     assert after.head.classifier.weight.shape == (4, 32)
     old, new = before.state_dict(), after.state_dict()
     assert all(torch.equal(value, new[key]) for key, value in old.items() if not key.startswith("head."))
@@ -119,6 +121,11 @@ def test_what_a_user_can_get_wrong(job: Job, tmp_path: Path, monkeypatch: pytest
         job("done", {"epochs": 1}, resume=True, frames=job.frames[:5])
     with pytest.raises(NightaugError, match=r"generator.* became non-finite .* learning_rate"):
         job("nan", {"learning_rate": 1e30, "save_every": 100})
+    with pytest.raises(ConfigError, match="made-up classes already"):
+        run_synthesis(job.root / "done", tmp_path / "x", job.frames, ["truck"], embed, device="cpu")
+    job.store.facts["stage"] = "labels"
+    with pytest.raises(ConfigError, match="labelled boxes, which show no background"):
+        job("labels")
     write_run(tmp_path / "vild", "vild")
     with pytest.raises(ConfigError, match="--method vldus"):
         run_synthesis(tmp_path / "vild", tmp_path / "x", job.frames, ["bus"], embed, device="cpu")

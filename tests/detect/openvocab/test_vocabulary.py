@@ -16,7 +16,7 @@ from nightaug.clip.prompts import Prompts
 from nightaug.config import build
 from nightaug.detect.checkpoint import load_detector, read_facts
 from nightaug.detect.detectors import Detector, build_detector
-from nightaug.detect.openvocab.vocabulary import lasting, load_text, name_classes, narrow, write_with_classes
+from nightaug.detect.openvocab.vocabulary import lasting, load_text, name_classes, narrow, taught, write_with_classes
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
 
@@ -111,6 +111,20 @@ def test_any_names_for_a_detector_that_reads_text(tmp_path: Path, clip_folder: P
     with pytest.raises(ConfigError, match="no other classes"):
         write_with_classes(write_detector_file(tmp_path / "s.safetensors", ("car", "bus")), ["x"], tmp_path / "c")
     assert not (tmp_path / "c").exists()
+    write_with_classes(run, ["tram"], tmp_path / "a.safetensors")  # its own are written over
+    assert taught(read_facts(tmp_path / "a.safetensors")) == CLASSES
+    trained = run.read_bytes()
+    with pytest.raises(ConfigError, match="not made; choose another --out"):
+        write_with_classes(run, ["tram"], run)
+    assert run.read_bytes() == trained
+
+
+def test_which_boxes_taught_a_detector() -> None:
+    facts: dict[str, Any] = {"settings": {"classes": None}, "classes": ["car", "motor"]}
+    assert taught(facts) == ("car", "motorcycle")
+    assert taught({**facts, "facts": {"novel": ["motor"]}}) == ("car",)
+    assert taught({**facts, "settings": {"classes": ["person"]}}) == ("pedestrian",)
+    assert taught({**facts, "settings": {"classes": None, "rcnn": {"class_agnostic": True}}}) is None
 
 
 def test_which_clip(tmp_path: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
