@@ -21,21 +21,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import header
+from chain import Step, fact, settings, shown_options, training, work
 
-from nightaug.config import load_yaml
-from nightaug.errors import ConfigError
 from nightaug.images import atomic_write_text
-from nightaug.runs import RunFolder
 
 #: Seeds of the detectors that are no arms, far from theirs.
 CURATOR_SEED, JUDGE_SEED = 1_001, 1_002
@@ -48,16 +41,6 @@ FAITHFUL = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command; ``done`` says whether there is nothing left to do, ``again`` how to go on with it."""
-
-    name: str
-    command: list[str]
-    done: Callable[[], bool]
-    again: Callable[[], Sequence[str]] = lambda: ()
-
-
 def plan(arguments: argparse.Namespace) -> list[Step]:
     """All steps, in their order."""
     data, out = arguments.data, arguments.out
@@ -67,20 +50,16 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
 
     def translator(name: str, own: Sequence[str]) -> Step:
         words = ["--steps", str(arguments.translator_steps), *cpu]
-        return training(
-            name, ["train-translator", str(data), *preset, *words, *settings(arguments.translator_set), *own]
-        )
+        words += [*settings(arguments.translator_set), *own]
+        return training(name, runs / name, ["train-translator", str(data), *preset, *words])
 
     def detector(name: str, seed: int, own: Sequence[str]) -> Step:
         words = ["--steps", str(arguments.day_steps + arguments.steps), *cpu, *settings(arguments.set)]
         if name == "judge":
             words += settings(arguments.judge_set)
-        return training(name, ["train-detector", str(data), *preset, *words, "--set", f"seed={seed}", *own])
-
-    def training(name: str, command: Sequence[str]) -> Step:
-        run = runs / name
-        again = lambda: ["--resume"] if (run / "config.yaml").exists() else []  # noqa: E731
-        return Step(f"train {name}", [*command, "--out", str(run)], lambda: trained(run), again)
+        return training(
+            name, runs / name, ["train-detector", str(data), *preset, *words, "--set", f"seed={seed}", *own]
+        )
 
     def translation(name: str, source: Path | str) -> Step:
         folder = folders / name
@@ -116,32 +95,6 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     return steps
 
 
-def same_as_before(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide about numbers, kept in OUT: finished steps were made with them.
-
-    Raises:
-        ConfigError: OUT was begun with others.
-    """
-    free = ("until", "plan", "cpu", "out")
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
-    options = {key: value for key, value in options.items() if key not in free}
-    path = arguments.out / "options.json"
-    before = json.loads(path.read_text("utf-8")) if path.exists() else options
-    other = sorted(key for key in options if before.get(key) != options[key])
-    if other:
-        changed = ", ".join(f"--{key.replace('_', '-')} was {before.get(key)}" for key in other)
-        raise ConfigError(f"{arguments.out} was begun with other options ({changed}): give those, or another --out")
-    if not arguments.plan:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps(options, indent=1) + "\n")
-    return options
-
-
-def settings(texts: Sequence[str]) -> list[str]:
-    """``--set`` before each."""
-    return [word for text in texts for word in ("--set", text)]
-
-
 def comparison(arguments: argparse.Namespace, folders: Path) -> list[str]:
     """The command of the last step."""
     arms = ["day", "night", "day+night", "day+translated", ADAPTED]
@@ -153,46 +106,10 @@ def comparison(arguments: argparse.Namespace, folders: Path) -> list[str]:
     return [*command, *settings(arguments.set), *(["--cpu"] if arguments.cpu else [])]
 
 
-def fact(path: Path, key: str) -> Any:
-    """A value of a JSON file, None where either is not there."""
-    try:
-        return json.loads(path.read_text("utf-8")).get(key)
-    except (OSError, ValueError):
-        return None
-
-
-def trained(run: Path) -> bool:
-    """Whether a training has made all its steps."""
-    if not (run / "config.yaml").exists():
-        return False
-    return RunFolder(run).latest_state() == load_yaml(run / "config.yaml").get("steps")
-
-
 def compared(out: Path) -> bool:
     """Whether the comparison's table holds every seed of every arm."""
     notes = fact(out / "compare" / "table.json", "notes")
     return notes is not None and not any("not finished yet" in note for note in notes)
-
-
-def carry_out(steps: Sequence[Step], until: str | None) -> bool:
-    """Run what is not done; False where a command failed or was stopped."""
-    for number, step in enumerate(steps, 1):
-        title = f"[{number}/{len(steps)}] {step.name}"
-        if step.done():
-            print(f"{title}: done before")
-        else:
-            print(f"{title}: nightaug {shlex.join(step.command)}", flush=True)
-            began = time.monotonic()
-            code = subprocess.run(
-                [sys.executable, "-m", "nightaug", *step.command, *step.again()], check=False
-            ).returncode
-            print(f"{title}: {time.monotonic() - began:.0f} s, exit code {code}", flush=True)
-            # 1 also says that single images could not be read: then there is nothing left to do.
-            if code and not (code == 1 and step.done()):
-                return False
-        if step.name == until:
-            return True
-    return True
 
 
 def report(out: Path, options: dict[str, Any]) -> str:
@@ -215,9 +132,7 @@ def report(out: Path, options: dict[str, Any]) -> str:
     facts = {key: fact(out / "compare" / "table.json", key) for key in ("commit", "machine", "date", "wall_s", "test")}
     content = {"options": options | {"data": "$DATA"}, **facts, "arms": rows, "translations": measured}
     atomic_write_text(out / "night_gap.json", json.dumps(content, indent=1) + "\n")
-    given = [(key, one) for key, value in options.items() for one in (value if isinstance(value, list) else [value])]
-    told_options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in given if key != "data")
-    lines = [f"night_gap.py --data $DATA {told_options}; commit {facts['commit']}, {facts['machine']}", ""]
+    lines = [f"night_gap.py --data $DATA {shown_options(options)}; commit {facts['commit']}, {facts['machine']}", ""]
     lines += ["| arm | AP | AP50 | night gap recovered | images dropped | worst class | traffic light |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:
@@ -274,8 +189,6 @@ def points(cell: dict[str, Any] | None) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="sample-world")
     parser.add_argument("--steps", type=int, default=800, help="of every arm")
     parser.add_argument("--day-steps", type=int, default=1200, help="of the day checkpoint")
@@ -287,25 +200,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], help="a setting of all detectors, KEY=VALUE")
     parser.add_argument("--judge-set", action="append", default=[], help="a setting of the judge, after those")
     parser.add_argument("--translator-set", action="append", default=[], help="of both CycleGANs, KEY=VALUE")
-    parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--until", metavar="STEP", help="stop after this step")
-    parser.add_argument("--plan", action="store_true", help="print the steps, run nothing")
-    arguments = parser.parse_args()
-    steps = plan(arguments)
-    if arguments.until is not None and arguments.until not in [step.name for step in steps]:
-        parser.error(f"--until is one of: {', '.join(step.name for step in steps)}")
-    try:
-        options = same_as_before(arguments)
-    except ConfigError as error:
-        parser.error(str(error))
-    if arguments.plan:
-        for step in steps:
-            print(f"{'done ' if step.done() else 'to do'} {step.name}: nightaug {shlex.join(step.command)}")
-        return 0
-    header()
-    good = carry_out(steps, arguments.until)
-    print(report(arguments.out, options))
-    return 0 if good else 1
+    return work(parser, plan, report)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""benchmarks/night_gap.py: its commands are ones nightaug has, and it refuses to mix what was made differently."""
+"""The chains of benchmarks/: their commands are ones nightaug has, and they refuse to mix what was made differently."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,58 +19,91 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def night_gap(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def chains(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import night_gap
-
-    yield night_gap
-    for name in ("night_gap", "common"):
+    names = ("night_gap", "openvocab_methods")
+    yield {name: importlib.import_module(name) for name in names}
+    for name in (*names, "chain", "common"):
         sys.modules.pop(name, None)
 
 
-def run(night_gap: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("sys.argv", ["night_gap.py", *words])
-    code: int = night_gap.main()
+def run(chain: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["chain.py", *words])
+    code: int = chain.main()
     return code
 
 
+def parsed(lines: list[str]) -> list[str]:
+    """Titles of the steps of a plan, whose commands have only options that are there."""
+    for line in lines:
+        group, given = get_command(app), shlex.split(line.partition("nightaug ")[2])
+        while hasattr(group, "commands"):
+            group = group.commands[given.pop(0)]
+        group.make_context(str(group.name), given)
+    return [line.partition(": ")[0].removeprefix("to do ") for line in lines]
+
+
 @pytest.mark.parametrize("boxes", ["real", "pseudo"])
-def test_every_step_is_a_command_of_nightaug(
-    night_gap: ModuleType,
+def test_every_step_to_the_night_gap_is_a_command_of_nightaug(
+    chains: dict[str, ModuleType],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     boxes: str,
 ) -> None:
     words = ["--data", "data", "--out", str(tmp_path / "out"), "--night-boxes", boxes, "--plan", "--cpu"]
-    assert run(night_gap, monkeypatch, *words, "--set", "batch=2", "--judge-set", "learning_rate=0.001") == 0
+    words += ["--set", "batch=2", "--judge-set", "learning_rate=0.001"]
+    assert run(chains["night_gap"], monkeypatch, *words) == 0
     lines = capsys.readouterr().out.splitlines()
-    titles = [line.partition(": ")[0] for line in lines]
-    assert titles[0] == "to do train cyclegan"
-    assert titles[-1] == "to do compare"
-    assert ("to do predict night" in titles) == (boxes == "pseudo")
+    titles = parsed(lines)
+    assert titles[0] == "train cyclegan"
+    assert titles[-1] == "compare"
+    assert ("predict night" in titles) == (boxes == "pseudo")
     # What refines relit days needs them, and what curates needs a curator.
-    for first, then in (
-        ("translate relight", "train refined"),
-        ("train curator", "curate"),
-        ("train judge", "score curated"),
-    ):
-        assert titles.index(f"to do {first}") < titles.index(f"to do {then}")
-    group = get_command(app)
-    for line in lines:
-        command, *given = line.partition("nightaug ")[2].split()
-        found = group.commands[command]  # type: ignore[attr-defined]
-        found.make_context(command, given)  # an option that is not there ends here
-    judge = next(line for line in lines if "train judge" in line)
+    needs = [("translate relight", "train refined"), ("train curator", "curate"), ("train judge", "score curated")]
+    assert all(titles.index(first) < titles.index(then) for first, then in needs)
+    judge = lines[titles.index("train judge")]
     assert judge.index("batch=2") < judge.index("learning_rate=0.001")
     assert not (tmp_path / "out").exists(), "a plan writes nothing"
 
 
-def test_a_folder_begun_with_other_options_is_refused(
-    night_gap: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_step_to_classes_without_boxes_is_a_command_of_nightaug(
+    chains: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--data", "data", "--out", str(tmp_path)]
-    monkeypatch.setattr(night_gap, "carry_out", lambda steps, until: True)
+    words = ["--data", "data", "--out", str(tmp_path / "out"), "--clip", "tiny", "--night", "relit", "--plan", "--cpu"]
+    assert run(chains["openvocab_methods"], monkeypatch, *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    titles = parsed(lines)
+    assert titles[:2] == ["train proposals", "embed"]
+    assert titles[-1] == "evaluate supervised"
+    assert "train synthesize-domains" in titles
+    # Only the last row sees boxes of all classes.
+    blind = [title for title, line in zip(titles, lines, strict=True) if "--unseen" not in line]
+    assert blind == ["embed", "train supervised"]
+
+
+def test_a_finished_chain_tells_its_table(
+    chains: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    side = {"AP50": 0.125, "recall_100": 0.5}
+    row = {"images": 3, "ZSD": side, "GZSD": {"seen": side, "unseen": side, "HM": None}, "per_class": {}}
+    row["chance"] = {"ZSD": None, "GZSD": {"seen": {"AP50": 0.01}, "unseen": None, "HM": None}}
+    (tmp_path / "vild.json").write_text(json.dumps(row))
+    monkeypatch.setattr("chain.carry_out", lambda steps, until: True)
+    assert (
+        run(chains["openvocab_methods"], monkeypatch, "--data", "/a/b", "--out", str(tmp_path), "--clip", "tiny") == 0
+    )
+    text = (tmp_path / "openvocab.md").read_text()
+    assert "| vild | 12.5 / 50.0 | 12.5 / 50.0 | 12.5 / 50.0 | - |" in text
+    assert "| its boxes, names dealt anew | - | 1.0 | - | - |" in text
+    assert "/a/b" not in text + (tmp_path / "openvocab.json").read_text(), "a published row names no one's machine"
+
+
+def test_a_folder_begun_with_other_options_is_refused(
+    chains: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, night_gap = ["--data", "data", "--out", str(tmp_path)], chains["night_gap"]
+    monkeypatch.setattr("chain.carry_out", lambda steps, until: True)
     assert run(night_gap, monkeypatch, *words) == 0
     assert json.loads((tmp_path / "night_gap.json").read_text())["options"]["data"] == "$DATA"
     with pytest.raises(SystemExit):
