@@ -264,6 +264,21 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Metadata of a ``.safetensors`` file, without its tensors.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
 def resolve_precision(choice: str, cpu: bool) -> str:
     """``bf16``, ``fp16`` or ``fp32``.
 

@@ -10,7 +10,7 @@ from nightaug.cyclegan.networks import ResnetGenerator, generator_from_state
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.data.classes import Direction
 from nightaug.errors import CheckpointError
-from nightaug.runs import load_weights, save_weights
+from nightaug.runs import load_weights, read_metadata, save_weights
 
 #: What the metadata of nightaug's translator weights say they are.
 KIND = "cyclegan"
@@ -108,7 +108,7 @@ def read_night_boxes(path: Path) -> str:
     """
     if path.suffix != ".safetensors":
         return "none"
-    said = _facts(load_weights(path)[1]).get("night_boxes", "none")
+    said = _facts(read_metadata(path)).get("night_boxes", "none")
     return said if said in ("real", "pseudo") else "none"
 
 
@@ -116,7 +116,7 @@ def read_relit_strength(path: Path) -> float | None:
     """Strength in [0, 1] of the relight that comes before the generators; None where they take the day as it is."""
     if path.suffix != ".safetensors":
         return None
-    said = _facts(load_weights(path)[1]).get("relit")
+    said = _facts(read_metadata(path)).get("relit")
     return float(said) if isinstance(said, int | float) and 0 <= said <= 1 else None
 
 

@@ -12,7 +12,7 @@ from nightaug.config import build
 from nightaug.detect.detectors import Detector, build_detector
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import CheckpointError, ConfigError
-from nightaug.runs import load_weights, save_weights
+from nightaug.runs import load_weights, read_metadata, save_weights
 
 #: What the metadata of nightaug's detector weights say they are.
 KIND = "detector"
@@ -59,12 +59,10 @@ def read_facts(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, damaged, or not a detector of nightaug.
     """
-    from safetensors import SafetensorError, safe_open
-
+    metadata = read_metadata(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("nightaug", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+        facts = json.loads(metadata.get("nightaug", "{}"))
+    except ValueError as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
     kind = facts.get("kind") if isinstance(facts, dict) else None
     if kind != KIND:

@@ -221,6 +221,29 @@ def load_pretrained(backbone: BackboneWithFPN, name: str, source: str, state: Ma
     return f"backbone from {source} ({len(fits)} tensors)"
 
 
+def load_published(
+    network: nn.Module, source: str, name: str, kind: str, coco: str, own_name: Callable[[str], str] = str
+) -> str:
+    """Put published weights into a detector, of its backbone or of the whole; returns a line that says what was loaded.
+
+    Args:
+        network: has its pyramid under ``backbone``.
+        source: a torchvision tag, of ``coco`` where it begins so, else of the backbone's classifier; or a weight file.
+        name: key of :data:`BACKBONES`.
+        kind: the detector's family, for messages.
+        coco: torchvision's weight enum of the whole detector.
+        own_name: from torchvision's name of a tensor to the network's.
+
+    Raises:
+        CheckpointError: they cannot be had, or do not fit.
+    """
+    state = fetch_weights(source, coco if source.startswith("COCO") else BACKBONES[name].weights)
+    if not any(key.startswith("backbone.") for key in state):
+        backbone: Any = network.backbone
+        return load_pretrained(backbone, name, source, state)
+    return load_whole(network, {own_name(key): value for key, value in state.items()}, source, name, kind)
+
+
 def load_whole(network: nn.Module, state: Mapping[str, Tensor], source: str, name: str, kind: str) -> str:
     """Put the weights of a whole detector into one of ours, as far as they fit; returns a line that says what was.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nightaug.detect.adaptation.consistency import draw
 from nightaug.detect.regions import RegionBatch
+from nightaug.detect.settings import DetectorSettings
 from nightaug.images import Letterbox
 
 
@@ -175,6 +176,12 @@ class Detector(nn.Module):
     number: int = 0
     facts: Mapping[str, Any] = MappingProxyType({})
     loaded: str = ""
+
+    def follow(self, settings: DetectorSettings, classes: Sequence[str]) -> None:
+        """Take over what the settings say of every detector."""
+        self.name, self.classes = settings.detector, tuple(classes)
+        self.width, self.height = settings.width, settings.height
+        self.score, self.nms, self.max_detections = settings.score, settings.nms, settings.max_detections
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Forward:
         """Run the network.

@@ -18,15 +18,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, 
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from nightaug.detect.detectors.backbones import (
-    BACKBONES,
-    Pixels,
-    build_backbone,
-    fetch_weights,
-    load_pretrained,
-    load_whole,
-    resolve_norm,
-)
+from nightaug.detect.detectors.backbones import Pixels, build_backbone, load_published, resolve_norm
 from nightaug.detect.detectors.base import Assignment, Detector, Forward, Found, Target
 from nightaug.detect.detectors.fcos_loss import Locations, assign, decode, fcos_losses
 from nightaug.detect.regions import RegionBatch
@@ -57,9 +49,7 @@ class FCOSDetector(Detector):
 
     def __init__(self, settings: DetectorSettings, classes: tuple[str, ...], pretrained: bool = True) -> None:
         super().__init__()
-        self.name, self.classes = settings.detector, tuple(classes)
-        self.width, self.height = settings.width, settings.height
-        self.score, self.nms, self.max_detections = settings.score, settings.nms, settings.max_detections
+        self.follow(settings, classes)
         self.options = settings.fcos
         self.loss_weights = {
             "classification": settings.fcos.classification,
@@ -83,12 +73,7 @@ class FCOSDetector(Detector):
 
     def _load_pretrained(self, settings: DetectorSettings) -> str:
         source = str(settings.pretrained)
-        coco = source.startswith("COCO")
-        kind = "FCOS_ResNet50_FPN_Weights" if coco else BACKBONES[settings.detector].weights
-        state = fetch_weights(source, kind)
-        if not any(key.startswith("backbone.") for key in state):
-            return load_pretrained(self.network.backbone, settings.detector, source, state)
-        return load_whole(self.network, state, source, settings.detector, "FCOS")
+        return load_published(self.network, source, settings.detector, "FCOS", "FCOS_ResNet50_FPN_Weights")
 
     # -- one pass ------------------------------------------------------------------------------------------------
 

@@ -21,15 +21,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, batched_nms
 
 from nightaug.detect.adaptation.nodes import step_generator
-from nightaug.detect.detectors.backbones import (
-    BACKBONES,
-    Pixels,
-    build_backbone,
-    fetch_weights,
-    load_pretrained,
-    load_whole,
-    resolve_norm,
-)
+from nightaug.detect.detectors.backbones import Pixels, build_backbone, load_published, resolve_norm
 from nightaug.detect.detectors.base import Assignment, Detector, Forward, Found, Target, row_iou
 from nightaug.detect.detectors.rcnn_loss import (
     Sampled,
@@ -65,6 +57,11 @@ BOX_SPREAD = 0.001
 CANDIDATES = 2000
 #: Streams of :func:`step_generator`: the anchors and the proposals that learn.
 _ANCHORS, _REGIONS = 31, 32
+
+
+def _own_name(name: str) -> str:
+    """Our name of a tensor of torchvision's Faster R-CNN."""
+    return name.replace("rpn.head.", "rpn.").removeprefix("roi_heads.")
 
 
 def make_head(settings: RCNNSettings, classes: int, facts: Mapping[str, Any]) -> RegionHead:
@@ -110,9 +107,7 @@ class RCNNDetector(Detector):
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.classes = settings.detector, tuple(classes)
-        self.width, self.height = settings.width, settings.height
-        self.score, self.nms, self.max_detections = settings.score, settings.nms, settings.max_detections
+        self.follow(settings, classes)
         self.options, self.seed, self.facts = settings.rcnn, settings.seed, dict(facts or {})
         options = self.options
         self.oln = options.objectness == "oln"
@@ -145,14 +140,8 @@ class RCNNDetector(Detector):
         self._anchors: dict[tuple[Any, ...], Anchors] = {}
 
     def _load_pretrained(self, settings: DetectorSettings) -> str:
-        source = str(settings.pretrained)
-        coco = source.startswith("COCO")
-        kind = "FasterRCNN_ResNet50_FPN_Weights" if coco else BACKBONES[settings.detector].weights
-        state = fetch_weights(source, kind)
-        if not any(key.startswith("backbone.") for key in state):
-            return load_pretrained(self.backbone, settings.detector, source, state)
-        own = {key.replace("rpn.head.", "rpn.").removeprefix("roi_heads."): value for key, value in state.items()}
-        return load_whole(self, own, source, settings.detector, "Faster R-CNN")
+        source, coco = str(settings.pretrained), "FasterRCNN_ResNet50_FPN_Weights"
+        return load_published(self, source, settings.detector, "Faster R-CNN", coco, _own_name)
 
     def set_classes(self, names: Sequence[str], text: Tensor) -> None:
         """Look for other classes from now on; see :meth:`RegionHead.set_classes`."""

@@ -68,9 +68,7 @@ class YOLODetector(Detector):
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.classes = settings.detector, tuple(classes)
-        self.width, self.height = settings.width, settings.height
-        self.score, self.nms, self.max_detections = settings.score, settings.nms, settings.max_detections
+        self.follow(settings, classes)
         self.progress = 0.0
         tasks = _ultralytics()
         models = Path(tasks.__file__).parents[1] / "cfg" / "models"
