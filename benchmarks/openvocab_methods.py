@@ -1,8 +1,8 @@
 """What ViLD, LP-OVOD and VLDUS know of classes without boxes, against chance and against full supervision: one table.
 
 python benchmarks/openvocab_methods.py --data DIR --out OUT --clip MODEL:TAG [--unseen "bus,truck,traffic sign"]
-    [--preset openvocab-sample-world|openvocab-bdd100k] [--steps N] [--proposal-steps N] [--domain A|B]
-    [--night FOLDER] [--until STEP] [--plan]
+    [--preset openvocab-sample-world|openvocab-bdd100k] [--steps N] [--proposal-steps N] [--night FOLDER]
+    [--until STEP] [--plan]
 
 DIR is a folder of ``nightaug prepare``; its labels of the unseen classes are never trained on, but by the row
 ``supervised``. Every step is a nightaug command that goes on where it was stopped: stop it whenever you like.
@@ -11,7 +11,7 @@ DIR is a folder of ``nightaug prepare``; its labels of the unseen classes are ne
 2. ViLD; LP-OVOD and its probe; VLDUS: the seen classes' detector and its synthesizer. With ``--night`` (day images
    made night, by ``nightaug translate``) all of them train on those, too, and VLDUS also with the domain as condition.
 3. ``supervised``: the detector of VLDUS with the boxes of all classes.
-4. What each finds on test images: unseen alone (ZSD), together (GZSD), harmonic mean, chance.
+4. What each finds on test images, by day and by night: unseen alone (ZSD), together (GZSD), harmonic mean, chance.
 
 Writes OUT/openvocab.json and OUT/openvocab.md, also of what there is when a step fails.
 """
@@ -29,6 +29,10 @@ from chain import Step, fact, settings, shown_options, training, work
 from nightaug.images import atomic_write_text
 
 METHODS = ("vild", "lp-ovod", "vldus")
+#: Methods that are shown beside chance.
+CHANCE = ("vild", "probe", "synthesize")
+#: Test images: a prepared dataset's domains.
+DOMAINS = {"A": "day", "B": "night"}
 
 
 def plan(arguments: argparse.Namespace) -> list[Step]:
@@ -57,9 +61,10 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
         steps.append(training(name, runs / name, [*command, *own], counted=False))
     steps.append(train("supervised", "vldus", arguments.steps, []))
     for name in judged(arguments):
-        file = arguments.out / f"{name}.json"
-        command = ["openvocab", "evaluate", str(runs / name), str(data), *unseen, "--out", str(file), *device]
-        steps.append(Step(f"evaluate {name}", [*command, "--domain", arguments.domain], file.exists))
+        for domain, light in DOMAINS.items():
+            file = arguments.out / f"{name}-{light}.json"
+            command = ["openvocab", "evaluate", str(runs / name), str(data), *unseen, "--out", str(file), *device]
+            steps.append(Step(f"evaluate {name} {light}", [*command, "--domain", domain], file.exists))
     return steps
 
 
@@ -80,27 +85,32 @@ def judged(arguments: argparse.Namespace) -> list[str]:
 
 
 def report(out: Path, options: dict[str, Any]) -> str:
-    """The table, in percent; written as JSON, too."""
-    found = {}
-    for name in ("vild", "probe", "synthesize", "synthesize-domains", "supervised"):
-        keys = ("images", "ZSD", "GZSD", "chance", "per_class")
-        if (out / f"{name}.json").exists():
-            found[name] = {key: fact(out / f"{name}.json", key) for key in keys}
+    """The tables, in percent; written as JSON, too."""
+    found: dict[str, dict[str, Any]] = {}
+    for light in DOMAINS.values():
+        for name in ("vild", "probe", "synthesize", "synthesize-domains", "supervised"):
+            file, keys = out / f"{name}-{light}.json", ("images", "ZSD", "GZSD", "chance", "per_class")
+            if file.exists():
+                found.setdefault(light, {})[name] = {key: fact(file, key) for key in keys}
     store = {key: fact(out / "embeddings" / "store.json", key) for key in ("boxes", "images", "bytes", "measured")}
     content = {"options": options | {"data": "$DATA"}, "embeddings": store, "rows": found}
     atomic_write_text(out / "openvocab.json", json.dumps(content, indent=1) + "\n")
-    lines = [f"openvocab_methods.py --data $DATA {shown_options(options)}", ""]
-    lines += ["| AP50 / recall@100 | ZSD | seen | unseen | harmonic mean |", "|---|---|---|---|---|"]
-    for name, row in found.items():
-        sides = [row["ZSD"], *(row["GZSD"][side] for side in ("seen", "unseen", "HM"))]
-        lines.append(f"| {name} | {' | '.join(cell(side) for side in sides)} |")
-        if name == "vild":
-            luck = row["chance"]
-            sides = [luck["ZSD"], *(luck["GZSD"][side] for side in ("seen", "unseen", "HM"))]
-            lines.append(f"| its boxes, names dealt anew | {' | '.join(cell(side) for side in sides)} |")
+    lines = [f"openvocab_methods.py --data $DATA {shown_options(options)}"]
+    for light, rows in found.items():
+        lines += ["", f"| {light}: AP50 / recall@100 | ZSD | seen | unseen | harmonic mean |", "|---|---|---|---|---|"]
+        for name, row in rows.items():
+            lines.append(table_row(name, row))
+            if name in CHANCE:
+                lines.append(table_row(f"{name}, its boxes' names dealt anew", row["chance"]))
     text = "\n".join(lines) + "\n"
     atomic_write_text(out / "openvocab.md", text)
     return text
+
+
+def table_row(name: str, row: dict[str, Any]) -> str:
+    """A line of the table: unseen classes alone, then all together."""
+    sides = [row["ZSD"], *(row["GZSD"][side] for side in ("seen", "unseen", "HM"))]
+    return f"| {name} | {' | '.join(cell(side) for side in sides)} |"
 
 
 def cell(side: dict[str, Any] | None) -> str:
@@ -120,7 +130,6 @@ def main() -> int:
     parser.add_argument("--proposal-steps", type=int, default=800)
     parser.add_argument("--most", type=int, default=100, help="proposals an image that are embedded")
     parser.add_argument("--night", help="translated folder to train on, beside the day")
-    parser.add_argument("--domain", default="B", help="A (day) or B (night): test images")
     parser.add_argument("--set", action="append", default=[], help="a setting of all detectors, KEY=VALUE")
     return work(parser, plan, report)
 

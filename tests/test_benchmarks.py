@@ -75,7 +75,7 @@ def test_every_step_to_classes_without_boxes_is_a_command_of_nightaug(
     lines = capsys.readouterr().out.splitlines()
     titles = parsed(lines)
     assert titles[:2] == ["train proposals", "embed"]
-    assert titles[-1] == "evaluate supervised"
+    assert titles[-2:] == ["evaluate supervised day", "evaluate supervised night"]
     assert "train synthesize-domains" in titles
     # Only the last row sees boxes of all classes.
     blind = [title for title, line in zip(titles, lines, strict=True) if "--unseen" not in line]
@@ -88,14 +88,16 @@ def test_a_finished_chain_tells_its_table(
     side = {"AP50": 0.125, "recall_100": 0.5}
     row = {"images": 3, "ZSD": side, "GZSD": {"seen": side, "unseen": side, "HM": None}, "per_class": {}}
     row["chance"] = {"ZSD": None, "GZSD": {"seen": {"AP50": 0.01}, "unseen": None, "HM": None}}
-    (tmp_path / "vild.json").write_text(json.dumps(row))
+    (tmp_path / "vild-night.json").write_text(json.dumps(row))
     monkeypatch.setattr("chain.carry_out", lambda steps, until: True)
     assert (
         run(chains["openvocab_methods"], monkeypatch, "--data", "/a/b", "--out", str(tmp_path), "--clip", "tiny") == 0
     )
     text = (tmp_path / "openvocab.md").read_text()
     assert "| vild | 12.5 / 50.0 | 12.5 / 50.0 | 12.5 / 50.0 | - |" in text
-    assert "| its boxes, names dealt anew | - | 1.0 | - | - |" in text
+    assert "| vild, its boxes' names dealt anew | - | 1.0 | - | - |" in text
+    assert "| night: AP50" in text
+    assert "| day: AP50" not in text, "nothing is said of what was not measured"
     assert "/a/b" not in text + (tmp_path / "openvocab.json").read_text(), "a published row names no one's machine"
 
 

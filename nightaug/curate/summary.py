@@ -205,12 +205,12 @@ def _set_lines(sets: Mapping[str, Any], real: int) -> list[str]:
         return []
     rows = []
     for name, cell in sets.items():
-        for which in ("translated", "source"):
+        for which, called in (("translated", "translated"), ("source", "source"), ("real", "one half from the other")):
             if which in cell:
                 own = cell[which]
                 kid = "-" if own["kid"] is None else f"{own['kid']:.4g} ± {own['kid_spread']:.2g}"
-                structure = _number(cell["structure_distance"], 4) if which == "translated" else "0"
-                rows.append([f"{which}, {name}", _number(own["fid"], 4), kid, _number(own["cmmd"], 3), structure])
+                structure = {"translated": _number(cell["structure_distance"], 4), "source": "0"}.get(which, "-")
+                rows.append([f"{called}, {name}", _number(own["fid"], 4), kid, _number(own["cmmd"], 3), structure])
         if not any(which in cell for which in ("translated", "source")):
             rows.append([f"translated, {name}", "-", "-", "-", _number(cell["structure_distance"], 4)])
     lines = ["", *table([f"distance to {real:,} real night images", "FID", "KID", "CMMD", "structure"], rows)]

@@ -314,6 +314,7 @@ def test_the_judge_tells_kept_moved_and_invented(
     assert invented["false_detections"]["value"] == 2
     assert scores.summary["sets"]["judge"]["structure_distance"] > 0
     assert scores.summary["sets"]["judge"]["source"]["fid"] == pytest.approx(0, abs=1e-6)  # it is the real set here
+    assert scores.summary["sets"]["judge"]["real"]["fid"] is None  # three images have no two halves to speak of
     assert scores.summary["real"]["false_detections"]["value"] == 1
 
 
@@ -377,6 +378,7 @@ def test_clip_looks_at_each_box(coloured: tuple[Path, Path], tmp_path: Path, mon
     assert gone.clip_day != gone.clip_night
     cell = scores.summary["sets"]["clip"]
     assert cell["source"]["cmmd"] == pytest.approx(0, abs=1e-6)
+    assert cell["real"]["cmmd"] > 0  # one half of the real nights is not the other
     assert cell["translated"]["cmmd"] > 0
     assert cell["fid_biased"]
 
