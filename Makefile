@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench faults clean
 
 help:
 	@echo "make demo   set up and run the whole job on the sample world, ending in demo/index.html"
 	@echo "make test   set up and run the tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  every benchmark (minutes to an hour; see benchmarks/README.md)"
+	@echo "make faults kill, starve and feed it rubbish, seeded (half an hour; see docs/reliability.md)"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "nightaug needs Python 3.11 or newer; set PYTHON=/path/to/python"; exit 1; }
@@ -23,7 +24,7 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,yolo,clip]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,yolo,clip,export,ray]"
 	@# ultralytics brings an OpenCV that needs a desktop's libraries, over the one we use: put ours back on top.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall opencv-python-headless
 	@touch $@
@@ -51,6 +52,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/evaluate_speed.py
 	$(BIN)/python benchmarks/detector_step.py
+
+faults: $(VENV)/.dev
+	$(BIN)/python benchmarks/faults.py --seed 0 --out faults.json
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

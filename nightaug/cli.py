@@ -16,6 +16,7 @@ from nightaug.cli_common import (
     Config,
     Cpu,
     Device,
+    DirectionName,
     DryRun,
     Images,
     Labels,
@@ -25,13 +26,16 @@ from nightaug.cli_common import (
     RunOut,
     Set,
     TrainingDryRun,
+    Trust,
     say,
+    say_trained,
     settings_layers,
     words,
 )
 from nightaug.cli_curate import CuratingClip, Judge, ModeName, Real
 from nightaug.cli_curate import app as curate_app
 from nightaug.cli_detect import app as detect_app
+from nightaug.cli_export import app as export_app
 from nightaug.cli_openvocab import app as openvocab_app
 from nightaug.errors import ConfigError, Interrupted, NightaugError
 
@@ -60,9 +64,15 @@ class ImageFormatName(StrEnum):
     webp = "webp"
 
 
-class DirectionName(StrEnum):
-    day2night = "day2night"
-    night2day = "night2day"
+class EngineName(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
+class BackendName(StrEnum):
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
 
 
 class PrecisionName(StrEnum):
@@ -190,21 +200,18 @@ def train_translator(
     result = run_recipe(dataset, out, layers, epochs, resume, cpu, dry_run, say, load_judge)
     if result is None:
         return
-    if result.unreadable:
-        say(f"{result.unreadable} training images could not be read and were stepped over")
-    if result.finished:
-        say(f"finished at step {result.step:,}; weights in {out}, samples in {out / 'samples'}")
-        say(f"next: nightaug translate INPUT --translator {out} --out DIR")
-    else:
-        say(f"stopped at step {result.step:,}; continue with: nightaug train-translator {dataset} --out {out} --resume")
-        raise typer.Exit(1)
+    say_trained(result, out, f"nightaug train-translator {dataset} --out {out} --resume")
 
 
 @app.command()
 def translate(
-    input: Annotated[Path, typer.Argument(help="Image, folder of images, or dataset in any format.")],
-    out: Out,
-    translator: Annotated[str, typer.Option(help="'relight', a train-translator run, or a weight file.")] = "relight",
+    input: Annotated[
+        str, typer.Argument(help="Image, folder of images, or dataset in any format; or its URL, s3://bucket/day.")
+    ],
+    out: Annotated[str, typer.Option("--out", help="Folder to write, or its URL.")],
+    translator: Annotated[
+        str, typer.Option(help="'relight', a run of train-translator or distill, a weight file, or an exported file.")
+    ] = "relight",
     direction: Annotated[DirectionName, typer.Option()] = DirectionName.day2night,
     format: Annotated[
         ImageFormatName | None, typer.Option(help="Image format of the results; as the source otherwise.")
@@ -212,8 +219,16 @@ def translate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     strength: Annotated[float, typer.Option(min=0, max=1, help="relight: 0 is nearly the day, 1 full night.")] = 1.0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="relight: one constant, e.g. street_lamps=[0,6]. Repeatable."),
+    ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of jpg and webp.")] = 95,
     precision: Annotated[PrecisionName, typer.Option(help="Arithmetic of a trained translator.")] = PrecisionName.auto,
+    backend: Annotated[
+        BackendName | None,
+        typer.Option(help="What computes a trained translator; torch, or what an exported file is for."),
+    ] = None,
     tile: Annotated[int | None, typer.Option(min=0, help="Tile side in pixels; 0 never tiles.")] = None,
     device: Device = None,
     images: Images = None,
@@ -223,7 +238,18 @@ def translate(
         bool, typer.Option("--all-times", help="Also frames tagged with another time of day.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; all cores otherwise.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Threads; all cores otherwise. With ray processes: one a GPU or four cores otherwise."
+        ),
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="local: this process. ray: this machine or a cluster.")] = (
+        EngineName.local
+    ),
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: auto, host:6379, ray://host:10001; this machine otherwise.")
+    ] = None,
     curate: Annotated[
         bool, typer.Option("--curate", help="Then score and curate the result, see nightaug curate.")
     ] = False,
@@ -234,37 +260,60 @@ def translate(
     clip: CuratingClip = None,
     real: Real = None,
     dry_run: DryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Make night (or day) versions of images, with their labels beside them. Run again, it goes on."""
+    from nightaug.config import parse_overrides
     from nightaug.translate.job import run_job
+    from nightaug.translate.storage import is_url
 
     curate = curate or curate_mode is not None
     if not curate and (judge or clip or real):
         raise ConfigError("--judge, --clip and --real are for --curate; give it too")
+    if curate and (is_url(input) or is_url(out)):
+        raise ConfigError("--curate works on folders of this machine; fetch both, then run nightaug curate")
     mode = curate_mode.value if curate_mode else None
     if curate:
         from nightaug.curate.job import check_curating, run_curate
 
         check_curating(
-            input, mode, translator, direction.value, judge=judge, clip=clip, real=real, device=device, images=images
+            Path(input),
+            mode,
+            translator,
+            direction.value,
+            judge=judge,
+            clip=clip,
+            real=real,
+            device=device,
+            images=images,
         )
     result = run_job(
         input, out, translator=translator, direction=direction.value, format=format.value if format else None,
-        overwrite=overwrite, seed=seed, strength=strength, quality=quality, precision=precision.value, tile=tile,
+        overwrite=overwrite, seed=seed, strength=strength, constants=parse_overrides(set_ or []), quality=quality,
+        precision=precision.value, tile=tile, backend=backend.value if backend else None,
         device=device, images=images, labels=labels, label_format=label_format, all_times=all_times, limit=limit,
-        workers=workers, dry_run=dry_run, say=say,
+        workers=workers, engine=engine.value, address=address, dry_run=dry_run, say=say,
     )  # fmt: skip
     if curate and dry_run:
         say(f"it would then be scored{f' by the judge {judge}' if judge else ''} and curated, mode {mode or 'drop'}")
     if curate and result is not None and not result.stopped:
         layers = [{"mode": mode}] if mode else []
         run_curate(
-            out, layers, source=input, judge=judge, clip=clip, real=real, device=device, workers=workers, say=say
+            Path(out),
+            layers,
+            source=Path(input),
+            judge=judge,
+            clip=clip,
+            real=real,
+            device=device,
+            workers=None if engine is EngineName.ray else workers,
+            say=say,
         )
     if result is not None and (result.stopped or result.failed):
         raise typer.Exit(1)
 
 
+app.add_typer(export_app)
 app.add_typer(curate_app)
 app.add_typer(detect_app)
 app.add_typer(openvocab_app)

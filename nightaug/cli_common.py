@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nightaug.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nightaug.cyclegan.loop import TrainResult
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder.")]
@@ -24,6 +28,26 @@ TrainingDryRun = Annotated[bool, typer.Option("--dry-run", help="Print the setti
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Images = Annotated[Path | None, typer.Option("--images", help="Folder of images, if it is not found by itself.")]
 Labels = Annotated[Path | None, typer.Option("--labels", help="Label file or folder, likewise.")]
+
+
+def _trust(context: typer.Context, wanted: bool) -> bool:
+    if wanted:
+        from nightaug.pickles import trusting
+
+        context.with_resource(trusting())  # until the command ends
+    return wanted
+
+
+#: The command itself need not look at it.
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", callback=_trust, help="Load weight files that run code (pickles), of people you trust."),
+]
+
+
+class DirectionName(StrEnum):
+    day2night = "day2night"
+    night2day = "night2day"
 
 
 def say(text: str) -> None:
@@ -80,3 +104,21 @@ def settings_layers(
         # What the run was started with holds, unless it is said otherwise here.
         layers = merge(load_yaml(saved), layers)
     return [layers, parse_overrides(set_ or []), {key: value for key, value in flags.items() if value is not None}]
+
+
+def say_trained(result: TrainResult, out: Path, again: str) -> None:
+    """How the training of a translator ended.
+
+    Args:
+        again: the command that goes on.
+
+    Raises:
+        typer.Exit: it was stopped.
+    """
+    if result.unreadable:
+        say(f"{result.unreadable} training images could not be read and were stepped over")
+    if not result.finished:
+        say(f"stopped at step {result.step:,}; continue with: {again}")
+        raise typer.Exit(1)
+    say(f"finished at step {result.step:,}; weights in {out}, samples in {out / 'samples'}")
+    say(f"next: nightaug translate INPUT --translator {out} --out DIR")

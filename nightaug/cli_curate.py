@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nightaug.cli_common import Device, DryRun, Set, say
+from nightaug.cli_common import Device, DryRun, Set, Trust, say
 
 app = typer.Typer()
 
@@ -65,6 +65,7 @@ def score_translation(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16, of the judge.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode and measure.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the day/night classifier.")] = 0,
+    trust: Trust = False,
 ) -> None:
     """Measure a translation: objects kept, moved and invented, and did it become night. Run again, it goes on."""
     from nightaug.curate.faithfulness import score_translation as run
@@ -97,6 +98,7 @@ def curate(
     device: Device = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; all cores otherwise.")] = None,
     dry_run: DryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Keep, mend, weigh down or drop translated images and boxes by their scores. Labels stay; all can be undone."""
     from nightaug.config import parse_overrides

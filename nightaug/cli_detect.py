@@ -20,6 +20,7 @@ from nightaug.cli_common import (
     RunOut,
     Set,
     TrainingDryRun,
+    Trust,
     say,
     settings_layers,
     words,
@@ -95,6 +96,7 @@ def train_detector(
     resume: Resume = False,
     cpu: Cpu = False,
     dry_run: TrainingDryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Train an FCOS or YOLO detector on labelled images, real, translated, or both.
 
@@ -231,6 +233,7 @@ def compare(
     ] = False,
     cpu: Cpu = False,
     dry_run: DryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Measure what training images are worth on real night: arms of equal budget, seeds, intervals, the night gap.
 

@@ -21,6 +21,7 @@ from nightaug.cli_common import (
     RunOut,
     Set,
     TrainingDryRun,
+    Trust,
     say,
     settings_layers,
     words,
@@ -85,6 +86,7 @@ def embed(
     precision: Precision = "auto",
     workers: Workers = None,
     dry_run: DryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Find proposals in all training images and keep CLIP's embedding of each. Run again, it goes on.
 
@@ -124,6 +126,7 @@ def train(
     resume: Resume = False,
     cpu: Cpu = False,
     dry_run: TrainingDryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Train a two-stage detector on the seen classes: ViLD, LP-OVOD, VLDUS, or class-agnostic proposals.
 
@@ -175,6 +178,7 @@ def probe(
     device: Device = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0,
     resume: Resume = False,
+    trust: Trust = False,
 ) -> None:
     """LP-OVOD: teach classes to a trained detector with the regions that CLIP finds most like their names."""
     layers = settings_layers("probe", preset, config, out / "config.yaml" if resume else None, set_, {})
@@ -207,6 +211,7 @@ def synthesize(
     device: Device = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0,
     resume: Resume = False,
+    trust: Trust = False,
 ) -> None:
     """VLDUS: give a trained detector classes from region features that a generator makes of their names."""
     layers = settings_layers("synthesize", preset, config, out / "config.yaml" if resume else None, set_, {})
@@ -248,6 +253,7 @@ def evaluate(
     workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Detect anew.")] = False,
     dry_run: DryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Measure seen and unseen classes: ZSD, GZSD with harmonic mean, recall@100, and what chance would reach."""
     from nightaug.detect.openvocab.evaluate import run_evaluation
@@ -281,6 +287,7 @@ def predict(
     workers: Annotated[int | None, typer.Option(min=1, help="Threads that decode and draw.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make everything anew.")] = False,
     dry_run: DryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Detect any classes by their names and draw them. Run again, it goes on."""
     from nightaug.detect.openvocab.commands import predict as work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,8 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+#: A settings file with more values than this, aliases written out, is one that was made to fill the memory.
+_MOST_VALUES = 100_000
 
 
 def preset_names() -> list[str]:
@@ -56,9 +59,22 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid YAML ({line})") from error
     if data is None:
         return {}
+    if _expanded(data, {}) > _MOST_VALUES:
+        raise ConfigError(f"{where}: its aliases make more than {_MOST_VALUES:,} values of it")
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected 'key: value' lines, got a {type(data).__name__}")
     return data
+
+
+def _expanded(value: Any, known: dict[int, float]) -> float:
+    """How many values a document has where every alias is written out; infinite where one holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # until it is known: met again inside of itself
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_expanded(item, known) for item in items)
+    return known[id(value)]
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -68,6 +84,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: missing, unreadable, or not a mapping.
     """
     try:
+        if not Path(path).is_file() and Path(path).exists():
+            raise ConfigError(f"{path}: no ordinary file of settings; save them as one first")
         text = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error

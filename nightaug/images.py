@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 #: A PNG without these has no orientation, and asking Pillow for it would decode the whole image.
 _PNG_EXIF = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
 
+#: What :func:`atomic_open` calls its temporary files.
+_TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+
 # Our own limit is checked on the header before any pixel is decoded; Pillow's would warn below it.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -60,9 +64,9 @@ def list_images(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Path | str, max_pixels: int, data: bytes | None = None) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             width, height = image.size
             if width < 1 or height < 1:
                 raise ImageError(f"{path}: the image is empty ({width}x{height})")
@@ -101,9 +105,26 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
         ImageError: the file is missing, damaged, truncated, empty, or over ``max_pixels``.
     """
     with _opened(Path(path), max_pixels) as image:
-        if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            return _to_rgb(image)
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _upright_rgb(image)
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """Decode the bytes of an image file, as :func:`read_image`.
+
+    Args:
+        name: what errors call it.
+
+    Raises:
+        ImageError: as :func:`read_image`.
+    """
+    with _opened(name, max_pixels, data) as image:
+        return _upright_rgb(image)
+
+
+def _upright_rgb(image: Image.Image) -> ImageArray:
+    if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return _to_rgb(image)
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def stored_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
@@ -221,6 +242,17 @@ def atomic_open(path: str | os.PathLike[str], mode: Literal["w", "wb"] = "wb") -
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove what killed processes were writing by :func:`atomic_open` below ``folder``; returns how many files.
+
+    Only for who holds the folder against other processes: a file that is being written looks just the same.
+    """
+    found = [path for path in folder.rglob(".*.tmp") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
 
 
 def _umask() -> int:

@@ -25,7 +25,8 @@ import yaml
 
 from nightaug.config import Settings, dump_yaml, flatten, load_yaml, merge
 from nightaug.errors import CheckpointError, ConfigError
-from nightaug.images import atomic_open, atomic_write_text
+from nightaug.images import atomic_open, atomic_write_text, remove_leftovers
+from nightaug.pickles import load_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,6 +96,7 @@ class RunFolder:
                         f"{self.path} already holds a run; add --resume to go on, or choose another --out"
                     )
                 self._compare(settings, may_change)
+                remove_leftovers(self.path)
         except BaseException:
             self.close()  # a refused caller must not keep the folder
             raise
@@ -139,14 +141,16 @@ class RunFolder:
             stream.write(json.dumps({"step": step, **values}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All lines of ``metrics.jsonl``; a torn last line is left out."""
+        """All lines of ``metrics.jsonl``; a torn last line, and what is damaged, is left out."""
         if not self.metrics_path.exists():
             return []
         rows = []
-        for line in self.metrics_path.read_text("utf-8").splitlines():
+        for line in self.metrics_path.read_bytes().splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+                if isinstance(row, dict) and isinstance(row.get("step"), int):
+                    rows.append(row)
+            except (ValueError, RecursionError):
                 continue
         return rows
 
@@ -165,7 +169,7 @@ class RunFolder:
         """The step of the newest complete state, or None."""
         try:
             return int(json.loads((self.path / "state" / "last.json").read_text("utf-8"))["step"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
 
     def save_state(self, step: int, rank: int, state: Mapping[str, Any]) -> None:
@@ -198,37 +202,12 @@ class RunFolder:
         path = self.state_folder(step) / f"rank-{rank}.pt"
         if not path.exists():
             raise CheckpointError(f"{path} is missing: resume with the number of processes the run was started with")
-        return load_torch(path)
+        return load_torch(path, trust=False)  # a state of ours never holds code
 
 
 def user_cache(name: str) -> Path:
     """nightaug's folder of that name in the user's cache folder; not made here."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightaug" / name
-
-
-def load_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A ``.pth`` file as a dict of tensors and plain values; pickled code is never run.
-
-    Raises:
-        CheckpointError: missing, damaged, or holding anything but tensors and plain values.
-    """
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ... on bad files
-        if "weights_only" in str(error):  # torch's own advice here would be to run the file's code
-            raise CheckpointError(
-                f"{path} holds more than tensors and plain values, and loading it could run code: refused; "
-                "save its state_dict alone with the program that made it"
-            ) from error
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: not a plain checkpoint, or damaged ({line})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
-    return content
 
 
 def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -240,6 +219,12 @@ def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
         stream.write(data)
 
 
+def _check_file(path: Path) -> None:
+    # A pipe would be waited for, and a device never ends.
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: no ordinary file of weights")
+
+
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a ``.safetensors`` file, or the tensors of a ``.pth`` file (safely).
 
@@ -249,6 +234,7 @@ def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
+    _check_file(path)
     if path.suffix in {".pth", ".pt", ".ckpt"}:
         content = load_torch(path)
         content = content.get("state_dict", content)
@@ -272,6 +258,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     from safetensors import SafetensorError, safe_open
 
+    _check_file(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from nightaug.config import Settings
 from nightaug.errors import NightaugError
 from nightaug.runs import RunFolder, StopRequest, resolve_precision
+
+#: A process that dies is noticed at once, a machine that vanishes after this long. More than the longest thing that one
+#: process does while the others wait: scoring and evaluating.
+GROUP_TIMEOUT = timedelta(minutes=30)
 
 
 class StepSampler(Sampler[int]):
@@ -72,28 +77,44 @@ class LossMeans:
 
     Attributes:
         sums: name -> sum over steps, on the device (reading one would wait for a GPU).
+        spoilt: name -> in how many of the last steps the sum was NaN or infinite, on the device. A sum that is so once
+            stays so, and a training state is never saved with one: this needs no place in it.
         since: the step of the last line.
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.spoilt: dict[str, Tensor] = {}
         self.since = 0
 
     def add(self, parts: Mapping[str, Tensor], share: float = 1.0) -> None:
-        """Add ``share`` times each part."""
+        """Add ``share`` times each part of one step."""
         accumulate(self.sums, parts, share)
+        for name, value in self.sums.items():
+            self.spoilt[name] = self.spoilt.get(name, 0) + (~value.isfinite()).long()
 
     def take(self, accelerator: Accelerator, step: int) -> dict[str, float]:
         """Means per step over all processes since the last call; starts anew."""
         names = sorted(self.sums)
         stacked: Tensor = accelerator.reduce(torch.stack([self.sums[name] for name in names]), "mean")
         means = {name: value / (step - self.since) for name, value in zip(names, stacked.tolist(), strict=True)}
-        self.sums, self.since = {}, step
+        self.sums, self.spoilt, self.since = {}, {}, step
         return means
 
-    def not_finite(self) -> list[str]:
-        """Names of the sums that became NaN or infinite."""
-        return [name for name, value in self.sums.items() if not bool(value.isfinite())]
+    def not_finite(self, at: int, accelerator: Accelerator | None = None) -> dict[str, int]:
+        """The losses that became NaN or infinite, and in which step (from 1).
+
+        Args:
+            at: steps done.
+            accelerator: ask all processes, which then must all ask; None: this one alone.
+        """
+        if not self.spoilt:
+            return {}
+        names = sorted(self.spoilt)
+        counts = torch.stack([self.spoilt[name] for name in names])
+        if accelerator is not None:
+            counts = accelerator.gather(counts[None]).amax(0)
+        return {name: at - count + 1 for name, count in zip(names, counts.tolist(), strict=True) if count}
 
     def state(self) -> dict[str, Any]:
         return {"sums": self.sums, "logged": self.since}
@@ -101,7 +122,7 @@ class LossMeans:
     def load(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Take up what :meth:`state` gave."""
         self.sums = {key: value.to(device) for key, value in state["sums"].items()}
-        self.since = state["logged"]
+        self.spoilt, self.since = {}, state["logged"]
 
 
 class TrainingProcess:
@@ -127,7 +148,11 @@ class TrainingProcess:
         # accelerate keeps the first precision for the whole process; a second run may want another one.
         AcceleratorState._reset_state()
         self.precision = resolve_precision(self.settings.mixed_precision, cpu)
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision={"fp32": "no"}.get(self.precision, self.precision))
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision={"fp32": "no"}.get(self.precision, self.precision),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)],
+        )
         self.means = LossMeans()
 
     @property
@@ -169,26 +194,61 @@ class TrainingProcess:
         Raises:
             NightaugError: one became NaN or infinite.
         """
+        bad = self.means.not_finite(at, self.accelerator)
         means = self.means.take(self.accelerator, at)
-        self.refuse([name for name, value in means.items() if not math.isfinite(value)], at)
+        halt(self.folder, bad, [], at, self.advice())
         return means
 
     def advice(self) -> str:
         """What to go on with where a loss became NaN or infinite."""
         raise NotImplementedError
 
-    def refuse(self, bad: list[str], at: int) -> None:
-        """Stop where something became NaN or infinite, saying what, when, and where to go on from.
+    def networks(self) -> Mapping[str, nn.Module | None]:
+        """Name -> everything trained or saved; None is passed over."""
+        raise NotImplementedError
 
-        Raises:
-            NightaugError: ``bad`` is not empty.
-        """
-        if bad:
-            good = self.folder.latest_state()
-            where = f"the last good state is step {good}" if good else "no state was saved yet"
-            raise NightaugError(
-                f"{', '.join(bad)} became non-finite at or before step {at}; {where}: go on with {self.advice()}"
-            )
+    def check_finite(self, at: int) -> None:
+        """Stop before anything is saved or called the best, ``at`` steps done; see :func:`halt`."""
+        halt(self.folder, self.means.not_finite(at), spoilt_weights(self.networks()), at, self.advice())
+
+
+def spoilt_weights(networks: Mapping[str, nn.Module | None]) -> list[str]:
+    """Names of the networks that hold a NaN or an infinite number, in weights or running statistics."""
+    return [
+        name
+        for name, network in networks.items()
+        if network is not None
+        and not all(bool(each.isfinite().all()) for each in network.state_dict().values() if each.is_floating_point())
+    ]
+
+
+def halt(
+    folder: RunFolder, losses: Mapping[str, int], networks: Sequence[str], at: int, advice: str, unit: str = "step"
+) -> None:
+    """Stop where something became NaN or infinite, saying what, when, and where to go on from.
+
+    Args:
+        losses: name -> the step in which it did; those of the first such step are named, others follow from them.
+        networks: names of those whose weights did.
+        at: steps done.
+        advice: what to go on with.
+        unit: what is counted, ``step`` or ``epoch``.
+
+    Raises:
+        NightaugError: ``losses`` or ``networks`` are not empty.
+    """
+    if losses:
+        first = min(losses.values())
+        found = (
+            f"{', '.join(name for name, step in losses.items() if step == first)} became non-finite in {unit} {first}"
+        )
+    elif networks:
+        found = f"weights of the {', '.join(networks)} became non-finite at or before {unit} {at}"
+    else:
+        return
+    good = folder.latest_state()
+    where = f"the last good state is {unit} {good}, in {folder.path}" if good else "no state was saved yet"
+    raise NightaugError(f"{found}; {where}: go on with {advice}")
 
 
 def accumulate(sums: dict[str, Tensor], parts: Mapping[str, Tensor], share: float) -> None:
@@ -208,7 +268,7 @@ def agree(accelerator: Accelerator, requested: bool) -> bool:
 
 @contextmanager
 def training_errors(out: Path, smaller: str) -> Iterator[None]:
-    """Turn a full memory and a full disk into one line that says what to do.
+    """Turn a full memory, a full disk and a lost process into one line that says what to do.
 
     Args:
         smaller: which settings need less memory.
@@ -219,6 +279,11 @@ def training_errors(out: Path, smaller: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if _lost_process(error):
+            raise NightaugError(
+                "another process of this training has ended or cannot be reached any more, see what it said; "
+                "the newest state is kept: start all processes again with --resume"
+            ) from error
         # A CPU's allocator has no error of its own.
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -227,6 +292,13 @@ def training_errors(out: Path, smaller: str) -> Iterator[None]:
         raise NightaugError(
             f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues"
         ) from error
+
+
+def _lost_process(error: RuntimeError) -> bool:
+    """Whether processes that compute together have lost each other: gloo has no error of its own."""
+    return isinstance(error, torch.distributed.DistError) or any(
+        words in str(error) for words in ("gloo", "Connection closed by peer", "Connection reset by peer")
+    )
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nightaug.cyclegan.train import Trainer
+from nightaug.cyclegan.loop import CropTrainer
 from nightaug.runs import load_weights
 
 TINY: dict[str, Any] = {
@@ -29,7 +31,19 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def interrupted_at(step: int, trainer: Trainer) -> None:
+def ctrl_c_in_the_second_step(trainer: CropTrainer) -> None:
+    """Make a training interrupt itself."""
+    original = trainer.step
+
+    def interrupt(step: int, batches: Any) -> Any:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(step, batches)
+
+    trainer.step = interrupt  # type: ignore[method-assign]
+
+
+def interrupted_at(step: int, trainer: CropTrainer) -> None:
     """Run a training that is cut off after so many steps, without the chance to save."""
     steps = iter(trainer.batches(0))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,17 @@ def test_every_shipped_preset_loads_and_comes_back_from_yaml(name: str) -> None:
     for part, model in models.items():
         settings = build(model, preset[part])
         assert build(model, parse_yaml(dump_yaml(settings), name)) == settings
+
+
+def test_aliases_that_would_fill_the_memory_are_refused() -> None:
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+    for text in (bomb + "steps: *a11\n", "a: &a {b: *a}\n"):
+        with pytest.raises(ConfigError, match=r"x: its aliases make more than 100,000 values"):
+            parse_yaml(text, "x")
+    assert parse_yaml("a: &a [1, 2]\nb: *a\n", "x") == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match="no ordinary file"):
+        load_yaml(tmp_path / "x.yaml")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from nightaug.images import (
     letterbox,
     list_images,
     read_image,
+    remove_leftovers,
     write_image,
 )
 
@@ -199,3 +201,21 @@ def test_list_images_is_sorted_and_skips_hidden_and_other_files(tmp_path: Path) 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [str(p.relative_to(tmp_path)) for p in list_images(tmp_path)] == ["a/b.webp", "a/c.png", "b.JPG"]
+
+
+def test_only_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+        with atomic_open(tmp_path / "sub" / ("n" * 250)) as stream:
+            stream.write(b"half")
+            stream.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = (tmp_path / "sub").iterdir()
+    others = [tmp_path / name for name in (".mine.tmp", "a.abcdefgh.tmp", ".a.abcdefgh.tmp.jpg", ".hidden")]
+    for path in others:
+        path.write_bytes(b"x")
+    assert remove_leftovers(tmp_path) == 1
+    assert not left.exists()
+    assert all(path.exists() for path in others)
+    assert remove_leftovers(tmp_path / "absent") == 0

@@ -11,13 +11,13 @@ import nightaug
 
 ROOT = Path(nightaug.__file__).parent
 LAYERS: list[set[str]] = [
-    {"errors", "config", "devices", "images", "boxes", "runs", "losses", "training"},
+    {"errors", "config", "devices", "images", "boxes", "pickles", "runs", "losses", "training"},
     {"data"},
     {"clip"},
     {"relight", "cyclegan", "detect"},
     {"transforms", "translate"},
     {"curate", "experiment", "doctor"},
-    {"cli", "cli_common", "cli_curate", "cli_detect", "cli_openvocab", "__main__"},
+    {"cli", "cli_common", "cli_curate", "cli_detect", "cli_export", "cli_openvocab", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 #: Inside a layer, who may see whom; all others of layers 3 and up stand side by side.

@@ -11,13 +11,14 @@ import torch
 
 from nightaug.config import Settings
 from nightaug.errors import CheckpointError, ConfigError
+from nightaug.pickles import load_torch
 from nightaug.runs import (
     RunFolder,
     StopRequest,
-    load_torch,
     load_weights,
     lock_folder,
     progress_bar,
+    read_metadata,
     resolve_precision,
     save_weights,
     step_progress,
@@ -141,6 +142,37 @@ def test_damaged_checkpoints_are_named(tmp_path: Path, content: bytes) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match="expected a dict"):
         load_torch(tmp_path / "list.pth")
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_pipes_and_devices_are_no_weights(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    os.symlink("/dev/zero", tmp_path / f"zero-{name}")
+    for path in (tmp_path / name, tmp_path / f"zero-{name}"):
+        for read in (load_weights, read_metadata) if name.endswith("s") else (load_weights, load_torch):
+            with pytest.raises(CheckpointError, match=r"no ordinary file|no such file"):
+                read(path)
+
+
+def test_damaged_metrics_are_left_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics_path.write_bytes(b'{"step": 1}\n\xff\n[]\n{"step": "x"}\n{"stop": 2}\n{"step": 3}\n')
+    assert [row["step"] for row in folder.read_metrics()] == [1, 3]
+    folder.cut_metrics(2)
+    assert folder.metrics_path.read_bytes() == b'{"step": 1}\n'
+
+
+def test_what_a_killed_process_was_writing_is_removed_when_the_run_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.start(Small(), False)
+    folder.write_settings(Small())
+    folder.close()
+    left = tmp_path / "state" / "step-000000003" / ".rank-0.pt.abcd1234.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    folder.start(Small(), True)
+    folder.close()
+    assert not left.exists()
 
 
 def test_the_first_signal_asks_the_second_interrupts() -> None:

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from nightaug.config import build
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import NightaugError
+from nightaug.runs import RunFolder
 from nightaug.training import (
     LossMeans,
     MovingAverage,
@@ -18,7 +19,9 @@ from nightaug.training import (
     accumulate,
     agree,
     duration,
+    halt,
     open_board,
+    spoilt_weights,
     training_errors,
     write_scalars,
 )
@@ -55,10 +58,25 @@ def test_shares_add_up() -> None:
     assert sums["x"].item() == 2.0
 
 
-def test_what_is_not_finite_is_named() -> None:
+def test_what_is_not_finite_is_named_with_its_step() -> None:
+    accelerator = Accelerator(cpu=True)
     means = LossMeans()
-    means.add({"good": torch.tensor(1.0), "bad": torch.tensor(float("inf"))})
-    assert means.not_finite() == ["bad"]
+    assert means.not_finite(0) == {}
+    values = [(1.0, 1.0), (2.0, 1.0), (float("inf"), 1.0), (1.0, float("nan")), (1.0, 1.0)]
+    for first, second in values:
+        means.add({"first": torch.tensor(first), "second": torch.tensor(second), "good": torch.tensor(1.0)})
+    for asked in (None, accelerator):
+        assert means.not_finite(105, asked) == {"first": 103, "second": 104}
+    means.take(accelerator, 105)
+    means.add({"good": torch.tensor(1.0)})
+    assert means.not_finite(106) == {}
+
+
+def test_weights_and_running_statistics_are_looked_at() -> None:
+    network = torch.nn.BatchNorm1d(2)
+    assert spoilt_weights({"it": network, "none": None}) == []
+    network.running_var[1] = float("inf")
+    assert spoilt_weights({"good": torch.nn.Linear(1, 1), "it": network}) == ["it"]
 
 
 class Process(TrainingProcess):
@@ -73,19 +91,26 @@ def process(out: Path) -> Process:
 def test_a_mean_that_is_not_finite_halts(tmp_path: Path) -> None:
     training = process(tmp_path)
     training.means.add({"x": torch.tensor(float("nan")), "y": torch.tensor(0.0)})
-    with pytest.raises(NightaugError, match=r"^x became non-finite at or before step 4"):
+    training.means.add({"x": torch.tensor(0.0), "y": torch.tensor(float("nan"))})
+    # What follows from the first is not named.
+    with pytest.raises(
+        NightaugError, match=r"^x became non-finite in step 3; no state was saved yet: go on with less$"
+    ):
         training.take_means(4)
 
 
 def test_a_halt_says_what_when_and_where_to_go_on(tmp_path: Path) -> None:
-    training = process(tmp_path)
-    training.refuse([], 3)
-    with pytest.raises(NightaugError, match=r"box became non-finite at or before step 7; no state was saved yet"):
-        training.refuse(["box"], 7)
+    folder = RunFolder(tmp_path)
+    halt(folder, {}, [], 3, "less")
+    with pytest.raises(NightaugError, match=r"^box, cls became non-finite in step 7; no state was saved yet: go on"):
+        halt(folder, {"box": 7, "late": 9, "cls": 7}, ["detector"], 10, "less")
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "last.json").write_text(json.dumps({"step": 5}))
-    with pytest.raises(NightaugError, match="the last good state is step 5: go on with less"):
-        training.refuse(["box"], 7)
+    said = (
+        rf"weights of the a, b became non-finite at or before epoch 7; the last good state is epoch 5, in {tmp_path}: "
+    )
+    with pytest.raises(NightaugError, match=said + "go on with less"):
+        halt(folder, {}, ["a", "b"], 7, "less", "epoch")
 
 
 def test_full_memory_and_full_disk_are_one_line(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from nightaug.clip.weights import (
     without_hub_retries,
 )
 from nightaug.errors import CheckpointError, ConfigError
-from nightaug.runs import file_sha256, load_torch, load_weights, resolve_precision
+from nightaug.pickles import load_torch, trusted
+from nightaug.runs import file_sha256, load_weights, resolve_precision
 
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -160,11 +161,11 @@ def _build(source: Source, folder: Path, precision: str) -> tuple[nn.Module, Any
         raise CheckpointError(f"{source.name}: its tokenizer cannot be fetched: {WITHOUT_NETWORK}") from error
     except (RuntimeError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise CheckpointError(f"{where}: its description does not make a model ({_line(error)})") from error
-    # Refuses what is not plain tensors, in our words, before open_clip looks at it.
+    # Refuses what is not plain tensors and was not said to be trusted, in our words, before open_clip looks at it.
     (load_torch if where.suffix == ".bin" else load_weights)(where)
     try:
         with quiet_root_logger():
-            open_clip.load_checkpoint(model, str(where), strict=True, weights_only=True)
+            open_clip.load_checkpoint(model, str(where), strict=True, weights_only=not trusted())
     except (RuntimeError, AttributeError, KeyError, ValueError, AssertionError) as error:  # open_clip asserts, too
         raise CheckpointError(f"{where} does not fit {source.model or source.name}: {_line(error)}") from error
     bad = next((key for key, value in model.state_dict().items() if not bool(value.float().isfinite().all())), None)

@@ -30,9 +30,12 @@ from nightaug.data.frames import Frame
 from nightaug.errors import CheckpointError, DatasetError
 from nightaug.images import atomic_write_text
 from nightaug.runs import RunFolder, StopRequest, file_sha256, progress_bar, resolve_precision, save_weights
+from nightaug.training import halt, spoilt_weights
 
 #: The name of the weights in a tiny model's folder: open_clip's own, so that ``local-dir:`` finds them.
 WEIGHTS_NAME = "open_clip_model.safetensors"
+#: What to go on with where the loss became NaN or infinite.
+_ADVICE = "a new folder and a lower learning_rate"
 
 
 class TinySettings(Settings):
@@ -203,6 +206,7 @@ class _Trainer:
         self.folder.cut_metrics(step)
 
     def save(self) -> None:
+        halt(self.folder, {}, spoilt_weights({"tiny CLIP": self.model}), self.at, _ADVICE)
         state = {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "crops": self.crops.sha,
         }  # fmt: skip
@@ -219,7 +223,7 @@ class _Trainer:
                 self.at += 1
                 sums += loss
                 if not math.isfinite(loss):
-                    raise CheckpointError(f"the loss became non-finite at step {self.at}; use a lower learning_rate")
+                    halt(self.folder, {"loss": self.at}, [], self.at, _ADVICE)
                 if self.at % self.settings.log_every == 0 or self.at == steps:
                     self.folder.append_metrics(self.at, {"loss": sums / max(self.at - since, 1)})
                     show(self.at, f"loss {sums / max(self.at - since, 1):.3f}")

@@ -30,7 +30,7 @@ from nightaug.data.formats import open_dataset
 from nightaug.data.frames import Box
 from nightaug.data.results import writing
 from nightaug.errors import ConfigError, DatasetError, ImageError, Interrupted
-from nightaug.images import atomic_write_bytes, read_image
+from nightaug.images import atomic_write_bytes, read_image, remove_leftovers
 from nightaug.runs import Progress, StopRequest, lock_folder
 from nightaug.translate.folder import CURATED, REPORT
 from nightaug.translate.pipeline import encode_translation
@@ -121,6 +121,7 @@ def curate(
         return _Curation(folder, scores, settings, source).report()
     with writing(str(folder), "run nightaug curate again to go on, or with --undo"), closing(lock_folder(folder)):
         curation = _Curation(folder, scores, settings, source)
+        remove_leftovers(folder)
         return curation.carry_out(workers or os.cpu_count() or 1, bar)
 
 

@@ -96,7 +96,7 @@ def read_rows(folder: Path) -> list[Row]:
     for number, line in enumerate(lines[:-1], 1):
         try:
             row = Row(line)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(f"{path}, line {number}: not a row of a translation's manifest ({error})") from error
         place = os.path.realpath((folder / row.known.output).parent)
         if place != root and not place.startswith(root + os.sep):
@@ -146,7 +146,7 @@ class Ledger:
                 entry = msgspec.json.decode(line, type=Entry)
                 self._rows[entry.output] = Row(entry.line.encode())
                 self.entries[entry.output] = entry
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{self.place / JOURNAL}: not a journal of nightaug curate ({error})") from error
 
     def original(self, output: str) -> Path:

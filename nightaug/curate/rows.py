@@ -129,7 +129,7 @@ def _read(path: Path) -> tuple[dict[str, Row], bool]:
         for line in stream:
             try:
                 row = decoder.decode(line)
-            except msgspec.DecodeError:
+            except (ValueError, RecursionError):
                 torn = True
                 continue
             torn |= not line.endswith(b"\n")

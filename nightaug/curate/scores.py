@@ -123,5 +123,5 @@ def read_scores(path: Path) -> TranslationScores:
         return msgspec.json.decode(path.read_bytes(), type=TranslationScores)
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is not there; make it with nightaug score-translation") from error
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not a file of nightaug score-translation ({error})") from error

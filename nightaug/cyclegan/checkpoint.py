@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from nightaug.cyclegan.networks import ResnetGenerator, generator_from_state
-from nightaug.cyclegan.settings import TranslatorSettings
+from nightaug.config import Settings
+from nightaug.cyclegan.student import Generator, any_generator
 from nightaug.data.classes import Direction
 from nightaug.errors import CheckpointError
 from nightaug.runs import load_weights, read_metadata, save_weights
@@ -19,28 +19,33 @@ PREFIX: dict[Direction, str] = {"day2night": "A2B.", "night2day": "B2A."}
 
 
 class Pair(Protocol):
-    """The generators of a run, seen from here; one that learns day to night alone has no B2A."""
+    """The generators of a run, seen from here; one that learns a single direction has no other."""
 
-    A2B: ResnetGenerator
-    B2A: ResnetGenerator | None
+    @property
+    def A2B(self) -> Generator | None: ...
+
+    @property
+    def B2A(self) -> Generator | None: ...
 
 
 def write_translator(
     path: Path,
     pair: Pair,
-    settings: TranslatorSettings,
+    settings: Settings,
     step: int,
     version: str,
     night_boxes: str = "none",
     relit: float | None = None,
+    teacher: str | None = None,
 ) -> None:
     """Write the generators, with the settings, the step and the night boxes they have seen in the metadata.
 
     Args:
         night_boxes: ``real``, ``pseudo`` or ``none``, see :func:`read_night_boxes`.
         relit: see :func:`read_relit_strength`.
+        teacher: SHA-256 of the weights a student has learnt from; None for what was trained on images.
     """
-    networks: dict[Direction, ResnetGenerator | None] = {"day2night": pair.A2B, "night2day": pair.B2A}
+    networks: dict[Direction, Generator | None] = {"day2night": pair.A2B, "night2day": pair.B2A}
     tensors = {
         PREFIX[direction] + key: value
         for direction, network in networks.items()
@@ -55,6 +60,8 @@ def write_translator(
         "relit": relit,
         "settings": settings.model_dump(mode="json"),
     }
+    if teacher is not None:
+        facts["teacher"] = teacher
     # One entry: safetensors writes several in random order, and equal runs should give equal files.
     save_weights(path, tensors, {"nightaug": json.dumps(facts)})
 
@@ -75,7 +82,7 @@ def find_weights(path: Path) -> Path:
     return path
 
 
-def read_generator(path: Path, direction: Direction) -> ResnetGenerator:
+def read_generator(path: Path, direction: Direction) -> Generator:
     """The generator of one direction.
 
     A file with a single generator (public weights) serves whatever direction the caller asks for.
@@ -90,10 +97,12 @@ def read_generator(path: Path, direction: Direction) -> ResnetGenerator:
     prefix = PREFIX[direction]
     there = [name for name, each in PREFIX.items() if any(key.startswith(each) for key in tensors)]
     if there and direction not in there:
-        raise CheckpointError(f"{path} was trained for {there[0]} alone (objective cut), it has no {direction}")
+        raise CheckpointError(
+            f"{path} was trained for {there[0]} alone (objective cut, or distilled), it has no {direction}"
+        )
     own = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
     try:
-        network = generator_from_state(own or tensors)
+        network = any_generator(own or tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     if not all(bool(value.isfinite().all()) for value in network.parameters()):

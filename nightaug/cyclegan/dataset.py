@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nightaug.cyclegan.label_maps import Window, label_map, some_boxes
-from nightaug.cyclegan.settings import Augmentation
+from nightaug.cyclegan.settings import CropAugmentation
 from nightaug.cyclegan.training_boxes import TrainingBoxes
 from nightaug.errors import DatasetError, ImageError
 from nightaug.images import ImageArray, list_images, read_image
@@ -69,7 +69,7 @@ def to_image(tensor: Tensor) -> ImageArray:
 
 
 def random_window(
-    size: tuple[int, int], crop: int, load_size: int | None, augmentation: Augmentation, rng: np.random.Generator
+    size: tuple[int, int], crop: int, load_size: int | None, augmentation: CropAugmentation, rng: np.random.Generator
 ) -> Window:
     """Draw the place of a square crop in an image of ``size`` (height, width) pixels, its aspect ratio kept.
 
@@ -105,7 +105,8 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
     day boxes in pixels of the crop, see :mod:`nightaug.cyclegan.label_maps`; the crops are the same ones.
     Each domain is walked in its own permutation, a new one each epoch. A file that cannot be decoded is
     replaced by the next one of its domain and remembered in ``unreadable``, whose size every item tells.
-    ``shown`` names files that are read in place of others, which stay what order and boxes go by.
+    ``shown`` names files that are read in place of others, which stay what order and boxes go by. ``domains`` may
+    leave one of them out.
     """
 
     def __init__(
@@ -113,12 +114,13 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
         files: DomainFolders,
         crop: int,
         load_size: int | None,
-        augmentation: Augmentation,
+        augmentation: CropAugmentation,
         seed: int,
         boxes: TrainingBoxes | None = None,
         shown: Mapping[Path, Path] | None = None,
+        domains: str = "ab",
     ) -> None:
-        self.boxes, self.shown = boxes, shown or {}
+        self.boxes, self.shown, self.domains = boxes, shown or {}, domains
         self.files, self.crop, self.load_size = files, crop, load_size
         self.augmentation, self.seed = augmentation, seed
         self.unreadable: set[Path] = set()
@@ -156,6 +158,8 @@ class UnpairedCrops(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         result = {}
         for domain, key in enumerate("ab"):
+            if key not in self.domains:
+                continue
             rng = np.random.default_rng([self.seed, 2 + domain, index])
             path, image = self._image(domain, index)
             height, width = image.shape[:2]

@@ -69,6 +69,15 @@ class UpsampleConv(nn.Sequential):
         )
 
 
+class GeneratorShape(NamedTuple):
+    """Architecture of a generator, as its state dict tells it."""
+
+    width: int
+    blocks: int
+    upsampling: Upsampling
+    residual: bool = False
+
+
 class ResnetGenerator(nn.Module):
     """Image to image generator.
 
@@ -76,13 +85,17 @@ class ResnetGenerator(nn.Module):
         width: channels after the first conv (64 in the paper).
         blocks: residual blocks, 6 for 128 px images and 9 for 256 px and more in the paper.
         upsampling: ``transposed`` is the paper's, ``bilinear`` is free of checkerboards.
+        residual: the network says what is to change about its input: image + tanh(...), cut to [-1, 1].
 
     Shape:
         (N, 3, H, W) in [-1, 1] to (N, 3, H, W) in [-1, 1]; H and W multiples of 4, at least 8.
     """
 
-    def __init__(self, width: int = 64, blocks: int = 9, upsampling: Upsampling = "bilinear") -> None:
+    def __init__(
+        self, width: int = 64, blocks: int = 9, upsampling: Upsampling = "bilinear", residual: bool = False
+    ) -> None:
         super().__init__()
+        self.shape = GeneratorShape(width, blocks, upsampling, residual)
         self.width, self.blocks, self.upsampling = width, blocks, upsampling
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), _norm(width), nn.ReLU(True)]
         for channels in (width, 2 * width):
@@ -98,10 +111,22 @@ class ResnetGenerator(nn.Module):
             layers += [up, _norm(half), nn.ReLU(True)]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
+        self.residual: Tensor | None
+        # In the state dict, because that is where a generator's architecture is read from.
+        self.register_buffer("residual", torch.ones(()) if residual else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.model(x)
-        return out
+        return self._finished(x, self.model(x))
+
+    @property
+    def last(self) -> nn.Conv2d:
+        """The conv that makes the image."""
+        conv = self.model[-2]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
+
+    def _finished(self, x: Tensor, out: Tensor) -> Tensor:
+        return out if self.residual is None else (x + out).clamp(-1, 1)
 
     def features(self, x: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
         """The outputs of the named modules of the encoder, each (N, C, h, w); nothing behind the last is computed."""
@@ -109,7 +134,8 @@ class ResnetGenerator(nn.Module):
 
     def forward_features(self, x: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
         """:meth:`forward` and :meth:`features` in one pass."""
-        return self._walk(x, layers, len(self.model))
+        out, found = self._walk(x, layers, len(self.model))
+        return self._finished(x, out), found
 
     def _walk(self, x: Tensor, layers: Collection[int], stop: int) -> tuple[Tensor, dict[int, Tensor]]:
         assert set(layers) <= set(feature_layers(self.blocks)), layers
@@ -120,9 +146,29 @@ class ResnetGenerator(nn.Module):
                 found[number] = x
         return x, found
 
+    @property
+    def multiple(self) -> int:
+        """Sides of the input must be a multiple of this, pixels."""
+        return SIZE_MULTIPLE
+
+    @property
+    def radius(self) -> int:
+        """How far an output pixel looks around itself, pixels."""
+        return receptive_radius(self.blocks)
+
     def channels(self, layer: int) -> int:
         """Channels of the output of a module of the encoder."""
         return 3 if layer == 0 else self.width * (1 if layer < 4 else 2 if layer < 7 else 4)
+
+
+def receptive_radius(blocks: int, halvings: int = 2) -> int:
+    """How far, in pixels, an output pixel of a generator looks around itself.
+
+    First conv 3; a stride-2 conv 2 ** i; two convs a block at the coarsest stride; an upsampling step and the conv
+    after it at most 2 * 2 ** i; last conv 3.
+    """
+    coarse = 1 << halvings
+    return 3 + (coarse - 1) + 2 * coarse * blocks + 2 * (2 * coarse - 2) + 3
 
 
 def feature_layers(blocks: int) -> tuple[int, ...]:
@@ -174,14 +220,6 @@ def initialize(module: nn.Module, generator: torch.Generator, std: float = 0.02)
                 parameter.normal_(0.0, std, generator=generator)
 
 
-class GeneratorShape(NamedTuple):
-    """What a generator's state dict says of its architecture."""
-
-    width: int
-    blocks: int
-    upsampling: Upsampling
-
-
 _RUNNING = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 
 
@@ -203,21 +241,28 @@ def generator_shape(state: Mapping[str, Tensor]) -> GeneratorShape:
         width=int(first.shape[0]),
         blocks=len(blocks),
         upsampling="transposed" if f"model.{after}.weight" in state else "bilinear",
+        residual="residual" in state,
     )
+
+
+def plain_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what others have added to it.
+
+    ``module.`` prefixes (data parallel), ``_orig_mod.`` prefixes (torch.compile) and the running
+    statistics old public weights carry are dropped: InstanceNorm here never uses them.
+    """
+    return {
+        re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in state.items() if not _RUNNING.search(key)
+    }
 
 
 def generator_from_state(state: Mapping[str, Tensor]) -> ResnetGenerator:
     """Build the generator a state dict belongs to and load it (public or nightaug's own weights).
 
-    ``module.`` prefixes (data parallel), ``_orig_mod.`` prefixes (torch.compile) and the running
-    statistics old public weights carry are dropped: InstanceNorm here never uses them.
-
     Raises:
         CheckpointError: keys or shapes do not fit; the message lists what is missing and what is too much.
     """
-    clean = {
-        re.sub(r"^(module\.|_orig_mod\.)+", "", key): value for key, value in state.items() if not _RUNNING.search(key)
-    }
+    clean = plain_keys(state)
     shape = generator_shape(clean)
     network = ResnetGenerator(*shape)
     load_strict(network, clean, f"a {shape.blocks}-block generator of width {shape.width}")

@@ -24,7 +24,7 @@ class GeneratorPair(nn.Module):
 
     def __init__(self, settings: TranslatorSettings) -> None:
         super().__init__()
-        shape = (settings.width, settings.blocks, settings.upsampling)
+        shape = (settings.width, settings.blocks, settings.upsampling, settings.residual)
         self.A2B = ResnetGenerator(*shape)
         self.B2A = ResnetGenerator(*shape) if settings.objective != "cut" else None
         contrast = settings.contrast_layers if settings.objective != "cycle" else ()
@@ -103,6 +103,8 @@ def initialize_pairs(generators: GeneratorPair, discriminators: DiscriminatorPai
     for network in networks:
         if network is not None:
             initialize(network, chance)
+            if isinstance(network, ResnetGenerator) and network.residual is not None:
+                nn.init.zeros_(network.last.weight)  # nothing is changed at first
     initialize(nn.ModuleDict({"model": discriminators.B.model}), chance)
     if generators.projection is not None:
         initialize(generators.projection, chance)

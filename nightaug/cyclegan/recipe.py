@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from nightaug.config import build, dump_yaml
+from nightaug.cyclegan.loop import TrainResult
 from nightaug.cyclegan.settings import TranslatorSettings
-from nightaug.cyclegan.train import Trainer, TrainResult
+from nightaug.cyclegan.train import Trainer
 from nightaug.errors import ConfigError
 from nightaug.training import duration, training_errors
 
@@ -112,21 +111,11 @@ def passes_a_step(settings: TranslatorSettings) -> float:
     return passes + 3 * 0.6 * encoders + (head if settings.faithful.weights.segmentation else 0.0)
 
 
-@torch.no_grad()
 def estimate(trainer: Trainer) -> str:
     """Time and disk a run will take, from one timed generator pass."""
-    settings, accelerator = trainer.settings, trainer.accelerator
-    network = accelerator.unwrap_model(trainer.generators).A2B
-    crop = torch.zeros(settings.batch, 3, settings.crop, settings.crop, device=accelerator.device)
-    seconds = []
-    for _ in range(2):  # the first one pays for set-up
-        began = time.monotonic()
-        with accelerator.autocast():
-            network(crop)
-        if accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - began)
-    total = seconds[-1] * passes_a_step(settings) * settings.accumulate * settings.steps
+    settings = trainer.settings
+    seconds = trainer.pass_seconds(trainer.accelerator.unwrap_model(trainer.generators).A2B)
+    total = seconds * passes_a_step(settings) * settings.accumulate * settings.steps
     values = sum(p.numel() for module in (trainer.generators, trainer.discriminators) for p in module.parameters())
     # Weights, two Adam moments, the average, and the old state until the new one is complete; two weight files.
     disk = values * 4 * 3.5 * 2 + values * 4 * 2

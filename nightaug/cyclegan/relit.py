@@ -50,11 +50,15 @@ def read_relit(given: str | None, root: Path, days: Sequence[Path]) -> RelitDays
         rows = [json.loads(line) for line in (folder / _MANIFEST).read_text("utf-8").splitlines()]
         made_by, finished = facts["translator"], facts.get("finished") is True
         strength = float(facts["settings"]["strength"]) if made_by == _RELIGHT else 1.0
+        constants = facts["settings"].get("relight")
         outputs = {str(row["source"]): folder / str(row["output"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"day={folder}: no folder of translated images ({error}); {how}") from error
     if made_by != _RELIGHT:
         raise ConfigError(f"day={folder}: its images were made by {made_by}, and only relit days can be refined; {how}")
+    if constants:
+        # Weights remember a strength and no more, and who translates with them relights as they remember.
+        raise ConfigError(f"day={folder}: it was relit with --set {', '.join(constants)}; relight without it")
     if not finished:
         raise ConfigError(f"day={folder}: it is not finished; run nightaug translate again to go on")
     base = folder.resolve()

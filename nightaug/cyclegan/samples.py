@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -27,16 +27,37 @@ GRID_ROWS = 4
 GRID_COLUMNS = ("real A", "fake B", "rec A", "real B", "fake A", "rec B")
 
 
-def scaled(image: ImageArray, height: int) -> ImageArray:
-    """The whole image at ``height`` pixels, aspect ratio kept, sides multiples of 4.
+def scaled(image: ImageArray, height: int, multiple: int = SIZE_MULTIPLE) -> ImageArray:
+    """The whole image at ``height`` pixels, aspect ratio kept, sides multiples of ``multiple``.
 
     It is enlarged only where the score's smallest patches would not fit otherwise.
     """
     h, w = image.shape[:2]
     factor = max(min(1.0, height / h), MIN_SCORED / min(h, w))
-    sides = [max(2 * SIZE_MULTIPLE, round(side * factor / SIZE_MULTIPLE) * SIZE_MULTIPLE) for side in (w, h)]
+    sides = [max(2 * multiple, round(side * factor / multiple) * multiple) for side in (w, h)]
     small: ImageArray = cv2.resize(image, (sides[0], sides[1]), interpolation=cv2.INTER_AREA)
     return small
+
+
+def read_scored(
+    files: Sequence[Path],
+    count: int,
+    height: int,
+    multiple: int = SIZE_MULTIPLE,
+    shown: Mapping[Path, Path] | None = None,
+) -> list[Tensor]:
+    """``count`` images spread over the files, :func:`scaled`, each (3, H, W) in [-1, 1]; unreadable ones are left out.
+
+    Args:
+        shown: files that are read in place of some of them.
+    """
+    images = []
+    for path in spread(files, count):
+        try:
+            images.append(to_tensor(scaled(read_image((shown or {}).get(path, path)), height, multiple)))
+        except ImageError:
+            continue
+    return images
 
 
 class Scorer:
@@ -55,17 +76,9 @@ class Scorer:
     def __init__(
         self, files: DomainFolders, settings: TranslatorSettings, shown: Mapping[Path, Path] | None = None
     ) -> None:
-        self._shown = shown or {}
-        self._images = [self._read(domain, settings.score_images, settings.sample_height) for domain in files]
-
-    def _read(self, files: list[Path], count: int, height: int) -> list[Tensor]:
-        images = []
-        for path in spread(files, count):
-            try:
-                images.append(to_tensor(scaled(read_image(self._shown.get(path, path)), height)))
-            except ImageError:
-                continue
-        return images
+        self._images = [
+            read_scored(domain, settings.score_images, settings.sample_height, shown=shown) for domain in files
+        ]
 
     @torch.no_grad()
     def __call__(self, pair: Pair, device: torch.device, folder: Path, step: int) -> dict[str, float]:

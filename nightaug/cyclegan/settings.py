@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from nightaug.config import Settings
 from nightaug.cyclegan.networks import SIZE_MULTIPLE, Upsampling, feature_layers, middle_block
+from nightaug.data.classes import Direction
 
 
 class LossWeights(Settings):
@@ -110,31 +111,29 @@ class FaithfulSettings(Settings):
         return "real" if self.night_boxes == "real" else "pseudo"
 
 
-class Augmentation(Settings):
-    """Augmentation of training crops, and of what the discriminators see (for small sets)."""
+class CropAugmentation(Settings):
+    """Augmentation of training crops."""
 
     flip: bool = True
     #: Crops are taken at 1 to this many times the load size.
     zoom: float = Field(1.15, ge=1.0, le=4.0)
+
+
+class Augmentation(CropAugmentation):
+    """Augmentation of training crops, and of what the discriminators see (for small sets)."""
+
     #: Differentiable augmentation of real and fake alike (Zhao et al., 2020): any of color, translation, cutout.
     discriminator: tuple[Literal["color", "translation", "cutout"], ...] = ()
 
 
-class TranslatorSettings(Settings):
-    """Settings of ``nightaug train-translator``; defaults are CycleGAN's published ones unless said."""
-
-    width: PositiveInt = 64
-    blocks: int = Field(9, ge=1, le=16)
-    #: Published: transposed. It leaves checkerboards on smooth sky, hence not the default.
-    upsampling: Upsampling = "bilinear"
-    discriminator_width: PositiveInt = 64
-    spectral_norm: bool = False
+class CropSettings(Settings):
+    """What every training on crops of image folders has."""
 
     #: Short side images are scaled to before cropping, pixels; null keeps their own size.
     load_size: PositiveInt | None = None
     #: Side of the square training crops, pixels.
     crop: int = Field(256, ge=64)
-    augmentation: Augmentation = Augmentation()
+    augmentation: CropAugmentation = CropAugmentation()
 
     #: Images of each domain in one forward pass of one process.
     batch: PositiveInt = 1
@@ -145,19 +144,9 @@ class TranslatorSettings(Settings):
     #: Share of the steps at the full rate; then linear to 0 (published: 0.5).
     constant: float = Field(0.5, ge=0, le=1)
     learning_rate: float = Field(2e-4, gt=0)
-    beta1: float = Field(0.5, ge=0, lt=1)
-    weights: LossWeights = LossWeights()
-    #: ``cycle`` is CycleGAN. ``cut`` trains day to night alone, held to its source by patch contrast and not by a way
-    #: back; ``both`` adds the patch contrast of day to night to the cycle.
-    objective: Literal["cycle", "cut", "both"] = "cycle"
-    contrast: ContrastSettings = ContrastSettings()
     #: A folder of ``nightaug translate DATASET --translator relight``: its images stand for the day's, and the network
     #: learns to refine them; translating with it relights first. null: day to night in one step.
     day: str | None = None
-    #: Label-aware training; off unless one of its weights is set.
-    faithful: FaithfulSettings = FaithfulSettings()
-    #: Fakes kept for the discriminators, per direction.
-    replay_buffer: int = Field(50, ge=0)
     #: Decay of the generators' moving average, which is what is saved and used; 0 saves the raw weights.
     ema: float = Field(0.999, ge=0, lt=1)
     mixed_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -178,11 +167,41 @@ class TranslatorSettings(Settings):
     tensorboard: bool = True
 
     @model_validator(mode="after")
-    def _fits(self) -> TranslatorSettings:
+    def _crops_fit(self) -> CropSettings:
         if self.crop % SIZE_MULTIPLE:
             raise ValueError(f"crop must be a multiple of {SIZE_MULTIPLE}, got {self.crop}")
         if self.load_size is not None and self.load_size < self.crop:
             raise ValueError(f"load_size ({self.load_size}) must be at least crop ({self.crop})")
+        return self
+
+
+class TranslatorSettings(CropSettings):
+    """Settings of ``nightaug train-translator``; defaults are CycleGAN's published ones unless said."""
+
+    width: PositiveInt = 64
+    blocks: int = Field(9, ge=1, le=16)
+    #: Published: transposed. It leaves checkerboards on smooth sky, hence not the default.
+    upsampling: Upsampling = "bilinear"
+    #: The generators change their input, and begin as what leaves it as it is: keeps detail that a short training would
+    #: blur. Meant for refining relit days (``day``); what makes night of a day has to change too much for it.
+    residual: bool = False
+    discriminator_width: PositiveInt = 64
+    spectral_norm: bool = False
+
+    augmentation: Augmentation = Augmentation()
+    beta1: float = Field(0.5, ge=0, lt=1)
+    weights: LossWeights = LossWeights()
+    #: ``cycle`` is CycleGAN. ``cut`` trains day to night alone, held to its source by patch contrast and not by a way
+    #: back; ``both`` adds the patch contrast of day to night to the cycle.
+    objective: Literal["cycle", "cut", "both"] = "cycle"
+    contrast: ContrastSettings = ContrastSettings()
+    #: Label-aware training; off unless one of its weights is set.
+    faithful: FaithfulSettings = FaithfulSettings()
+    #: Fakes kept for the discriminators, per direction.
+    replay_buffer: int = Field(50, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> TranslatorSettings:
         if self.objective == "cut" and self.faithful.inside > 1:
             raise ValueError("faithful.inside strengthens the cycle inside boxes, and objective cut has none")
         last = max(feature_layers(self.blocks))
@@ -202,3 +221,39 @@ class TranslatorSettings(Settings):
             return 1.0
         own = getattr(self.faithful.weights, name, None)
         return float(getattr(self.weights, name.split("_", 1)[0]) if own is None else own)
+
+
+class DistillWeights(Settings):
+    """Weights of what a student is charged for, against its teacher's image."""
+
+    #: Mean absolute difference.
+    l1: float = Field(1.0, ge=0)
+    #: The same of both images' differences between neighbouring pixels: edges and lamps, which the mean forgives.
+    gradient: float = Field(1.0, ge=0)
+
+
+class DistillSettings(CropSettings):
+    """Settings of ``nightaug distill``."""
+
+    #: Of the two ways the teacher goes.
+    direction: Direction = "day2night"
+    #: Channels at full size: the time a pass takes grows with it, squared where blocks are many.
+    width: int = Field(24, ge=1, le=1024)
+    #: Residual blocks.
+    blocks: int = Field(4, ge=1, le=64)
+    #: Stride-2 steps; CycleGAN's generator has two.
+    halvings: int = Field(3, ge=1, le=5)
+    #: Depthwise and pointwise convs in the blocks: a ninth of their work, and a copy less close.
+    separable: bool = False
+    batch: PositiveInt = 4
+    steps: PositiveInt = 20_000
+    learning_rate: float = Field(1e-3, gt=0)
+    weights: DistillWeights = DistillWeights()
+
+    @model_validator(mode="after")
+    def _fits(self) -> DistillSettings:
+        if self.crop % (1 << self.halvings):
+            raise ValueError(f"crop must be a multiple of {1 << self.halvings} with {self.halvings} halvings")
+        if not self.weights.l1 and not self.weights.gradient:
+            raise ValueError("weights.l1 and weights.gradient are both 0: there is nothing to learn")
+        return self

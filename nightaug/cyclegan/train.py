@@ -1,34 +1,21 @@
-"""CycleGAN training: one loop for a laptop's CPU, one GPU, or several nodes under torchrun.
-
-Every random choice of step ``s`` is drawn from a generator seeded by (seed, s, process), and the data
-order is a pure function of (seed, index); with the saved networks, optimisers, prototypes and replay buffers that
-makes a killed and resumed run equal to one that was never stopped.
-"""
+"""CycleGAN training: what a step is, and what its state; the loop is :mod:`nightaug.cyclegan.loop`'s."""
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nightaug import __version__
 from nightaug.cyclegan.checkpoint import write_translator
-from nightaug.cyclegan.dataset import (
-    DomainFolders,
-    UnpairedCrops,
-    find_domains,
-    make_loader,
-    training_domains,
-)
+from nightaug.cyclegan.dataset import UnpairedCrops
 from nightaug.cyclegan.discriminator_augmentation import augment
 from nightaug.cyclegan.faithful_losses import weighted_l1
 from nightaug.cyclegan.label_aware import LabelAware, contrast_losses
+from nightaug.cyclegan.loop import CropTrainer, Score
 from nightaug.cyclegan.losses import discriminator_loss, l1, least_squares
 from nightaug.cyclegan.pairs import DiscriminatorPair, GeneratorPair, initialize_pairs
 from nightaug.cyclegan.relit import read_relit
@@ -36,61 +23,14 @@ from nightaug.cyclegan.replay_buffer import ReplayBuffer
 from nightaug.cyclegan.samples import Scorer
 from nightaug.cyclegan.segmentation import segmentation_loss
 from nightaug.cyclegan.settings import TranslatorSettings
-from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
-from nightaug.runs import StopRequest, progress_bar
-from nightaug.training import MovingAverage, TrainingProcess, accumulate, open_board, write_scalars
-
-#: Settings a resumed run may have otherwise: those that do not change what the saved state means. Results then
-#: are those of the new settings from that step on.
-MAY_CHANGE = (
-    "steps", "learning_rate", "batch", "accumulate", "mixed_precision", "workers", "tensorboard", "log_every",
-    "sample_every", "save_every",
-)  # fmt: skip
+from nightaug.training import MovingAverage, accumulate
 
 
-class TrainResult(NamedTuple):
-    """How a run ended; ``unreadable`` counts the training images one process had to step over."""
-
-    step: int
-    finished: bool
-    best_score: float | None
-    unreadable: int = 0
-
-
-def rate_factor(step: int, steps: int, constant: float) -> float:
-    """Learning rate of ``step`` relative to the full one: 1, then linear to 0 at ``steps``."""
-    hold = steps * constant
-    return 1.0 if step < hold else max(0.0, (steps - step) / max(steps - hold, 1e-9))
-
-
-def fingerprint(files: DomainFolders) -> str:
-    """Number of images of both domains and a hash of their names: a resumed run must see the same ones."""
-    names = "\n".join(path.name for domain in files for path in domain)
-    return f"{len(files.a)}+{len(files.b)} images, {hashlib.sha256(names.encode()).hexdigest()[:12]}"
-
-
-def on_device(value: Tensor, device: torch.device) -> Tensor:
-    """A tensor of a batch on the device, images in the memory order that convolutions prefer."""
-    order = torch.channels_last if value.ndim == 4 else torch.preserve_format
-    return value.to(device, non_blocking=True, memory_format=order)
-
-
-def shown_means(means: dict[str, float]) -> str:
-    """``adversarial 0.512 cycle 0.231 ...``: sums by a loss's first word, for the progress bar."""
-    sums: dict[str, float] = {}
-    for name, value in means.items():
-        word = name.split("_", 1)[0]
-        if word in ("adversarial", "cycle", "nce", "hallucination", "suppression"):
-            sums[word] = sums.get(word, 0.0) + value
-    return " ".join(f"{word} {value:.3f}" for word, value in sums.items())
-
-
-class Trainer(TrainingProcess):
+class Trainer(CropTrainer):
     """State of one training process; :meth:`run` is the recipe."""
 
     settings: TranslatorSettings
-    may_change = MAY_CHANGE
 
     def __init__(
         self,
@@ -100,15 +40,10 @@ class Trainer(TrainingProcess):
         cpu: bool = False,
         judge: nn.Module | None = None,
     ) -> None:
-        super().__init__(run, settings, cpu)
-        self.files = training_domains(data)
+        super().__init__(data, run, settings, cpu)
         self.aware = LabelAware(data, self.files, settings, judge) if settings.faithful.labels else None
-        # Scores never look at test images; without a val split the training images themselves are scored.
-        held_out = find_domains(data, "val")
-        self.validation = held_out if held_out and held_out.a and held_out.b else self.files
         self.relit = read_relit(settings.day, data, [*self.files.a, *self.validation.a])
 
-        self.fingerprint = fingerprint(self.files)
         if self.aware is not None:
             self.fingerprint += f", {self.aware.fingerprint()}"
 
@@ -130,8 +65,6 @@ class Trainer(TrainingProcess):
             self.aware.to(accelerator.device, generators)
         fakes = ("fake_b",) if settings.objective == "cut" else ("fake_a", "fake_b")
         self.buffers = {key: ReplayBuffer(settings.replay_buffer) for key in fakes}
-        self.scorer: Scorer | None = None
-        self.best_score: float | None = None
 
     # -- one optimiser step ------------------------------------------------------------------------------------
 
@@ -139,9 +72,7 @@ class Trainer(TrainingProcess):
         """One step of the generators, then one of the discriminators; raw named losses, averaged over batches."""
         settings, accelerator = self.settings, self.accelerator
         chance = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 1009 + accelerator.process_index)
-        for optimizer in (self.opt_g, self.opt_d):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * rate_factor(step, settings.steps, settings.constant)
+        self.set_rate(step, self.opt_g, self.opt_d)
         parts: dict[str, Tensor] = {}
         share = 1.0 / len(batches)
         judges: DiscriminatorPair = accelerator.unwrap_model(self.discriminators)
@@ -253,23 +184,10 @@ class Trainer(TrainingProcess):
                 state["prototypes"] = self.aware.prototypes.state_dict()
         return state
 
-    def save(self, step: int) -> None:
-        """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one."""
-        networks = {"generators": self.generators, "discriminators": self.discriminators}
-        bad = self.means.not_finite()
-        bad += [
-            f"weights of the {name}"
-            for name, network in networks.items()
-            if not all(bool(parameter.isfinite().all()) for parameter in network.parameters())
-        ]
-        self.refuse(bad, step)
-        self.folder.save_state(step, self.accelerator.process_index, self._state())
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            # Weights first: killed in between, the run makes these steps again and ends with the same weights, while
-            # the other way round a finished run could be left with older ones.
-            self._write_weights("last", step)
-            self.folder.commit_state(step)
+    def networks(self) -> dict[str, nn.Module | None]:
+        """See :meth:`TrainingProcess.networks`."""
+        average = None if self.ema is None else self.ema.network
+        return {"generators": self.generators, "discriminators": self.discriminators, "moving average": average}
 
     def _write_weights(self, which: str, step: int) -> None:
         used = self.aware.used_night_boxes if self.aware is not None else "none"
@@ -285,13 +203,7 @@ class Trainer(TrainingProcess):
 
     def load(self, step: int) -> None:
         """Continue from the state of ``step``."""
-        own = self.folder.load_state(step, self.accelerator.process_index)
-        main = own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
-        if main["data"] != self.fingerprint:
-            raise ConfigError(
-                f"the run in {self.folder.path} was trained on other images, boxes or another judge "
-                f"({main['data']}, now {self.fingerprint}); resume it with those it was started with"
-            )
+        own, main = self.read_state(step, "images, boxes or another judge")
         unwrap = self.accelerator.unwrap_model
         unwrap(self.generators).load_state_dict(main["generators"])
         unwrap(self.discriminators).load_state_dict(main["discriminators"])
@@ -308,92 +220,16 @@ class Trainer(TrainingProcess):
         self.best_score = main["best_score"]
         self.means.load(own, self.accelerator.device)
 
-    # -- the recipe --------------------------------------------------------------------------------------------
+    # -- what the recipe asks for ------------------------------------------------------------------------------
 
-    def batches(self, start: int) -> Iterator[list[dict[str, Tensor]]]:
-        """The forward passes of each optimiser step from ``start`` on, tensors on the device."""
-        settings, accelerator = self.settings, self.accelerator
-        boxes = self.aware.boxes if self.aware is not None else None
-        crops = UnpairedCrops(
+    def crops(self) -> UnpairedCrops:
+        """See :meth:`CropTrainer.crops`."""
+        settings, boxes = self.settings, self.aware.boxes if self.aware is not None else None
+        return UnpairedCrops(
             self.files, settings.crop, settings.load_size, settings.augmentation, settings.seed, boxes, self.relit.of
         )
-        group = []
-        for batch in make_loader(crops, self.sampler(start), self.workers, self.on_gpu):
-            group.append(
-                {
-                    # The count stays on the CPU: reading it must not wait for the GPU.
-                    key: value if key == "unreadable" else on_device(value, accelerator.device)
-                    for key, value in batch.items()
-                }
-            )
-            if len(group) == settings.accumulate:
-                yield group
-                group = []
 
-    def run(self, resume: bool) -> TrainResult:
-        """Train from the start, or from the newest state, to ``settings.steps`` or the first Ctrl-C.
-
-        Raises:
-            ConfigError: the folder cannot take this run.
-            CheckpointError: its state is damaged, or from another number of processes.
-            NightaugError: a loss or a weight became NaN or infinite.
-        """
-        settings, accelerator, folder = self.settings, self.accelerator, self.folder
-        self.claim(resume)
-        accelerator.wait_for_everyone()
-        start = (folder.latest_state() if resume else None) or 0
-        if start:
-            self.load(start)
-        board: Any = None
-        if accelerator.is_main_process:
-            folder.write_settings(settings)
-            folder.cut_metrics(start)
-            folder.log(
-                f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}"
-            )
-            board = open_board(folder.path, start) if settings.tensorboard else None
-            self.scorer = Scorer(self.validation, settings, self.relit.of)
-        done, stopped, unreadable = start, False, 0
-        with StopRequest().listen() as stop, progress_bar("training", settings.steps, start, "steps") as progress:
-            began, since = time.monotonic(), start
-            for group in self.batches(start) if start < settings.steps else ():
-                self.means.add(self.step(done, group))
-                unreadable = max(unreadable, *(int(batch["unreadable"].max()) for batch in group))
-                done += 1
-                last = done == settings.steps
-                if done % settings.log_every == 0 or last:
-                    means = self.take_means(done)
-                    rate = (done - since) / max(time.monotonic() - began, 1e-9)
-                    if accelerator.is_main_process:
-                        folder.append_metrics(done, means)
-                        write_scalars(board, done, means | {"steps_per_second": rate})
-                        progress(done, shown_means(means))
-                    since, began = done, time.monotonic()
-                stopped = self.asked_to_stop(stop, done, stopped)
-                if (done % settings.sample_every == 0 or last) and accelerator.is_main_process:
-                    self._sample(done, board)
-                if done % settings.save_every == 0 or last or stopped:
-                    self.save(done)
-                if stopped:
-                    break
-        if board is not None:
-            board.close()
-        if unreadable and accelerator.is_main_process:
-            folder.log(f"{unreadable} training images could not be read and were stepped over")
-        folder.close()
-        return TrainResult(done, done >= settings.steps, self.best_score, unreadable)
-
-    def advice(self) -> str:
-        """See :meth:`TrainingProcess.advice`."""
-        return "--resume --set learning_rate=... (lower) or --set mixed_precision=fp32"
-
-    def _sample(self, step: int, board: Any) -> None:
-        assert self.scorer is not None
-        scores = self.scorer(self.saved_generators(), self.accelerator.device, self.folder.path / "samples", step)
-        if scores:
-            self.folder.append_metrics(step, scores)
-        write_scalars(board, step, scores)
-        score = scores.get("score")
-        if score is not None and (self.best_score is None or score < self.best_score):
-            self.best_score = score
-            self._write_weights("best", step)
+    def scorer(self) -> Score:
+        """See :meth:`CropTrainer.scorer`."""
+        scorer = Scorer(self.validation, self.settings, self.relit.of)
+        return lambda folder, step: scorer(self.saved_generators(), self.accelerator.device, folder, step)

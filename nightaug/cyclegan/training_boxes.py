@@ -188,7 +188,7 @@ def _read_labels(source: Path, notes: list[str]) -> list[Frame]:
     if labels.format == "coco":
         try:
             entries = msgspec.json.decode(source.read_bytes(), type=_Annotations).annotations
-        except (OSError, msgspec.DecodeError, RecursionError):
+        except (OSError, ValueError, RecursionError):
             entries = []  # a file that is only partly sound has been read entry by entry, without scores
         scores = {str(entry.id): entry.score for entry in entries if entry.score is not None}
         for box in (box for frame in labels.frames for box in frame.boxes):
@@ -253,5 +253,5 @@ def _read_results(source: Path, notes: list[str]) -> list[Frame] | None:
 def _decoded(path: Path, kind: Any) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: cannot be read as what nightaug predict writes ({error})") from error

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nightaug.cyclegan.checkpoint import find_weights, read_generator, read_night_boxes, read_relit_strength
-from nightaug.cyclegan.dataset import to_image, to_tensor
-from nightaug.cyclegan.networks import SIZE_MULTIPLE, ResnetGenerator
+from nightaug.cyclegan.dataset import to_image
+from nightaug.cyclegan.student import Generator
 from nightaug.data.classes import Direction
 from nightaug.data.frames import Box
 from nightaug.devices import check_device, default_device
@@ -26,12 +27,6 @@ from nightaug.runs import file_sha256, resolve_precision
 NO_LIMIT = 1 << 62
 #: Smallest side the generator is given: reflection padding by 3 and two halvings need room.
 MIN_SIDE = 16
-
-
-def receptive_radius(blocks: int) -> int:
-    """How far, in pixels, an output pixel looks around itself: first conv 3, two stride-2 convs 1 and 2,
-    two convs a block at stride 4, two upsampling steps at most 2 * 2 + 2, last conv 3."""
-    return 3 + 1 + 2 + 8 * blocks + 8 + 4 + 3
 
 
 def memory_needed(height: int, width: int, channels: int, bytes_per_value: int) -> int:
@@ -96,7 +91,7 @@ class _FixedNorm(nn.Module):
 
 
 @contextmanager
-def _fixed_norms(network: ResnetGenerator) -> Iterator[None]:
+def _fixed_norms(network: Generator) -> Iterator[None]:
     """Swap every InstanceNorm for a :class:`_FixedNorm` while the block runs."""
     swapped: list[tuple[nn.Module, str, nn.InstanceNorm2d]] = []
     for parent in network.modules():
@@ -112,7 +107,7 @@ def _fixed_norms(network: ResnetGenerator) -> Iterator[None]:
             setattr(parent, name, child)
 
 
-def run_tiled(network: ResnetGenerator, image: Tensor, core: int) -> Tensor:
+def run_tiled(network: Generator, image: Tensor, core: int) -> Tensor:
     """Translate tile by tile, without seams, in the memory of one tile.
 
     Every tile is seen with a halo as wide as the network looks, and all tiles share one set of
@@ -121,17 +116,18 @@ def run_tiled(network: ResnetGenerator, image: Tensor, core: int) -> Tensor:
     slightly, because statistics of a smaller image are not quite those of the large one.
 
     Args:
-        image: (1, 3, H, W) in [-1, 1], H and W multiples of 4.
-        core: side of a tile without its halo, pixels, a multiple of 4.
+        image: (1, 3, H, W) in [-1, 1], H and W multiples of ``network.multiple``.
+        core: side of a tile without its halo, pixels, such a multiple, too.
 
     Returns:
         (1, 3, H, W) in [-1, 1], on the device and in the type of ``image``.
     """
-    halo = -(-receptive_radius(network.blocks) // SIZE_MULTIPLE) * SIZE_MULTIPLE
+    multiple = network.multiple
+    halo = -(-network.radius // multiple) * multiple
     out = torch.empty_like(image)
     height, width = image.shape[2:]
     factor = min(1.0, (core + 2 * halo) / (height * width) ** 0.5)
-    small = [max(MIN_SIDE, round(side * factor / SIZE_MULTIPLE) * SIZE_MULTIPLE) for side in (height, width)]
+    small = [max(least_side(multiple), round(side * factor / multiple) * multiple) for side in (height, width)]
     with _fixed_norms(network):
         network(F.interpolate(image.float(), small, mode="bilinear", antialias=True).to(image.dtype))
         for tile in tiles(height, width, core, halo):
@@ -140,6 +136,16 @@ def run_tiled(network: ResnetGenerator, image: Tensor, core: int) -> Tensor:
                 :, :, tile.top - tile.y0 : tile.bottom - tile.y0, tile.left - tile.x0 : tile.right - tile.x0
             ]
     return out
+
+
+def check_direction(weights: Path, direction: Direction, relit: float | None) -> None:
+    """Refuse to ask a translator that refines relit days for a day.
+
+    Raises:
+        ConfigError: it is asked.
+    """
+    if relit is not None and direction != "day2night":
+        raise ConfigError(f"{weights} was trained from relit days (day=...): it has no way to a real day")
 
 
 class CycleGANTranslator:
@@ -162,7 +168,7 @@ class CycleGANTranslator:
 
     def __init__(
         self,
-        network: ResnetGenerator,
+        network: Generator,
         direction: Direction = "day2night",
         device: torch.device | str | None = None,
         precision: Literal["auto", "bf16", "fp32"] = "auto",
@@ -204,8 +210,7 @@ class CycleGANTranslator:
         weights = find_weights(Path(path))
         network = read_generator(weights, direction)
         known, relit = read_night_boxes(weights), read_relit_strength(weights)
-        if relit is not None and direction != "day2night":
-            raise ConfigError(f"{weights} was trained from relit days (day=...): it has no way to a real day")
+        check_direction(weights, direction, relit)
         return cls(network, direction, device, precision, tile, str(path), file_sha256(weights), known, relit)
 
     def __call__(self, image: ImageArray, boxes: Sequence[Box] | None = None, seed: int = 0) -> ImageArray:
@@ -213,19 +218,16 @@ class CycleGANTranslator:
         check_rgb(image)
         height, width = image.shape[:2]
         with torch.inference_mode():
-            x = to_tensor(image)[None].to(self.device, self.dtype, memory_format=torch.channels_last)
-            x = _pad(
-                x,
-                -height % SIZE_MULTIPLE + max(0, MIN_SIDE - height),
-                -width % SIZE_MULTIPLE + max(0, MIN_SIDE - width),
-            )
-            return to_image(self._run(x)[0, :, :height, :width])
+            x = network_input(image, self.network.multiple, self.device)
+            out = self._run(x.to(self.dtype, memory_format=torch.channels_last))
+            return to_image(out[0, :, :height, :width])
 
     def _run(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         forward: Callable[[Tensor], Tensor] = self.network
         if self.tile:
-            return run_tiled(self.network, x, max(SIZE_MULTIPLE, self.tile // SIZE_MULTIPLE * SIZE_MULTIPLE))
+            multiple = self.network.multiple
+            return run_tiled(self.network, x, max(multiple, self.tile // multiple * multiple))
         if self.tile is None:
             need = memory_needed(height, width, self.network.width, x.element_size())
             free = memory_free(self.device)
@@ -233,6 +235,22 @@ class CycleGANTranslator:
                 core = int((0.4 * free / need * height * width) ** 0.5) // 64 * 64
                 return run_tiled(self.network, x, max(256, core))
         return forward(x)
+
+
+def least_side(multiple: int) -> int:
+    """Shortest side of a generator's input, pixels: its coarsest map must be wider than its reflection padding."""
+    return max(MIN_SIDE, 2 * multiple)
+
+
+def network_input(image: ImageArray, multiple: int, device: torch.device | str = "cpu") -> Tensor:
+    """An image as a generator takes it: uint8 (H, W, 3) RGB to float32 (1, 3, H', W') in [-1, 1] on the device.
+
+    H' and W' are multiples of ``multiple``; the image lies at the top left, the rest mirrors it.
+    """
+    height, width = image.shape[:2]
+    # Bytes go to the device, a quarter of the traffic of floats, and become numbers there.
+    x = torch.from_numpy(np.array(image, order="C")).to(device).permute(2, 0, 1)[None].float().div_(127.5).sub_(1.0)
+    return _pad(x, *(max(side + -side % multiple, least_side(multiple)) - side for side in (height, width)))
 
 
 def _pad(x: Tensor, bottom: int, right: int) -> Tensor:

@@ -119,7 +119,8 @@ class Intake:
         elif self.excluded["missing image"] * 2 > self.read:
             hint = "; say where the images are with --images"
         reasons = ", ".join(f"{number} {reason}" for reason, number in self.excluded.most_common(4))
-        raise DatasetError(f"{where}: none of {self.read} frames can be used ({reasons}){hint}")
+        lost = self.problems.lost_files()
+        raise DatasetError(f"{where}: none of {self.read} frames can be used ({reasons}){hint}{lost}")
 
 
 def find_sources(

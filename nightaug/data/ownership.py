@@ -18,7 +18,7 @@ import msgspec
 from nightaug.data.checks import Look
 from nightaug.data.formats.discover import DOMAINS, SPLITS
 from nightaug.errors import DatasetError
-from nightaug.images import atomic_write_bytes, atomic_write_text
+from nightaug.images import atomic_write_bytes, atomic_write_text, remove_leftovers
 from nightaug.runs import lock_folder
 
 STATE = "prepare.json"
@@ -95,6 +95,7 @@ def claiming(out: Path, settings: dict[str, Any], overwrite: bool) -> Iterator[C
                 if before is not None and before != settings:
                     _remove(out)
                 _write_state(out, settings)
+                remove_leftovers(out)
             except OSError as error:
                 raise DatasetError(f"{out}: cannot be written ({error.strerror})") from error
             sure = True

@@ -49,7 +49,8 @@ def open_test_set(
     notes: list[str] = []
     parts = [part for part in dataset.parts if part.source is not None]
     if not parts:
-        raise DatasetError(f"{root}: it has images but no labels, so nothing can be measured; pass --labels")
+        lost = dataset.problems.lost_files()
+        raise DatasetError(f"{root}: it has images but no labels, so nothing can be measured; pass --labels{lost}")
     if split != "all" and split not in dataset.splits:
         if set(dataset.splits) != {"all"}:
             there = ", ".join(dataset.splits)
@@ -68,10 +69,9 @@ def open_test_set(
         notes.append(f"{missing:,} labelled frames have no image file and are left out")
     if not any(is_labelled(frame) for frame in frames):
         where = f"split {split}" + (f", domain {domain}" if domain else "")
-        raise DatasetError(f"{root}: no labelled images in {where}; see --split and --domain")
-    if dataset.problems:
-        noticed = dataset.problems.counts.most_common(5)
-        notes.append("noticed in the labels: " + ", ".join(f"{number:,} {kind}" for kind, number in noticed))
+        lost = dataset.problems.lost_files()
+        raise DatasetError(f"{root}: no labelled images in {where}; see --split and --domain{lost}")
+    notes += dataset.problems.noticed()
     seen = {box.category for frame in frames for box in frame.boxes}
     named = [name for part in parts for name in part.labels.classes]
     classes = tuple(dict.fromkeys([*named, *sorted(seen)]))

@@ -36,6 +36,7 @@ from nightaug.detect.predict_store import (
 from nightaug.detect.video import VideoReader, VideoWriter, is_video
 from nightaug.devices import check_device, default_device
 from nightaug.errors import ConfigError, DatasetError, NightaugError
+from nightaug.images import remove_leftovers
 from nightaug.runs import StopRequest, file_sha256, lock_folder, progress_bar
 
 FORMATS = ("coco", "yolo")
@@ -173,6 +174,7 @@ def run_predict(
     eyes = Eyes(load_detector(weights, device), device, precision)
     with writing(shown(out), "what is done is kept, run again to go on"), closing(lock_folder(out)):
         check_folder(out, facts, overwrite)  # again, as another process may have finished meanwhile
+        remove_leftovers(out)
         return _images(job, inputs, eyes) if inputs is not None else _video(job, eyes, limit)
 
 

@@ -94,7 +94,7 @@ class Rows:
             try:
                 row = decoder.decode(line)
                 self._remember(row, at, len(line))
-            except (msgspec.DecodeError, RecursionError):
+            except (ValueError, RecursionError):
                 pass
             at += len(line)
         self._stream.truncate(at)

@@ -120,7 +120,7 @@ def read_weights(root: Path) -> dict[str, _Row]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             row = decoder.decode(line)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             if b'"output"' not in line:
                 return {}  # the manifest of a prepared dataset
             raise DatasetError(f"{path}: line {number} cannot be read ({error}); translate the folder anew") from error

@@ -7,7 +7,7 @@ optimiser that makes a killed and resumed run equal to one that was never stoppe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,12 +223,7 @@ class DetectorTrainer(TrainingProcess):
 
         ``ends``: training stops here. In between nobody uses the weights, so that nothing is measured for them.
         """
-        bad = self.means.not_finite()
-        for name, module in (("detector", self.live), ("night head", self.adapted)):
-            if module is not None and not all(bool(parameter.isfinite().all()) for parameter in module.parameters()):
-                bad.append(f"weights of the {name}")
-                break
-        self.refuse(bad, step)
+        self.check_finite(step)
         self.folder.save_state(step, self.accelerator.process_index, self._state())
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -236,6 +231,12 @@ class DetectorTrainer(TrainingProcess):
             # the other way round a finished run could be left with older ones.
             self._write_weights("last", step, self.ready(step) if ends else self.saved)
             self.folder.commit_state(step)
+
+    def networks(self) -> Mapping[str, nn.Module | None]:
+        """See :meth:`TrainingProcess.networks`."""
+        averages = {"moving average": self.ema, "teacher": self.teacher}
+        found = {name: average and average.network for name, average in averages.items()}
+        return {"detector": self.live, "night head": self.adapted and self.adapted.beside, **found}
 
     def _write_weights(self, which: str, step: int, network: Detector) -> None:
         write_detector(self.folder.weights_path(which), network, self.settings, step, __version__)
@@ -363,6 +364,7 @@ class DetectorTrainer(TrainingProcess):
                     since, began, waiting = done, time.monotonic(), 0.0
                 stopped = self.asked_to_stop(stop, done, stopped)
                 if settings.evaluate_every and self.val and (done % settings.evaluate_every == 0 or last):
+                    self.check_finite(done)
                     if validator is not None:
                         self._evaluate(validator, done, board)
                     early = agree(accelerator, self._out_of_patience())

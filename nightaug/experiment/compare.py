@@ -46,7 +46,7 @@ from nightaug.experiment.compare_translate import (
     parse_translators,
     render,
 )
-from nightaug.images import atomic_write_bytes
+from nightaug.images import atomic_write_bytes, remove_leftovers
 from nightaug.runs import lock_folder
 
 #: Seeds of a comparison where nothing is said.
@@ -168,6 +168,7 @@ def run_compare(
     lock = lock_folder(out)
     try:
         work.start()
+        remove_leftovers(out)
         work.train(wanted)
         table = work.table(facts(settings, dataset))
     except KeyboardInterrupt as error:

@@ -237,7 +237,7 @@ def _drives(root: Path, places: dict[str, Frame]) -> dict[str, str]:
     for line in lines:
         try:
             row = decoder.decode(line)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             continue
         if row.drive and row.file in drives:
             drives[row.file] = row.drive

@@ -19,7 +19,7 @@ class _Says(msgspec.Struct):
 def _facts(path: Path) -> dict[str, object]:
     try:
         facts = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
@@ -44,6 +44,6 @@ def says_night_boxes(folder: Path) -> bool:
         try:
             if decoder.decode(line).night_boxes:
                 return True
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             continue
     return False

@@ -150,7 +150,7 @@ def read_state(folder: Path) -> RowState | None:
         return msgspec.json.decode(path.read_bytes(), type=RowState)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); remove {folder} to make this row anew") from error
 
 

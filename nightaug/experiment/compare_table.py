@@ -153,7 +153,7 @@ class TableMaker:
             there = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
             if there["detections_sha"] == sha and score in (None, there["confusion"]["score"]):
                 return there
-        except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         truth = self.truth if detections == DETECTIONS else self.dev_truth
         metrics = evaluate(truth, _rows(folder / detections, raw, truth), score=score)

@@ -323,7 +323,7 @@ def _decode(path: Path, type_: type[T]) -> T:
         data = path.read_bytes()
         try:
             return msgspec.json.decode(data, type=type_)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             # NaN is no JSON, but what Python writes where nothing could be measured.
             import json
 

@@ -7,8 +7,13 @@ this package shares no code and no numbers.
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
+
+from nightaug.errors import ConfigError
 
 Range = tuple[float, float]
 RGB = tuple[float, float, float]
@@ -138,3 +143,38 @@ def _flatten(value: object) -> list[float]:
     if isinstance(value, (int, float)):
         return [float(value)]
     raise ValueError(f"expected a number or a tuple of numbers, got {value!r}")
+
+
+def relight_settings(values: Mapping[str, Any]) -> RelightSettings:
+    """The constants with some replaced, as users write them: ``street_lamps: [0, 6]``, or one number for both ends.
+
+    Raises:
+        ConfigError: unknown names or values that cannot be, all of them in one line.
+    """
+    known = {field.name: field for field in fields(RelightSettings)}
+    wrong: list[str] = []
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            wrong.append(f"Unknown key: '{name}'" + (f" (did you mean '{close[0]}'?)" if close else ""))
+            continue
+        kind = known[name].type
+        if isinstance(value, bool) != (kind == "bool"):
+            wrong.append(f"{name}: expected {kind}, got {value!r}")
+        elif kind == "Range" and isinstance(value, int | float):
+            given[name] = (value, value)
+        else:
+            given[name] = _tuples(value)
+    for name, value in given.items():
+        try:
+            RelightSettings(**{name: value})
+        except (ValueError, TypeError) as error:
+            wrong.append(f"{name}: {error}")
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return RelightSettings(**given)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

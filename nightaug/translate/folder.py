@@ -76,11 +76,13 @@ def check_folder(out: Path, facts: Mapping[str, Any], overwrite: bool) -> None:
         return
     try:
         before = json.loads((out / _OURS).read_text("utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("not what nightaug writes there")
     except FileNotFoundError:
         if any(entry.name != ".lock" for entry in out.iterdir()):
             raise ConfigError(f"{out} is not empty and holds no translation; choose another --out") from None
         return
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{out / _OURS} cannot be read ({error}); choose another --out, or --overwrite") from error
     for key in _COMPARED:
         was, now = before.get(key), json.loads(json.dumps(facts[key]))

@@ -11,7 +11,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,6 @@ from typing import Any, NamedTuple
 from nightaug import __version__
 from nightaug.data.classes import Direction
 from nightaug.data.formats import write_labels
-from nightaug.data.results import writing
 from nightaug.errors import ConfigError, ImageError
 from nightaug.images import (
     ImageArray,
@@ -31,8 +29,8 @@ from nightaug.images import (
     image_format,
     read_image,
 )
-from nightaug.runs import StopRequest, lock_folder
-from nightaug.translate.folder import check_apart, check_folder, check_links, has_content, remove_former
+from nightaug.runs import StopRequest
+from nightaug.translate.output import FolderOutput, FolderStore, StorageOutput, make_output
 from nightaug.translate.plan import (
     TARGET_TIME,
     Item,
@@ -44,6 +42,7 @@ from nightaug.translate.plan import (
     translated_frames,
     translated_labels,
 )
+from nightaug.translate.storage import Storage
 from nightaug.translate.translators import Translator
 
 #: Images decoded ahead of the model, and encoded behind it, per worker thread.
@@ -71,19 +70,32 @@ class TranslateResult:
     labels: list[Path] = field(default_factory=list)
 
 
-class _Options(NamedTuple):
-    out: Path
+class Options(NamedTuple):
+    """What a worker must know besides its items and its translator; can be sent to other processes.
+
+    ``store`` gets the images; ``origin`` is where they come from, None for the items' own paths.
+    """
+
+    store: FolderStore | Storage
     quality: int
+    origin: Storage | None = None
+
+
+#: The row of a stored image, or why there is none.
+Outcome = ManifestRow | ImageError
+#: Who does the work: items, translator, options, threads, whether to stop -> what became of each item, in any order.
+Engine = Callable[[list[Item], Translator, Options, int, Callable[[], bool]], Iterator[tuple[Item, Outcome]]]
 
 
 def translate(
     plan: Plan,
     translator: Translator,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | FolderOutput | StorageOutput,
     overwrite: bool = False,
     quality: int = 95,
     workers: int | None = None,
     progress: Progress = lambda done, note: None,
+    engine: Engine | None = None,
 ) -> TranslateResult:
     """Carry out a plan.
 
@@ -94,29 +106,31 @@ def translate(
         quality: of JPEG and WebP, 1 to 100.
         workers: threads for decoding and encoding (and for translators that gain from several); None: all cores.
         progress: called with the number of finished images and a note.
+        engine: who does the work; None: this process, :func:`work`.
 
     Raises:
         ConfigError: ``out`` is in use, holds something else, or lies in the input.
         NightaugError: the disk is full or cannot be written; what is done stays and is skipped next time.
     """
-    target = Path(out)
-    check_apart(plan.dataset, target)
-    with writing(str(target), "images done so far are kept, run again to go on"), closing(lock_folder(target)):
-        return _translate(
-            plan, translator, _Options(target, quality), overwrite, workers or os.cpu_count() or 1, progress
-        )
+    output = make_output(out)
+    with output.held(plan):
+        return _translate(plan, translator, output, overwrite, quality, workers, progress, engine or work)
 
 
 def _translate(
-    plan: Plan, translator: Translator, options: _Options, overwrite: bool, workers: int, progress: Progress
+    plan: Plan,
+    translator: Translator,
+    output: FolderOutput | StorageOutput,
+    overwrite: bool,
+    quality: int,
+    workers: int | None,
+    progress: Progress,
+    engine: Engine,
 ) -> TranslateResult:
-    out = options.out
-    facts = _facts(plan, translator, options)
-    check_folder(out, facts, overwrite)
-    check_links(out, plan)
-    if overwrite:
-        remove_former(out)
-    rows = _done(plan, out)
+    facts = _facts(plan, translator, quality)
+    output.prepare(plan, facts, overwrite)
+    out, options = output.folder, Options(output.store, quality, plan.origin)
+    rows = _done(plan, output)
     result = TranslateResult(present=len(rows))
     todo = [item for item in plan.items if item.output not in rows]
     # First of all, what this folder is: a run killed at any later moment can be gone on with.
@@ -124,61 +138,65 @@ def _translate(
     manifest = out / "manifest.jsonl"
     # Rewriting first also removes a line torn by a crash, before new ones are added behind it.
     atomic_write_bytes(manifest, b"".join(manifest_line(row) for row in rows.values()))
+    output.began()
     with StopRequest().listen() as stop, open(manifest, "ab") as stream:
         done = len(rows)
-        for item, outcome in _run(todo, translator, options, workers, lambda: stop.requested):
+        for item, outcome in engine(todo, translator, options, workers or os.cpu_count() or 1, lambda: stop.requested):
             done += 1
             if isinstance(outcome, ManifestRow):
                 rows[item.output] = outcome
                 stream.write(manifest_line(outcome))
                 stream.flush()
+                output.grown()
                 result.written += 1
             else:
                 result.failed[item.source] = str(outcome)
             progress(done, f"{len(result.failed)} skipped" if result.failed else "")
         result.stopped = stop.requested and done < len(plan.items)
+    # As the input has them, whoever was faster.
+    result.failed = {item.source: result.failed[item.source] for item in todo if item.source in result.failed}
     _finish(plan, translator, out, rows, result)
     outcome_facts = {"translated": len(rows), "skipped": result.failed, "finished": not result.stopped}
     atomic_write_text(out / "translation.json", as_json(facts | outcome_facts))
+    output.ended()
     return result
 
 
-def _facts(plan: Plan, translator: Translator, options: _Options) -> dict[str, Any]:
+def _facts(plan: Plan, translator: Translator, quality: int) -> dict[str, Any]:
     """What ``translation.json`` says of a folder; the settings among it decide whether it can be gone on with."""
     return {
         "nightaug": __version__,
-        "input": str(plan.dataset.root),
+        "input": str(plan.dataset.root) if plan.origin is None else plan.origin.url,
         "translator": translator.name,
         "checkpoint_sha": translator.sha,
         "direction": translator.direction,
-        "settings": {**translator.settings, "quality": options.quality, "seed": plan.seed},
+        "settings": {**translator.settings, "quality": quality, "seed": plan.seed},
         "left_out": dict(plan.skipped),
         "label_problems": dict(plan.dataset.problems.counts),
     }
 
 
-def _done(plan: Plan, out: Path) -> dict[str, ManifestRow]:
+def _done(plan: Plan, output: FolderOutput | StorageOutput) -> dict[str, ManifestRow]:
     """Rows of images that are there and whose source and boxes are still the same, by output name."""
     wanted = {item.output: item for item in plan.items}
     rows: dict[str, ManifestRow] = {}
-    for row in read_manifest(out):
+    for row in read_manifest(output.folder):
         item = wanted.get(row.output)
         if item is None or item.source != row.source:
             raise ConfigError(
-                f"{out} holds {row.output}, which is not in this input; choose another --out, or --overwrite"
+                f"{output.name} holds {row.output}, which is not in this input; choose another --out, or --overwrite"
             )
-        if item.seed == row.seed and item.inputs == row.inputs and has_content(out / row.output):
+        if item.seed == row.seed and item.inputs == row.inputs and output.present(row.output):
             rows[row.output] = row
     return rows
 
 
-Outcome = ManifestRow | ImageError
-
-
-def _run(
-    items: list[Item], translator: Translator, options: _Options, workers: int, stopped: Callable[[], bool]
+def work(
+    items: list[Item], translator: Translator, options: Options, workers: int, stopped: Callable[[], bool]
 ) -> Iterator[tuple[Item, Outcome]]:
-    """Results in the order of the items; three stages overlap, a bounded number of images in memory."""
+    """Decode, translate, encode and store on this machine: an :data:`Engine`, and what every other one runs inside.
+
+    Results come in the order of the items; three stages overlap, a bounded number of images in memory."""
     waiting: deque[tuple[Item, Future[Outcome]]] = deque()
     with ThreadPoolExecutor(workers, "decode") as decoders, ThreadPoolExecutor(workers, "encode") as encoders:
         ahead: deque[tuple[Item, Future[ImageArray]]] = deque()
@@ -189,8 +207,7 @@ def _run(
                 item = next(queue, None)
                 if item is None:
                     return
-                assert item.frame.path is not None
-                ahead.append((item, decoders.submit(read_image, item.frame.path)))
+                ahead.append((item, decoders.submit(_read, item, options)))
 
         fill()
         while ahead:
@@ -204,8 +221,15 @@ def _run(
             yield first, outcome.result()
 
 
+def _read(item: Item, options: Options) -> ImageArray:
+    if options.origin is not None:
+        return options.origin.read_image(item.source)
+    assert item.frame.path is not None
+    return read_image(item.frame.path)
+
+
 def _schedule(
-    item: Item, image: Future[ImageArray], translator: Translator, options: _Options, encoders: ThreadPoolExecutor
+    item: Item, image: Future[ImageArray], translator: Translator, options: Options, encoders: ThreadPoolExecutor
 ) -> Future[Outcome]:
     """Start the translation of a decoded image: in a worker if the translator allows it, else here."""
 
@@ -222,7 +246,7 @@ def _schedule(
     return encoders.submit(_outcome, item, ready.result, translator, options)
 
 
-def _outcome(item: Item, image: Callable[[], ImageArray], translator: Translator, options: _Options) -> Outcome:
+def _outcome(item: Item, image: Callable[[], ImageArray], translator: Translator, options: Options) -> Outcome:
     """The row of a stored image, or why it could not be read, or held by its format."""
     try:
         return _store(item, image(), translator, options)
@@ -249,9 +273,9 @@ def encode_translation(
     return encode_image(image, format, quality, mark + note)
 
 
-def _store(item: Item, image: ImageArray, translator: Translator, options: _Options) -> ManifestRow:
+def _store(item: Item, image: ImageArray, translator: Translator, options: Options) -> ManifestRow:
     data = encode_translation(image, item.output, item.source, translator.name, translator.direction, options.quality)
-    atomic_write_bytes(options.out / item.output, data)
+    options.store.write(item.output, data)
     return ManifestRow(
         source=item.source,
         output=item.output,

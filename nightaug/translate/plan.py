@@ -19,6 +19,7 @@ from nightaug.data.results import result_suffix
 from nightaug.data.upright import upright
 from nightaug.errors import DatasetError
 from nightaug.images import ImageFormat
+from nightaug.translate.storage import Storage
 
 SOURCE_TIME: dict[Direction, str] = {"day2night": DAY, "night2day": NIGHT}
 TARGET_TIME: dict[Direction, str] = {"day2night": NIGHT, "night2day": DAY}
@@ -65,12 +66,16 @@ class PlannedPart(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Everything that will be translated, and how many images were left out, by reason."""
+    """Everything that will be translated, and how many images were left out, by reason.
+
+    ``origin`` is set where the dataset is a listing of one in object storage, see :mod:`nightaug.translate.storage`.
+    """
 
     dataset: Dataset
     parts: list[PlannedPart]
     skipped: Counter[str]
     seed: int
+    origin: Storage | None = None
 
     @property
     def items(self) -> list[Item]:
@@ -211,7 +216,7 @@ def read_manifest(folder: Path) -> Iterator[ManifestRow]:
             continue
         try:
             yield decoder.decode(line)
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines) - 1:
                 return  # no newline after it: the write was cut off
             raise DatasetError(

@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from nightaug.data.classes import Direction
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
 from nightaug.images import ImageArray
+from nightaug.pickles import trusted, trusting
+
+if TYPE_CHECKING:
+    from nightaug.cyclegan.translator import CycleGANTranslator
+    from nightaug.translate.backends.exported import ExportedTranslator
 
 Precision = Literal["auto", "bf16", "fp32"]
+#: What computes a trained translator.
+BackendName = Literal["torch", "onnxruntime", "openvino"]
 
 #: The name that stands for the training-free renderer wherever a run or weight file is expected.
 RELIGHT = "relight"
@@ -64,50 +72,100 @@ class Translator:
         precision: Precision = "auto",
         tile: int | None = None,
         strength: float = 1.0,
+        backend: BackendName | None = None,
+        trust: bool | None = None,
+        constants: Mapping[str, Any] | None = None,
     ) -> Translator:
         """Get a translator ready.
 
         Args:
-            source: ``"relight"``, a run folder of ``nightaug train-translator``, its weight file, or a
-                published CycleGAN generator (``.pth``).
+            source: ``"relight"``, a run folder of ``nightaug train-translator`` or ``distill``, its weight file, a
+                published CycleGAN generator (``.pth``), or a file of ``nightaug export``.
             device: ``cpu``, ``cuda``, ...; None takes a GPU if there is one.
             precision: ``bf16`` is about twice as fast as ``fp32``; ``auto`` takes it where it is fast.
             tile: side in pixels of tiles for large images; 0 never tiles, None only when memory is short.
             strength: ``relight`` only, 0 (nearly the day) to 1 (full night).
+            backend: what computes it; None: torch, or what an exported file was made for. A run given to another
+                backend is exported into the user's cache folder first.
+            constants: ``relight`` only: some of :class:`~nightaug.relight.RelightSettings`, by name.
+            trust: run code that is in the weight file; None: if the command was given ``--trust``.
 
         Raises:
-            ConfigError: ``relight`` asked for day, or a wrong direction.
+            ConfigError: ``relight`` asked for day, a wrong direction, or options the backend cannot follow.
             CheckpointError: no usable weights there.
         """
         if direction not in ("day2night", "night2day"):
             raise ConfigError(f"expected direction day2night or night2day, got '{direction}'")
         if str(source) == RELIGHT:
-            return _relight(direction, strength)
-        import torch
+            if backend not in (None, "torch"):
+                raise ConfigError(f"--backend {backend} is for trained translators; relight is none")
+            return _relight(direction, strength, constants)
+        if constants:
+            raise ConfigError(f"{', '.join(constants)}: --set is for relight, not for a trained translator")
+        from nightaug.translate.backends.files import exported_file
 
-        from nightaug.cyclegan.translator import CycleGANTranslator
+        given = exported_file(Path(source))
+        if backend == "torch" and given is not None:
+            raise ConfigError(f"{given} is an exported file, which --backend torch cannot run; give its run")
+        if given is None and backend in (None, "torch"):
+            with trusting(trusted() if trust is None else trust):
+                return _in_torch(source, direction, device, precision, tile)
+        assert backend != "torch"
+        from nightaug.translate.backends.exported import load_exported
 
-        gan = CycleGANTranslator.load(source, direction, device, precision, tile)
-        settings: dict[str, Any] = {"precision": "bf16" if gan.dtype == torch.bfloat16 else "fp32", "tile": tile}
-        if gan.night_boxes != "none":
-            # Comparisons name an arm by this: True is the labels of night images, "pseudo" a detector's guesses.
-            settings["night_boxes"] = gan.night_boxes == "real" or gan.night_boxes
-        if gan.relit is None:
-            return Translator(gan.name, direction, gan.sha, False, gan, settings)
-        first = _relight(direction, gan.relit).function
-
-        def run(image: ImageArray, boxes: Sequence[Box] | None, seed: int) -> ImageArray:
-            return gan(first(image, boxes, seed))
-
-        return Translator(gan.name, direction, gan.sha, False, run, settings | {"relit": gan.relit}, True)
+        with trusting(trusted() if trust is None else trust):
+            made, used, sha = load_exported(Path(source), direction, backend, precision, device, tile)
+        facts = made.facts
+        settings: dict[str, Any] = {"backend": used, "precision": facts.precision, "arithmetic": made.arithmetic}
+        if sha is not None:  # two files of one run may differ, in what they were calibrated on
+            settings["file_sha"] = sha
+        return _trained(made, str(source), direction, facts.sha, settings, facts.night_boxes, facts.relit)
 
 
-def _relight(direction: Direction, strength: float) -> Translator:
-    if direction == "night2day":
-        raise ConfigError("relight only goes from day to night; for night2day give --translator a trained run")
-    from nightaug.relight import relight
+def _in_torch(
+    source: str | os.PathLike[str], direction: Direction, device: str | None, precision: Precision, tile: int | None
+) -> Translator:
+    import torch
+
+    from nightaug.cyclegan.translator import CycleGANTranslator
+
+    gan = CycleGANTranslator.load(source, direction, device, precision, tile)
+    settings = {"precision": "bf16" if gan.dtype == torch.bfloat16 else "fp32", "tile": tile}
+    return _trained(gan, gan.name, direction, gan.sha, settings, gan.night_boxes, gan.relit)
+
+
+def _trained(
+    gan: CycleGANTranslator | ExportedTranslator,
+    name: str,
+    direction: Direction,
+    sha: str | None,
+    settings: dict[str, Any],
+    night_boxes: str,
+    relit: float | None,
+) -> Translator:
+    """A trained generator behind the common interface, with the relight that comes before it where there is one."""
+    if night_boxes != "none":
+        # Comparisons name an arm by this: True is the labels of night images, "pseudo" a detector's guesses.
+        settings["night_boxes"] = night_boxes == "real" or night_boxes
+    if relit is None:
+        return Translator(name, direction, sha, False, gan, settings)
+    first = _relight(direction, relit).function
 
     def run(image: ImageArray, boxes: Sequence[Box] | None, seed: int) -> ImageArray:
-        return relight(image, boxes, seed=seed, strength=strength)
+        return gan(first(image, boxes, seed))
 
-    return Translator(RELIGHT, direction, None, True, run, {"strength": strength}, True)
+    return Translator(name, direction, sha, False, run, settings | {"relit": relit}, True)
+
+
+def _relight(direction: Direction, strength: float, constants: Mapping[str, Any] | None = None) -> Translator:
+    if direction == "night2day":
+        raise ConfigError("relight only goes from day to night; for night2day give --translator a trained run")
+    from nightaug.relight import relight, relight_settings
+
+    settings = relight_settings(constants or {})
+
+    def run(image: ImageArray, boxes: Sequence[Box] | None, seed: int) -> ImageArray:
+        return relight(image, boxes, seed=seed, strength=strength, settings=settings)
+
+    facts = {"strength": strength, **({"relight": dict(constants)} if constants else {})}
+    return Translator(RELIGHT, direction, None, True, run, facts, True)

@@ -17,7 +17,7 @@ from nightaug.clip.region_cache import RegionCache
 from nightaug.clip.tiny import TinySettings, soft_contrastive, train_tiny
 from nightaug.clip.tiny_data import Caption, captions, cut_crops, positives
 from nightaug.data.frames import Box, Frame
-from nightaug.errors import ConfigError, DatasetError
+from nightaug.errors import ConfigError, DatasetError, NightaugError
 from nightaug.images import write_image
 from nightaug.runs import RunFolder
 
@@ -43,6 +43,14 @@ def street(tmp_path: Path) -> list[Frame]:
         write_image(path, image)
         frames.append(Frame(path.name, boxes, 96, 64, "night" if i % 2 else "daytime", path=path))
     return frames
+
+
+def test_a_loss_that_becomes_nan_stops_before_anything_is_saved(street: list[Frame], tmp_path: Path) -> None:
+    settings = TinySettings(**{**TINY.model_dump(), "steps": 8, "learning_rate": 1e30, "mixed_precision": "fp32"})
+    with pytest.raises(NightaugError, match=r"^(loss|weights of the tiny CLIP) became non-finite .* learning_rate"):
+        train_tiny(street, ("car", "pedestrian"), tmp_path / "run", settings)
+    assert RunFolder(tmp_path / "run").latest_state() is None
+    assert not list((tmp_path / "run").glob("open_clip*"))
 
 
 def test_it_learns_and_a_resumed_run_ends_the_same(

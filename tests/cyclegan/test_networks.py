@@ -13,8 +13,10 @@ from nightaug.cyclegan.networks import (
     generator_shape,
     initialize,
 )
+from nightaug.cyclegan.pairs import DiscriminatorPair, GeneratorPair, initialize_pairs
+from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.errors import CheckpointError
-from nightaug.runs import load_torch
+from nightaug.pickles import load_torch
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -45,15 +47,30 @@ def test_sizes_are_the_published_ones() -> None:
 
 
 @pytest.mark.parametrize("upsampling", ["bilinear", "transposed"])
-@pytest.mark.parametrize("blocks", [1, 6])
-def test_own_weights_come_back_with_their_architecture(upsampling: str, blocks: int) -> None:
-    network = ResnetGenerator(4, blocks, upsampling)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("blocks", "residual"), [(1, True), (6, False)])
+def test_own_weights_come_back_with_their_architecture(upsampling: str, blocks: int, residual: bool) -> None:
+    network = ResnetGenerator(4, blocks, upsampling, residual)  # type: ignore[arg-type]
     prefixed = {f"module._orig_mod.{key}": value for key, value in network.state_dict().items()}
     prefixed["module.model.2.running_mean"] = torch.zeros(4)  # old public weights carry these
     again = generator_from_state(prefixed)
     x = torch.rand(1, 3, 24, 36) * 2 - 1
     assert torch.equal(again(x), network(x))
     assert again(x).shape == x.shape
+
+
+def test_a_residual_generator_begins_as_what_changes_nothing_and_learns() -> None:
+    settings = TranslatorSettings(width=4, blocks=1, residual=True, crop=64)
+    pair = GeneratorPair(settings)
+    initialize_pairs(pair, DiscriminatorPair(settings), torch.Generator().manual_seed(0))
+    image = torch.rand(1, 3, 32, 48) * 1.9 - 0.95
+    for network in (pair.A2B, pair.B2A):
+        assert network is not None
+        assert torch.equal(network(image), image)
+        assert torch.equal(network.forward_features(image, [4])[0], image), "training sees what translating does"
+        network(image).square().sum().backward()
+        assert network.last.weight.grad is not None
+        assert network.last.weight.grad.abs().max() > 0
+    assert not torch.equal(ResnetGenerator(4, 1)(image), image)
 
 
 def test_foreign_and_broken_weights_are_explained() -> None:

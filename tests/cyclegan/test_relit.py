@@ -77,6 +77,10 @@ def test_what_is_no_folder_of_relit_days_is_refused(domains: Path, relit: Path, 
     (relit / "translation.json").write_text(json.dumps(facts | {"finished": False}))
     with pytest.raises(ConfigError, match="not finished"):
         read_relit(str(relit), domains, days)
+    own = facts | {"settings": facts["settings"] | {"relight": {"far_lights": 40}}}
+    (relit / "translation.json").write_text(json.dumps(own))
+    with pytest.raises(ConfigError, match="relit with --set far_lights"):  # who translates later could not repeat it
+        read_relit(str(relit), domains, days)
     (relit / "translation.json").write_text(json.dumps(facts))
     row = {"source": days[0].relative_to(domains).as_posix(), "output": "../../outside.png"}
     (relit / "manifest.jsonl").write_text(json.dumps(row) + "\n")

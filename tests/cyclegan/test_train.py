@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from cyclegan_runs import TINY, command, interrupted_at, same, weights
+from cyclegan_runs import TINY, command, ctrl_c_in_the_second_step, interrupted_at, same, weights
 from helpers import picture
 
 from nightaug.config import build
 from nightaug.cyclegan.checkpoint import read_generator
 from nightaug.cyclegan.dataset import to_tensor
+from nightaug.cyclegan.loop import rate_factor
 from nightaug.cyclegan.recipe import epoch_steps, run_recipe
 from nightaug.cyclegan.settings import TranslatorSettings
-from nightaug.cyclegan.train import Trainer, rate_factor
+from nightaug.cyclegan.train import Trainer
 from nightaug.errors import ConfigError, NightaugError
 from nightaug.images import write_image
 from nightaug.runs import RunFolder
@@ -79,14 +80,7 @@ def test_kill_minus_nine_loses_only_what_came_after_the_last_state(
 
 def test_ctrl_c_saves_and_stops_cleanly(domains: Path, tmp_path: Path) -> None:
     trainer = Trainer(domains, tmp_path / "run", build(TranslatorSettings, TINY, {"steps": 1000}))
-    original = trainer.step
-
-    def interrupt(step: int, batches: Any) -> Any:
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(step, batches)
-
-    trainer.step = interrupt  # type: ignore[method-assign]
+    ctrl_c_in_the_second_step(trainer)
     result = trainer.run(False)
     assert (result.step, result.finished) == (2, False)
     assert trainer.folder.latest_state() == 2
@@ -163,9 +157,7 @@ def test_a_loss_that_goes_nan_stops_with_its_name_and_the_last_state(domains: Pa
         return parts | ({"cycle_a": parts["cycle_a"] * float("nan")} if step == 4 else {})
 
     trainer.step = poisoned  # type: ignore[method-assign]
-    with pytest.raises(
-        NightaugError, match=r"cycle_a became non-finite at or before step 5; the last good state is step 3"
-    ):
+    with pytest.raises(NightaugError, match=r"cycle_a became non-finite in step 5; the last good state is step 3"):
         trainer.run(False)
 
 
@@ -234,7 +226,9 @@ def test_weights_that_go_nan_never_replace_a_good_state(domains: Path, tmp_path:
         return parts
 
     trainer.step = poisoned  # type: ignore[method-assign]
-    with pytest.raises(NightaugError, match=r"weights of the generators.*good state is step 3: go on with --resume"):
+    with pytest.raises(
+        NightaugError, match=r"non-finite in step 6; the last good state is step 3, in .*: go on with --resume"
+    ):
         trainer.run(False)
     trainer.folder.close()
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
@@ -242,6 +236,27 @@ def test_weights_that_go_nan_never_replace_a_good_state(domains: Path, tmp_path:
     result = run_recipe(domains, tmp_path / "run", [settings, {"learning_rate": 1e-5}], resume=True)
     assert result is not None
     assert result.finished
+
+
+def test_weights_that_go_nan_are_never_the_best(domains: Path, tmp_path: Path) -> None:
+    trainer = Trainer(domains, tmp_path / "run", build(TranslatorSettings, TINY, {"log_every": 50, "sample_every": 1}))
+    original = trainer.step
+
+    def poisoned(step: int, batches: Any) -> Any:
+        parts = original(step, batches)
+        with torch.no_grad():
+            next(iter(trainer.generators.parameters())).fill_(float("inf"))
+        return parts
+
+    trainer.step = poisoned  # type: ignore[method-assign]
+    with pytest.raises(NightaugError, match=r"weights of the generators .* before step 1; no state was saved yet"):
+        trainer.run(False)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_learning_rate_that_is_far_too_high_ends_in_one_line(domains: Path, tmp_path: Path) -> None:
+    with pytest.raises(NightaugError, match=r"^\w+.* became non-finite in step [2-6]; .*learning_rate"):
+        run_recipe(domains, tmp_path / "run", [TINY, {"learning_rate": 1e30, "save_every": 100}])
 
 
 def test_unreadable_and_tiny_images_do_not_stop_a_run(domains: Path, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from nightaug.cyclegan.checkpoint import find_weights, write_translator
 from nightaug.cyclegan.dataset import to_image, to_tensor
-from nightaug.cyclegan.networks import ResnetGenerator, initialize
+from nightaug.cyclegan.networks import ResnetGenerator, initialize, receptive_radius
 from nightaug.cyclegan.pairs import GeneratorPair
 from nightaug.cyclegan.settings import TranslatorSettings
-from nightaug.cyclegan.translator import CycleGANTranslator, _fixed_norms, receptive_radius, run_tiled
+from nightaug.cyclegan.translator import CycleGANTranslator, _fixed_norms, run_tiled
 from nightaug.errors import CheckpointError, ConfigError
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nightaug.data.formats import ImageIndex, open_dataset, read_labels
-from nightaug.data.formats.base import safe_name
+from nightaug.data.formats.base import Problems, safe_name
 from nightaug.errors import DatasetError, NightaugError
+from nightaug.translate.plan import read_manifest
 
 BOX = {"x1": 1.0, "y1": 2.0, "x2": 30.0, "y2": 40.0}
 FRAME = {"name": "a.jpg", "attributes": {"timeofday": "night"}, "labels": [{"category": "car", "box2d": BOX}]}
@@ -97,6 +98,21 @@ def test_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
         assert read_labels(tmp_path / name).frames[0].name == "a.jpg"
 
 
+def test_files_of_which_nothing_was_read_are_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    for number in range(5):
+        (tmp_path / f"{number}.json").write_text("<html>")
+    problems = open_dataset(tmp_path).problems
+    counts, *lost, more = problems.noticed()
+    assert counts == "noticed in the labels: 5 file that is no label file"
+    assert [line.split(":")[0] for line in lost] == ["  0.json", "  1.json", "  2.json"]
+    assert "JSON" in lost[0]
+    assert more == "  ... and 2 files more"
+    assert problems.lost_files().startswith(" (0.json: ")
+    assert Problems().noticed() == []
+    assert Problems().lost_files() == ""
+
+
 def test_missing_file_and_wrong_file(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"(?i)no such file"):
         read_labels(tmp_path / "nothing.json")
@@ -177,6 +193,26 @@ def test_links_never_lead_outside(tmp_path: Path) -> None:
     dataset = open_dataset(root)
     assert sorted(frame.name for frame in dataset.frames()) == ["in/a.jpg", "linked.jpg"]
     assert dataset.problems.counts == {"linked folder skipped": 2, "broken link skipped": 2}
+
+
+def test_pipes_and_devices_are_never_opened(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    for name in ("pipe.jpg", "pipe.json", "pipe.xml", "pipe.txt"):
+        os.mkfifo(tmp_path / name)
+    os.symlink("/dev/zero", tmp_path / "zero.json")
+    dataset = open_dataset(tmp_path)
+    assert [frame.name for frame in dataset.frames()] == ["a.jpg"]
+    assert dataset.problems.counts == {"no ordinary file, skipped": 5}
+    with pytest.raises(DatasetError):
+        open_dataset(tmp_path, labels=tmp_path / "pipe.json")
+    with pytest.raises(DatasetError):
+        open_dataset(tmp_path / "pipe.json")
+
+
+def test_manifests_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_bytes(b'{"source": "\xb0"}\n{}\n')
+    with pytest.raises(DatasetError, match=r"line 1: not a row"):
+        list(read_manifest(tmp_path))
 
 
 def test_image_lookup_prefers_exact_then_unique(tmp_path: Path) -> None:

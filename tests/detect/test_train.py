@@ -135,12 +135,26 @@ def test_a_loss_that_becomes_nan_stops_with_its_name(streets: Path, tmp_path: Pa
         return parts | {"box": parts["box"] * float("nan")} if step == 5 else parts
 
     made.step = poison  # type: ignore[method-assign]
-    with pytest.raises(
-        NightaugError, match=r"box became non-finite at or before step 6; the last good state is step 4"
-    ):
+    with pytest.raises(NightaugError, match=r"box became non-finite in step 6; the last good state is step 4"):
         made.run()
     made.folder.close()
     assert all(bool(p.isfinite().all()) for p in load_detector(tmp_path / "run").parameters())
+
+
+def test_weights_that_go_nan_are_never_the_best(streets: Path, tmp_path: Path) -> None:
+    made = trainer(streets, tmp_path / "run", evaluate_every=1, log_every=50)
+    real = made.step
+
+    def poison(step: int, batches: Any) -> Any:
+        parts = real(step, batches)
+        with torch.no_grad():
+            next(iter(made.live.parameters())).fill_(float("nan"))
+        return parts
+
+    made.step = poison  # type: ignore[method-assign]
+    with pytest.raises(NightaugError, match=r"weights of the detector .* before step 1; no state was saved yet"):
+        made.run()
+    assert not list((tmp_path / "run").glob("*.safetensors")), "an AP of 0 would have been the best so far"
 
 
 def test_two_processes_train_the_same_detector(streets: Path, tmp_path: Path) -> None:

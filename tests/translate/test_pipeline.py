@@ -16,7 +16,7 @@ from helpers import picture, scalabel
 from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError, NightaugError
 from nightaug.images import ImageArray, image_description, read_image, write_image
-from nightaug.translate import pipeline
+from nightaug.translate import output, pipeline
 from nightaug.translate.pipeline import translate
 from nightaug.translate.plan import make_plan, read_manifest
 from nightaug.translate.translators import Translator
@@ -209,7 +209,7 @@ def test_two_processes_do_not_share_an_output(tmp_path: Path) -> None:
 def test_a_full_disk_says_so_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = scalabel(tmp_path / "in", ["daytime"] * 6), tmp_path / "out"
     plan = make_plan(root, "day2night")
-    original, count = pipeline.atomic_write_bytes, []
+    original, count = output.atomic_write_bytes, []
 
     def full(path: Path, data: bytes) -> None:
         count.append(1)
@@ -217,7 +217,7 @@ def test_a_full_disk_says_so_and_keeps_what_is_done(tmp_path: Path, monkeypatch:
             raise OSError(errno.ENOSPC, "No space left on device")
         original(path, data)
 
-    monkeypatch.setattr(pipeline, "atomic_write_bytes", full)
+    monkeypatch.setattr(output, "atomic_write_bytes", full)
     with pytest.raises(NightaugError, match="the disk is full"):
         translate(plan, darker(), out, workers=1)
     monkeypatch.undo()

@@ -26,6 +26,21 @@ def test_relight_cannot_make_day() -> None:
         nightaug.Translator.load("relight", "up")  # type: ignore[arg-type]
 
 
+def test_relight_takes_its_constants_by_name() -> None:
+    image = picture(0, 320, 180)
+    load = nightaug.Translator.load
+    lit = load("relight", constants={"street_lamps": 6, "far_lights": [30, 40]})
+    assert lit(image, [], 1).astype(int).sum() > load("relight")(image, [], 1).astype(int).sum()
+    assert lit.settings["relight"] == {"street_lamps": 6, "far_lights": [30, 40]}
+    assert "relight" not in load("relight").settings, "folders of before are gone on with"
+    with pytest.raises(ConfigError, match=r"Unknown key: 'street_lamp_' \(did you mean 'street_lamp.*; glow: expected"):
+        load("relight", constants={"street_lamp_": 1, "glow": [2, 1]})
+    with pytest.raises(ConfigError, match="left_hand_traffic: expected bool, got 1"):
+        load("relight", constants={"left_hand_traffic": 1})
+    with pytest.raises(ConfigError, match="--set is for relight"):
+        load("no/such/run", constants={"glow": 1})
+
+
 def test_a_missing_run_says_what_would_do() -> None:
     with pytest.raises(CheckpointError, match="'relight'"):
         nightaug.Translator.load("no/such/run")

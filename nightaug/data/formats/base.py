@@ -23,8 +23,12 @@ from nightaug.images import IMAGE_SUFFIXES
 
 #: Coordinates beyond this many pixels are damage, not a box; infinities fall out here too.
 MAX_COORDINATE = 1e7
+#: The kind of problem of what :func:`is_special` finds.
+SPECIAL = "no ordinary file, skipped"
 #: Problems listed in full per kind; beyond it they are still counted.
 MAX_LISTED = 20_000
+#: Kinds of which a whole file is gone: said by name where all others are only counted.
+_WHOLE_FILES = frozenset({"file that is no label file", "unreadable label file", "folder that cannot be listed"})
 
 
 class Problem(NamedTuple):
@@ -55,6 +59,20 @@ class Problems:
     def extend(self, other: Problems) -> None:
         self.counts.update(other.counts)
         self.listed.extend(other.listed)
+
+    def noticed(self, most: int = 3) -> list[str]:
+        """Lines for people: the counts, and the files of which nothing was read, with the reason of each."""
+        if not self.counts:
+            return []
+        lost = [f"  {problem.where}: {problem.detail}" for problem in self.listed if problem.kind in _WHOLE_FILES]
+        rest = [f"  ... and {len(lost) - most:,} files more"] if len(lost) > most else []
+        counts = ", ".join(f"{number:,} {kind}" for kind, number in self.counts.most_common())
+        return [f"noticed in the labels: {counts}", *lost[:most], *rest]
+
+    def lost_files(self) -> str:
+        """For the end of an error's line: the files of which nothing was read; empty where there are none."""
+        lines = self.noticed()[1:]
+        return f" ({'; '.join(line.strip() for line in lines)})" if lines else ""
 
     def __bool__(self) -> bool:
         return bool(self.counts)
@@ -210,6 +228,9 @@ class ImageIndex:
                     if entry.is_symlink() and not _leads_to_image(entry.path):
                         self.problems.add("broken link skipped", name, "does not lead to an image file")
                         continue
+                    if is_special(entry):
+                        self.problems.add(SPECIAL, name, "a pipe, a socket or a device")
+                        continue
                     self.names[name] = None
 
     def __len__(self) -> int:
@@ -268,6 +289,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """``entry.is_dir()``, False for a link that leads to itself."""
     try:
         return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_special(entry: os.DirEntry[str]) -> bool:
+    """A pipe, a socket or a device: whoever opens one may wait for ever."""
+    try:
+        return not entry.is_file() and not entry.is_dir()
     except OSError:
         return False
 

@@ -45,12 +45,12 @@ _LABELS = msgspec.json.Decoder(list[RawLabel])
 
 
 def label_files(folder: Path, suffix: str) -> list[Path]:
-    """All files with this ending under a folder, sorted; links to folders are not followed."""
+    """All files with this ending under a folder, sorted; links to folders, pipes and devices are left out."""
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders.sort()
         found += [Path(parent, name) for name in sorted(files) if name.lower().endswith(suffix) and name[0] != "."]
-    return found
+    return [path for path in found if path.is_file()]
 
 
 def image_name(stem: str) -> str:

@@ -131,8 +131,9 @@ def open_dataset(
     check_format(format)
     root = Path(root)
     _check_encodable(root, images, labels)
-    if not root.exists():
-        raise DatasetError(f"{root}: no such file or folder")
+    if not root.is_file() and not root.is_dir():
+        what = "a pipe, a socket or a device; give a file or a folder" if root.exists() else "no such file or folder"
+        raise DatasetError(f"{root}: {what}")
     dataset = Dataset(root)
     if root.is_file() and labels is None:
         if root.suffix.lower() in IMAGE_SUFFIXES:

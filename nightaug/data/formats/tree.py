@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from nightaug.data.formats.base import Problems, is_folder, is_image_name, refused_link, shown
+from nightaug.data.formats.base import (
+    SPECIAL,
+    Problems,
+    is_folder,
+    is_image_name,
+    is_special,
+    refused_link,
+    shown,
+)
 from nightaug.data.formats.detect import detect_format, json_layout
 from nightaug.data.text import encodable
 from nightaug.errors import DatasetError
@@ -113,6 +121,8 @@ def _unusable(entry: os.DirEntry[str], real_root: str) -> tuple[str, str]:
         if is_folder(entry):
             reason = refused_link(entry.path, real_root)
             return ("linked folder skipped" if reason else ""), reason
+    if is_special(entry):
+        return SPECIAL, "a pipe, a socket or a device"
     return "", ""
 
 

@@ -7,6 +7,7 @@ frozen detector's region features is trained on them, and nothing else.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ from nightaug.devices import default_device
 from nightaug.errors import CheckpointError, ConfigError, DatasetError
 from nightaug.images import atomic_write_text
 from nightaug.runs import RunFolder, StopRequest, progress_bar
-from nightaug.training import training_errors
+from nightaug.training import halt, spoilt_weights, training_errors
 
 #: What in the run folder says which proposals stand for which class.
 LABELS = "pseudo_labels.json"
@@ -298,6 +299,9 @@ def train_probe(
                 optimizer.step()
                 total += loss.detach() * len(chosen)
             mean = total.item() / len(order)
+            bad = {} if math.isfinite(mean) else {"loss": epoch + 1}
+            advice = "a new --out and a lower --set learning_rate=..."
+            halt(folder, bad, spoilt_weights({"probe": probe}), epoch + 1, advice, "epoch")
             folder.append_metrics(epoch + 1, {"loss": mean})
             show(epoch + 1, f"loss {mean:.4f}")
             if (epoch + 1) % settings.save_every == 0 or epoch + 1 == settings.epochs or stop.requested:

@@ -42,9 +42,9 @@ from nightaug.detect.openvocab.unseen import UnseenClassifier, train_classifier
 from nightaug.detect.sampling import Source
 from nightaug.detect.sources import fingerprint
 from nightaug.devices import default_device
-from nightaug.errors import ConfigError, DatasetError, NightaugError
+from nightaug.errors import ConfigError, DatasetError
 from nightaug.runs import RunFolder, StopRequest, progress_bar
-from nightaug.training import LossMeans, training_errors
+from nightaug.training import LossMeans, halt, spoilt_weights, training_errors
 
 #: Streams of chance: regions of an image, features that are kept, both classifiers.
 _REGIONS, _OBJECTS, _BACKGROUNDS, _UNSEEN, _LAST = range(5, 10)
@@ -262,6 +262,7 @@ def _synthesizer(
         losses = train_classifier(
             unseen, real.features, real.labels, text[:seen], epochs=settings.unseen_epochs,
             batch=settings.unseen_batch, rate=settings.unseen_learning_rate, seed=settings.seed, stream=_UNSEEN,
+            name="unseen",
         )  # fmt: skip
         folder.log(f"unseen classifier: cross-entropy {losses[0]:.3f} to {losses[-1]:.3f} on seen classes")
     return Synthesizer(real, text, seen, trained.detector.head.classifier, unseen, settings)
@@ -283,13 +284,13 @@ def _train(maker: Synthesizer, folder: RunFolder, stop: StopRequest) -> tuple[in
             done += 1
             last = done == total
             if done % settings.log_every == 0 or last:
-                _refuse(means, done, folder)
+                _check_finite(maker, means, done, folder)
                 line = {name: (value / (done - means.since)).item() for name, value in sorted(means.sums.items())}
                 folder.append_metrics(done, line)
-                means.sums, means.since = {}, done
+                means.sums, means.spoilt, means.since = {}, {}, done
                 show(done, f"unseen {line['unseen']:.2f}")
             if done % settings.save_every == 0 or last or stop.requested:
-                _refuse(means, done, folder)
+                _check_finite(maker, means, done, folder)
                 folder.save_state(done, 0, maker.state() | {"means": means.state()})
                 folder.commit_state(done)
             if stop.requested and not last:
@@ -297,18 +298,11 @@ def _train(maker: Synthesizer, folder: RunFolder, stop: StopRequest) -> tuple[in
     return done, True
 
 
-def _refuse(means: LossMeans, done: int, folder: RunFolder) -> None:
-    """Stop at a loss that became NaN or infinite.
-
-    Raises:
-        NightaugError: with what and when.
-    """
-    bad = means.not_finite()
-    if bad:
-        raise NightaugError(
-            f"{', '.join(bad)} became non-finite at or before step {done} (last good state: "
-            f"{folder.latest_state() or 'none'}); begin a new --out with a lower --set learning_rate=..."
-        )
+def _check_finite(maker: Synthesizer, means: LossMeans, done: int, folder: RunFolder) -> None:
+    """Stop where a loss or a weight became NaN or infinite, before it is saved; see :func:`halt`."""
+    networks = {"generator": maker.generator, "critic": maker.critic}
+    advice = "a new --out and a lower --set learning_rate=..."
+    halt(folder, means.not_finite(done), spoilt_weights(networks), done, advice)
 
 
 def last_layer(maker: Synthesizer, background: Tensor, settings: VLDUSSettings) -> nn.Linear:
@@ -332,5 +326,6 @@ def last_layer(maker: Synthesizer, background: Tensor, settings: VLDUSSettings) 
         rate=settings.classifier_learning_rate,
         seed=settings.seed,
         stream=_LAST,
+        name="classifier",
     )
     return layer

@@ -6,11 +6,14 @@ whether a feature it made for an unseen class shows that class.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nightaug.detect.adaptation.nodes import step_generator
+from nightaug.errors import NightaugError
 
 
 class UnseenClassifier(nn.Module):
@@ -41,6 +44,7 @@ def train_classifier(
     rate: float,
     seed: int,
     stream: int,
+    name: str,
 ) -> list[float]:
     """Train a small classifier by cross-entropy with Adam, in an order that only seed and stream decide.
 
@@ -49,9 +53,13 @@ def train_classifier(
         features: (P, F), any float type, on the module's device.
         labels: (P,) class numbers.
         stream: see :func:`~nightaug.detect.adaptation.nodes.step_generator`.
+        name: of its settings, ``NAME_learning_rate`` is one of them.
 
     Returns:
         The mean loss of each epoch.
+
+    Raises:
+        NightaugError: the loss became NaN or infinite.
     """
     optimizer = torch.optim.Adam(module.parameters(), rate)
     means = []
@@ -65,4 +73,9 @@ def train_classifier(
             optimizer.step()
             total += loss.detach() * len(chosen)
         means.append(total.item() / max(len(features), 1))
+        if not math.isfinite(means[-1]):
+            raise NightaugError(
+                f"cross-entropy of the {name} classifier became non-finite in epoch {epoch + 1}; nothing of it was "
+                f"saved: begin a new --out with a lower --set {name}_learning_rate=..."
+            )
     return means

@@ -16,7 +16,7 @@ from nightaug.detect.openvocab.extend import open_trained
 from nightaug.detect.openvocab.probe import ProbeResult, assign_proposals, run_probe, train_probe
 from nightaug.detect.openvocab.retrieval import PseudoLabel
 from nightaug.detect.openvocab.settings import ProbeSettings
-from nightaug.errors import CheckpointError, ConfigError, DatasetError
+from nightaug.errors import CheckpointError, ConfigError, DatasetError, NightaugError
 from nightaug.runs import RunFolder, StopRequest, load_weights
 
 SETTINGS = ProbeSettings(proposals=8, epochs=4, batch=16, learning_rate=0.02)
@@ -71,6 +71,18 @@ def test_the_probe_learns_what_sets_its_classes_apart(tmp_path: Path) -> None:
     losses = [row["loss"] for row in folder.read_metrics()]
     assert len(losses) == settings.epochs
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_loss_that_becomes_nan_stops_before_anything_is_saved(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", "lp-ovod", rcnn={"box_features": 8})
+    trained = open_trained(tmp_path / "run", None, "cpu")
+    settings, folder = ProbeSettings(batch=4, save_every=1), RunFolder(tmp_path / "out")
+    folder.start(settings, resume=False)
+    features = np.full((8, 8), np.inf, np.float16)
+    with pytest.raises(NightaugError, match=r"^loss became non-finite in epoch 1; no state .* lower --set"):
+        train_probe(features, np.zeros(8, int), 1, trained, settings, folder, StopRequest())
+    assert folder.latest_state() is None
+    folder.close()
 
 
 class Job:

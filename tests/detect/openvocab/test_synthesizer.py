@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nightaug.detect.openvocab.settings import VLDUSSettings
 from nightaug.detect.openvocab.synthesizer import RealFeatures, Synthesizer
 from nightaug.detect.openvocab.unseen import UnseenClassifier, train_classifier
+from nightaug.errors import NightaugError
 
 SMALL = {
     "noise": 4, "generator": 32, "critic": 32, "critic_feature": 8, "batch": 32, "start": 0.2, "learning_rate": 3e-3,
@@ -34,8 +35,9 @@ def synthesizer(real: RealFeatures | None = None, **settings: Any) -> Synthesize
     own, real = VLDUSSettings(**(SMALL | settings)), real or world()
     torch.manual_seed(0)
     classifier, unseen = nn.Linear(5, 3), UnseenClassifier(5, 6)
-    train_classifier(classifier, real.features, real.labels, epochs=5, batch=32, rate=0.02, seed=0, stream=0)
-    train_classifier(unseen, real.features, real.labels, TEXT[:2], epochs=5, batch=32, rate=0.02, seed=0, stream=0)
+    options: dict[str, Any] = {"epochs": 5, "batch": 32, "rate": 0.02, "seed": 0, "stream": 0, "name": "unseen"}
+    train_classifier(classifier, real.features, real.labels, **options)
+    train_classifier(unseen, real.features, real.labels, TEXT[:2], **options)
     return Synthesizer(real, TEXT, 2, classifier, unseen, own)
 
 
@@ -91,7 +93,7 @@ def test_made_features_come_to_lie_about_the_means_of_their_classes(trained: Syn
         assert (features[labels == number].mean(0) - MEANS[number] - 0.5).norm() < 0.5
     # A layer trained on what was made knows the real ones.
     layer = nn.Linear(5, 4)
-    train_classifier(layer, features, labels, epochs=20, batch=32, rate=0.02, seed=0, stream=0)
+    train_classifier(layer, features, labels, epochs=20, batch=32, rate=0.02, seed=0, stream=0, name="unseen")
     real = world(domains=True)
     assert (layer(real.features)[:, :2].argmax(1) == real.labels).float().mean() > 0.95
 
@@ -140,9 +142,17 @@ def test_the_unseen_classifier_learns_seen_classes_and_names_others_by_their_tex
     classifier = UnseenClassifier(8, 3)
     seen = kind < 2
     losses = train_classifier(
-        classifier, features[seen], kind[seen], text[:2], epochs=20, batch=16, rate=0.01, seed=0, stream=0
-    )
+        classifier, features[seen], kind[seen], text[:2], epochs=20, batch=16, rate=0.01, seed=0, stream=0,
+        name="unseen",
+    )  # fmt: skip
     assert losses[-1] < 0.3 * losses[0]
     logits = classifier(features, text)
     assert torch.allclose(logits, classifier.project(features) @ text.T)
     assert (logits[seen][:, :2].argmax(1) == kind[seen]).all()
+
+
+def test_a_classifier_whose_loss_becomes_nan_is_refused() -> None:
+    features = torch.full((4, 8), float("inf"))
+    options: dict[str, Any] = {"epochs": 2, "batch": 2, "rate": 0.01, "seed": 0, "stream": 0, "name": "unseen"}
+    with pytest.raises(NightaugError, match=r"unseen classifier became non-finite in epoch 1; .*unseen_learning_rate"):
+        train_classifier(nn.Linear(8, 2), features, torch.zeros(4, dtype=torch.long), **options)

@@ -1,0 +1,1 @@
+"""Faults on purpose: processes killed, disks filled, inputs damaged. Run by ``benchmarks/faults.py``."""

@@ -1,0 +1,201 @@
+"""Where a translation goes: a folder, or object storage. What each must do so that nothing is torn, lost or mixed up.
+
+The small files of a translation in object storage (manifest, labels, ``translation.json``) are made in a folder on
+this machine and sent: labels and manifest at the end, before that each half minute the manifest's new lines as a file
+of their own, since nothing can be appended to an object. The next run collects those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nightaug.data.results import writing
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.images import atomic_write_bytes, remove_leftovers
+from nightaug.runs import lock_folder, user_cache
+from nightaug.translate.folder import check_apart, check_folder, check_links, has_content, remove_former
+from nightaug.translate.plan import Plan, read_manifest
+from nightaug.translate.storage import Storage, check_urls_apart
+
+_KEPT = "images done so far are kept, run again to go on"
+_MANIFEST, _FACTS = "manifest.jsonl", "translation.json"
+#: New lines of a manifest in object storage, until it is finished.
+_LINES = "manifest.lines/"
+#: Seconds between two such files: what a machine that dies takes with it.
+_EVERY = 30.0
+
+
+class FolderStore:
+    """Images into a folder.
+
+    Args:
+        folder: of the output.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file atomically."""
+        atomic_write_bytes(self.folder / name, data)
+
+
+class FolderOutput:
+    """A translated folder on this machine, or on a disk that all machines share.
+
+    Args:
+        folder: made if missing.
+
+    Attributes:
+        folder: where manifest, labels and facts are made.
+        name: what users call it.
+        store: gets the images; small, can be sent to other processes.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.name = str(folder)
+        self.store: FolderStore | Storage = FolderStore(self.folder)
+
+    @contextmanager
+    def held(self, plan: Plan) -> Iterator[None]:
+        """A context in which the place is ours, and what the system says of it becomes one line.
+
+        Raises:
+            ConfigError: it is in use, lies in the input or around it, or cannot be reached.
+            NightaugError: it cannot be written.
+        """
+        check_apart(plan.dataset, self.folder)
+        with writing(str(self.folder), _KEPT), lock_folder(self.folder):
+            yield
+
+    def prepare(self, plan: Plan, facts: Mapping[str, Any], overwrite: bool) -> None:
+        """Refuse a place that cannot take this translation; with ``overwrite`` remove the images of a former one.
+
+        Raises:
+            ConfigError: it holds something else.
+        """
+        check_folder(self.folder, facts, overwrite)
+        check_links(self.folder, plan)
+        if overwrite:
+            remove_former(self.folder)
+
+    def present(self, name: str) -> bool:
+        """Whether an image is there, with content."""
+        return has_content(self.folder / name)
+
+    def began(self) -> None:
+        """The manifest holds the rows of earlier runs, and the facts are written."""
+        remove_leftovers(self.folder)
+
+    def grown(self) -> None:
+        """The manifest has got a row."""
+
+    def ended(self) -> None:
+        """Everything is in ``folder``."""
+
+
+class StorageOutput:
+    """A translated folder in object storage; methods and attributes as :class:`FolderOutput`.
+
+    Two machines that translate into one place at once are the user's own care, as there are no locks; since the same
+    image becomes the same bytes everywhere, they waste work and do no harm.
+
+    Args:
+        url: of the output.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.name = self.url = url.rstrip("/")
+        self.folder = Path()  # until held
+        self.store: FolderStore | Storage = Storage(self.url)
+        self._storage = Storage(self.url)
+        self._sizes: dict[str, int] = {}
+        self._lines = 0  # files of new lines, those of earlier runs among them
+        self._safe = 0  # bytes of the manifest that are in storage
+        self._last = time.monotonic()
+
+    @contextmanager
+    def held(self, plan: Plan) -> Iterator[None]:
+        if plan.origin is not None:
+            check_urls_apart(plan.origin.url, self.url)
+        self._storage.check()
+        with ExitStack() as stack:
+            stack.enter_context(writing(self.url, _KEPT))
+            # On one machine at least, two processes must not share an output.
+            key = hashlib.sha256(self.url.encode()).hexdigest()[:32]
+            try:
+                stack.enter_context(lock_folder(user_cache("outputs") / key))
+            except ConfigError:
+                raise ConfigError(f"{self.url} is in use by another process; wait for it or choose another") from None
+            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nightaug-")))
+            yield
+
+    def prepare(self, plan: Plan, facts: Mapping[str, Any], overwrite: bool) -> None:
+        self._sizes = self._storage.sizes()
+        if "prepare.json" in self._sizes:
+            raise ConfigError(f"{self.url} holds a prepared dataset; choose another --out")
+        if self._sizes and _FACTS not in self._sizes and not overwrite:
+            raise ConfigError(f"{self.url} is not empty and holds no translation; choose another --out")
+        lines = sorted(name for name in self._sizes if name.startswith(_LINES))
+        if _FACTS in self._sizes:
+            (self.folder / _FACTS).write_bytes(self._storage.read(_FACTS))
+            with open(self.folder / _MANIFEST, "wb") as stream:
+                for name in [name for name in (_MANIFEST, *lines) if name in self._sizes]:
+                    stream.write(self._storage.read(name))
+        self._lines = len(lines)
+        try:
+            check_folder(self.folder, facts, overwrite)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(self.folder), self.url)) from error
+        if overwrite:
+            self._remove_former()
+
+    def _remove_former(self) -> None:
+        with suppress(DatasetError):  # not a translation's manifest: nothing here is known to be ours
+            for row in read_manifest(self.folder):
+                if self._sizes.pop(row.output, None) is not None:
+                    self._storage.remove(row.output)
+        for name in [name for name in self._sizes if name == _MANIFEST or name.startswith(_LINES)]:
+            self._storage.remove(name)
+        self._lines = 0
+        (self.folder / _MANIFEST).unlink(missing_ok=True)
+
+    def present(self, name: str) -> bool:
+        return self._sizes.get(name, 0) > 0
+
+    def began(self) -> None:
+        self._storage.write(_FACTS, (self.folder / _FACTS).read_bytes())
+        self._safe = (self.folder / _MANIFEST).stat().st_size  # the rows came from there
+        self._last = time.monotonic()
+
+    def grown(self) -> None:
+        if time.monotonic() - self._last < _EVERY:
+            return
+        with open(self.folder / _MANIFEST, "rb") as stream:
+            stream.seek(self._safe)
+            new = stream.read()
+        self._lines += 1
+        self._storage.write(f"{_LINES}{self._lines:06d}.jsonl", new)
+        self._safe += len(new)
+        self._last = time.monotonic()
+
+    def ended(self) -> None:
+        names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
+        # The facts say that all is there, so they go last.
+        for name in sorted(names, key=lambda name: (name == _FACTS, name == _MANIFEST, name)):
+            self._storage.write(name, (self.folder / name).read_bytes())
+        for number in range(1, self._lines + 1):  # with the whole manifest there, nobody misses them
+            self._storage.remove(f"{_LINES}{number:06d}.jsonl")
+
+
+def make_output(out: str | os.PathLike[str] | FolderOutput | StorageOutput) -> FolderOutput | StorageOutput:
+    """The place behind a path; an output stays as it is."""
+    return out if isinstance(out, FolderOutput | StorageOutput) else FolderOutput(out)
