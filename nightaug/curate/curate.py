@@ -308,7 +308,7 @@ class _Curation:
             return error
 
     def _mend(self, job: _Job) -> bytes:
-        from nightaug.relight import relight
+        from nightaug.relight import relight, relight_settings
 
         night, day = read_image(job.night), read_image(job.day)
         if night.shape != day.shape:
@@ -320,7 +320,9 @@ class _Curation:
             raise ImageError(f"{job.row.known.output}: lost objects cover {share:.0%} of it")
         row, settings = job.row.known, self.facts.get("settings")
         settings = settings if isinstance(settings, dict) else {}
-        relit = relight(day, job.boxes, seed=row.seed, strength=_number(settings.get("strength"), 1.0, 0.0, 1.0))
+        strength = _number(settings.get("strength"), 1.0, 0.0, 1.0)
+        constants = relight_settings(settings.get("relight") or {})
+        relit = relight(day, job.boxes, seed=row.seed, strength=strength, settings=constants)
         image = mend(night, relit, lost, [job.score.invented[place].xyxy for place in job.decision.invented], kept)
         quality = round(_number(settings.get("quality"), 95, 1, 100))
         note = "; mended by nightaug curate with relight"

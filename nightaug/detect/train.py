@@ -234,8 +234,8 @@ class DetectorTrainer(TrainingProcess):
 
     def networks(self) -> Mapping[str, nn.Module | None]:
         """See :meth:`TrainingProcess.networks`."""
-        averages = {"moving average": self.ema, "teacher": self.teacher}
-        found = {name: average and average.network for name, average in averages.items()}
+        averages: dict[str, MovingAverage[Any] | None] = {"moving average": self.ema, "teacher": self.teacher}
+        found = {name: None if each is None else each.network for name, each in averages.items()}
         return {"detector": self.live, "night head": self.adapted and self.adapted.beside, **found}
 
     def _write_weights(self, which: str, step: int, network: Detector) -> None:

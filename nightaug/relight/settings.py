@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -124,25 +124,66 @@ class RelightSettings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if not _KINDS[str(field.type)](value):
+                raise ValueError(f"expected {field.name} as {_CALLED.get(str(field.type), field.type)}, got {value!r}")
             flat = _flatten(value)
             if not all(math.isfinite(v) and v >= 0 for v in flat):
                 raise ValueError(f"expected {field.name} finite and not negative, got {value}")
-            if field.type == "Range" and (len(flat) != 2 or flat[0] > flat[1]):
+            if field.type == "Range" and flat[0] > flat[1]:
                 raise ValueError(f"expected {field.name} as (low, high), got {value}")
-            if field.name.endswith("_colors") and not flat:
-                raise ValueError(f"expected at least one colour in {field.name}, got none")
+            if max(flat) > _MOST.get(field.name, math.inf):
+                raise ValueError(f"expected {field.name} of at most {_MOST[field.name]:g}, got {value}")
         if self.work_side < 8:
             raise ValueError(f"expected work_side of at least 8 pixels, got {self.work_side}")
         if min(self.median_luma[0], self.shot_noise[0]) <= 0:
             raise ValueError("expected median_luma and shot_noise over 0")
 
 
+#: Largest value of what is a share, a chance or a grey level.
+_MOST: dict[str, float] = {
+    **dict.fromkeys(("haze_removed", "shadow_flattening", "desaturation", "ambient_top", "horizon", "bonnet"), 1.0),
+    **dict.fromkeys(("vignette", "brake_chance", "lit_on_road", "lit_at_side", "wet_chance", "wet"), 1.0),
+    **dict.fromkeys(("median_luma", "highlight_luma", "sky_luma"), 255.0),
+}
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(value: object, count: int) -> bool:
+    return isinstance(value, tuple | list) and len(value) == count and all(_number(item) for item in value)
+
+
+#: Whether a value is of a field's type.
+_KINDS: dict[str, Callable[[object], bool]] = {
+    "int": lambda value: _number(value) and isinstance(value, int),
+    "float": _number,
+    "bool": lambda value: isinstance(value, bool),
+    "Range": lambda value: _numbers(value, 2),
+    "RGB": lambda value: _numbers(value, 3),
+    "tuple[float, float, float]": lambda value: _numbers(value, 3),
+    "tuple[RGB, ...]": lambda value: (
+        isinstance(value, tuple | list) and len(value) > 0 and all(_numbers(item, 3) for item in value)
+    ),
+}
+#: What users know those types by.
+_CALLED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "Range": "(low, high)",
+    "RGB": "(red, green, blue)",
+    "tuple[float, float, float]": "three numbers",
+    "tuple[RGB, ...]": "at least one (red, green, blue)",
+}
+
+
 def _flatten(value: object) -> list[float]:
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, tuple | list):
         return [v for item in value for v in _flatten(item)]
-    if isinstance(value, (int, float)):
-        return [float(value)]
-    raise ValueError(f"expected a number or a tuple of numbers, got {value!r}")
+    assert isinstance(value, int | float)
+    return [float(value)]
 
 
 def relight_settings(values: Mapping[str, Any]) -> RelightSettings:
@@ -151,6 +192,8 @@ def relight_settings(values: Mapping[str, Any]) -> RelightSettings:
     Raises:
         ConfigError: unknown names or values that cannot be, all of them in one line.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"expected constants of relight by their names, got {values!r}")
     known = {field.name: field for field in fields(RelightSettings)}
     wrong: list[str] = []
     given: dict[str, Any] = {}
@@ -159,18 +202,11 @@ def relight_settings(values: Mapping[str, Any]) -> RelightSettings:
             close = difflib.get_close_matches(name, known, 1)
             wrong.append(f"Unknown key: '{name}'" + (f" (did you mean '{close[0]}'?)" if close else ""))
             continue
-        kind = known[name].type
-        if isinstance(value, bool) != (kind == "bool"):
-            wrong.append(f"{name}: expected {kind}, got {value!r}")
-        elif kind == "Range" and isinstance(value, int | float):
-            given[name] = (value, value)
-        else:
-            given[name] = _tuples(value)
-    for name, value in given.items():
+        given[name] = (value, value) if known[name].type == "Range" and _number(value) else _tuples(value)
         try:
-            RelightSettings(**{name: value})
-        except (ValueError, TypeError) as error:
-            wrong.append(f"{name}: {error}")
+            RelightSettings(**{name: given[name]})
+        except ValueError as error:
+            wrong.append(str(error))
     if wrong:
         raise ConfigError("; ".join(wrong))
     return RelightSettings(**given)

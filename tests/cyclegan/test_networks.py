@@ -29,7 +29,7 @@ def golden(name: str) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tens
 def test_published_generator_weights_give_the_published_output() -> None:
     state, x, y = golden("resnet_9blocks_ngf8")
     network = generator_from_state(state)
-    assert generator_shape(state) == (8, 9, "transposed")
+    assert generator_shape(state) == (8, 9, "transposed", False)
     assert torch.allclose(network(x), y, rtol=1e-4, atol=1e-4)
 
 

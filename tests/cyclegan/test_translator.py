@@ -183,6 +183,6 @@ def test_pickles_that_run_code_are_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
 
     torch.save({"model.1.weight": Bomb()}, tmp_path / "bomb.pth")
-    with pytest.raises(CheckpointError, match="could run code: refused"):
+    with pytest.raises(CheckpointError, match=r"could run any code .*: refused"):
         CycleGANTranslator.load(tmp_path / "bomb.pth")
     assert not (tmp_path / "ran").exists()

@@ -33,10 +33,22 @@ def test_relight_takes_its_constants_by_name() -> None:
     assert lit(image, [], 1).astype(int).sum() > load("relight")(image, [], 1).astype(int).sum()
     assert lit.settings["relight"] == {"street_lamps": 6, "far_lights": [30, 40]}
     assert "relight" not in load("relight").settings, "folders of before are gone on with"
-    with pytest.raises(ConfigError, match=r"Unknown key: 'street_lamp_' \(did you mean 'street_lamp.*; glow: expected"):
+    with pytest.raises(
+        ConfigError, match=r"Unknown key: 'street_lamp_' \(did you mean 'street_lamp.*; expected glow as"
+    ):
         load("relight", constants={"street_lamp_": 1, "glow": [2, 1]})
-    with pytest.raises(ConfigError, match="left_hand_traffic: expected bool, got 1"):
+    with pytest.raises(ConfigError, match="expected left_hand_traffic as true or false, got 1"):
         load("relight", constants={"left_hand_traffic": 1})
+    wrong = {
+        "glow_sigmas": [1, 2],
+        "headlight_color": [1, 2],
+        "ambient_colors": [1, 2, 3],
+        "work_side": 320.5,
+        "haze_removed": 5,
+    }
+    for name, value in wrong.items():
+        with pytest.raises(ConfigError, match=f"expected {name} (as|of)"):
+            load("relight", constants={name: value})
     with pytest.raises(ConfigError, match="--set is for relight"):
         load("no/such/run", constants={"glow": 1})
 
