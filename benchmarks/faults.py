@@ -23,7 +23,7 @@ from typing import Any
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from fault_campaign import inputs, kills, limits
+from fault_campaign import inputs, kills, limits, makers
 from fault_campaign.jobs import World
 from fault_campaign.trial import run
 
@@ -103,12 +103,10 @@ def campaign(options: argparse.Namespace, root: Path, say: Callable[[str], None]
 
 def damaged(options: argparse.Namespace, world: World, root: Path, scratch: Path) -> list[inputs.KindReport]:
     """The damaged inputs; in a quick run only those that need no networks."""
-    makers = inputs.MAKERS
-    if options.quick:
-        makers = tuple((maker, share) for maker, share in makers if maker in inputs.QUICK)
-    else:
+    if not options.quick:
         inputs.make_runs(world, root / "runs", scratch)
-    return inputs.campaign(world, root / "runs", root / "cases", options.inputs, options.seed, makers)
+    jobs = makers.jobs(options.inputs, options.quick)
+    return inputs.campaign(world, root / "runs", root / "cases", jobs, options.seed)
 
 
 def fuzzed(examples: int) -> Row:
@@ -118,9 +116,13 @@ def fuzzed(examples: int) -> Row:
     command = [sys.executable, "-m", "pytest", "-q", *files]
     environment = {**os.environ, "NIGHTAUG_FUZZ": str(examples)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    last = done.stdout.strip().splitlines()[-1:] or ["no output"]
-    wrong = [] if done.returncode == 0 else [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-    return {"kind": "readers", "command": "pytest", "examples": examples, "said": last[0], "good": not done.returncode,
+    lines = done.stdout.strip().splitlines()
+    said = (lines or done.stderr.strip().splitlines() or ["no output"])[-1]
+    wrong = []
+    if done.returncode:  # an error while collecting, too, or no tests at all
+        wrong = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        wrong = wrong or [f"exit code {done.returncode}: {said}"]
+    return {"kind": "readers", "command": "pytest", "examples": examples, "said": said, "good": not wrong,
             "wrong": wrong}  # fmt: skip
 
 

@@ -9,6 +9,8 @@ Hosts are two network namespaces with an Ethernet pair between them where this m
    until both torchruns are gone, and what the survivor said;
 3. the same commands with --resume: the weights must be those, byte for byte, of a run that nobody killed.
 
+What is not so is said at the end, and the exit code is 1.
+
     python benchmarks/two_hosts.py [--steps 12] [--trainers translator detector] [--json FILE]
 """
 
@@ -51,6 +53,8 @@ DETECTOR: dict[str, Any] = {
 }  # fmt: skip
 #: Seconds after which something hangs.
 LIMIT = 300.0
+#: What is still the noise of floating point, and seconds in which all must have noticed that a process has died.
+NOISE, NOTICED = 1e-4, 60.0
 
 
 class Host(NamedTuple):
@@ -126,6 +130,11 @@ class Job:
                 )
             self.processes.append(process)
 
+    @property
+    def codes(self) -> list[int]:
+        """Exit codes of the torchruns, after :meth:`wait`."""
+        return [process.returncode for process in self.processes]
+
     def wait(self) -> float:
         """Seconds until all have ended; what hangs is killed after ``LIMIT``."""
         began = time.monotonic()
@@ -175,14 +184,22 @@ def show(trainer: str, data: Path, root: Path, hosts: list[Host], steps: int) ->
     settings = TRANSLATOR if trainer == "translator" else DETECTOR
     one = [sys.executable, "-m", "nightaug", *command(trainer, data, root / "one", settings | {"steps": 1, "batch": 2})]
     subprocess.run(one, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    Job(hosts, command(trainer, data, root / "two", settings | {"steps": 1, "batch": 1}), root / "log-two").wait()
+
+    def whole(name: str, settings: dict[str, Any], *words: str) -> None:
+        job = Job(hosts, [*command(trainer, data, root / name, settings), *words], root / f"log-{name}{''.join(words)}")
+        job.wait()
+        if any(job.codes):
+            said = [log.read_text().strip().splitlines()[-1:] for log in job.logs]
+            raise SystemExit(f"{trainer}, {name}: exit codes {job.codes}; {said}")
+
+    whole("two", settings | {"steps": 1, "batch": 1})
     measure = moments if trainer == "translator" else weights
     first, second = measure(root / "one"), measure(root / "two")
     apart = float((first - second).norm() / first.norm())
     print(f"{trainer}: one step on two hosts and in one process, relative distance {apart:.2g}", flush=True)
 
     longer = settings | {"steps": steps, "batch": 1}
-    Job(hosts, command(trainer, data, root / "whole", longer), root / "log-whole").wait()
+    whole("whole", longer)
     job = Job(hosts, command(trainer, data, root / "killed", longer), root / "log-killed")
     state = root / "killed" / "state" / "last.json"
     began = time.monotonic()
@@ -197,8 +214,7 @@ def show(trainer: str, data: Path, root: Path, hosts: list[Host], steps: int) ->
         f"{trainer}: process of host 1 killed after the state of step {killed_at}: "
         f"all ended in {seconds:.1f} s; host 0: {said}"
     )
-    again = [*command(trainer, data, root / "killed", longer), "--resume"]
-    Job(hosts, again, root / "log-resumed").wait()
+    whole("killed", longer, "--resume")
     names = ("last.safetensors", "metrics.jsonl")
     equal = all((root / "killed" / name).read_bytes() == (root / "whole" / name).read_bytes() for name in names)
     print(
@@ -206,8 +222,22 @@ def show(trainer: str, data: Path, root: Path, hosts: list[Host], steps: int) ->
     )
     return {
         "first_step_apart": apart, "ended_after_seconds": round(seconds, 1), "survivor_said": said,
-        "killed_after_state": killed_at, "steps": steps, "resumed_equal": equal,
+        "killed_after_state": killed_at, "killed_codes": job.codes, "steps": steps, "resumed_equal": equal,
     }  # fmt: skip
+
+
+def complaints(result: dict[str, Any]) -> list[str]:
+    """What of a trainer's results is not as promised, in words."""
+    killed_at = result["killed_after_state"]
+    promised = {
+        f"the first step is {result['first_step_apart']:.2g} apart": result["first_step_apart"] < NOISE,
+        f"it ended after {result['ended_after_seconds']} s": result["ended_after_seconds"] < NOTICED,
+        f"the survivor said: {result['survivor_said']}": result["survivor_said"].startswith("error: another process"),
+        f"killed after the state of step {killed_at}": killed_at is not None and 0 < killed_at < result["steps"],
+        f"exit codes after the kill were {result['killed_codes']}": all(result["killed_codes"]),
+        "the resumed run differs": result["resumed_equal"],
+    }
+    return [words for words, kept in promised.items() if not kept]
 
 
 def main() -> None:
@@ -235,7 +265,10 @@ def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
     if arguments.json:
         atomic_write_text(arguments.json, json.dumps(results, indent=2) + "\n")
-    raise SystemExit(not all(results[name]["resumed_equal"] for name in arguments.trainers))
+    wrong = [f"{name}: {words}" for name in arguments.trainers for words in complaints(results[name])]
+    for line in wrong:
+        print(f"NOT AS PROMISED: {line}")
+    raise SystemExit(bool(wrong))
 
 
 if __name__ == "__main__":

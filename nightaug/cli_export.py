@@ -61,12 +61,14 @@ def export(
     in [-1, 1]; of int8 the PSNR is said. Use it with: nightaug translate INPUT --out DIR --translator FILE
     """
     from nightaug.translate.backends.export import export_translator
+    from nightaug.translate.backends.files import target_file
 
     made = export_translator(
         run, out, format.value, direction.value, precision.value, calibrate, overwrite, dry_run, say
     )
     if made is not None:
-        say(f"next: nightaug translate INPUT --out DIR --translator {out}")
+        way = "" if direction is DirectionName.day2night else f" --direction {direction.value}"
+        say(f"next: nightaug translate INPUT --out DIR --translator {target_file(out, format.value)}{way}")
 
 
 @app.command()

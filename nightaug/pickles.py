@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from nightaug.errors import CheckpointError
 _TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
 #: What torch itself needs to put tensors together again.
 _HARMLESS = ("torch._utils.", "torch.storage.", "collections.OrderedDict", "numpy.", "_codecs.encode")
-#: Names said of one file, and bytes of it that are looked through for them.
-_SHOWN, _LOOKED_AT = 4, 64 << 20
+#: Names said of one file, and bytes and pickled instructions of it that are looked through for them: a file may be
+#: made to take for ever.
+_SHOWN, _LOOKED_AT, _STEPS = 4, 64 << 20, 200_000
 
 
 @contextmanager
@@ -90,14 +93,13 @@ def _refusal(path: Path) -> str:
 def called_names(path: Path) -> list[str]:
     """What a pickle imports, and may call, beside what tensors need: ``posix.system``; nothing of it is run.
 
-    Of a file that cannot be read to its end, what was found until there.
+    Of a file that cannot be read to its end, or is very long, what was found until there.
     """
     found: dict[str, None] = {}
     try:
-        for data in _pickles(path):
-            for name in _imports(data):
-                if not name.startswith(_HARMLESS) and not (name.startswith("torch.") and name.endswith("Storage")):
-                    found[name] = None
+        for name in _imports(islice(_steps(path), _STEPS)):
+            if not name.startswith(_HARMLESS) and not (name.startswith("torch.") and name.endswith("Storage")):
+                found[name] = None
     except (
         OSError,
         ValueError,
@@ -112,38 +114,47 @@ def called_names(path: Path) -> list[str]:
 
 
 def _pickles(path: Path) -> Iterator[bytes]:
-    """The pickles of a file: those in torch's archive, or what it begins with."""
+    """The pickles of a file: those in torch's archive, or what it begins with; in all, as much as is looked at."""
+    left = _LOOKED_AT
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as stream:
-            yield stream.read(_LOOKED_AT)
+            yield stream.read(left)
         return
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if member.filename.endswith(".pkl"):
-                with archive.open(member) as stream:
-                    yield stream.read(_LOOKED_AT)
+            if member.filename.endswith(".pkl") and left > 0:
+                with archive.open(member) as packed:
+                    data = packed.read(left)
+                left -= len(data)
+                yield data
 
 
-def _imports(data: bytes) -> Iterator[str]:
-    """``module.name`` of every import in one or several pickles behind each other."""
-    at = 0
-    while at < len(data):
-        texts: list[str] = []  # a name of protocol 4 lies on the stack, its module below it
-        memory: dict[int, str] = {}
-        end = at
-        for code, value, place in pickletools.genops(data[at:]):
-            end = at + (place or 0) + 1
-            if code.name == "GLOBAL":
-                yield str(value).replace(" ", ".")
-            elif code.name == "STACK_GLOBAL" and len(texts) >= 2:
-                yield f"{texts[-2]}.{texts[-1]}"
-            elif code.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
-                if texts:
-                    memory[len(memory) if code.name == "MEMOIZE" else int(str(value))] = texts[-1]
-                elif code.name == "MEMOIZE":
-                    memory[len(memory)] = ""
-            elif code.name in ("BINGET", "LONG_BINGET", "GET"):
-                texts.append(memory.get(int(str(value)), ""))
-            elif isinstance(value, str):
-                texts.append(value)
-        at = end
+def _steps(path: Path) -> Iterator[tuple[str, object]]:
+    """Name and argument of every instruction in the pickles of a file; there may be several behind each other."""
+    for data in _pickles(path):
+        stream = io.BytesIO(data)
+        while stream.tell() < len(data):
+            for code, value, _ in pickletools.genops(stream):
+                yield code.name, value
+
+
+def _imports(steps: Iterable[tuple[str, object]]) -> Iterator[str]:
+    """``module.name`` of every import."""
+    texts: list[str] = []  # a name of protocol 4 lies on the stack, its module below it
+    memory: dict[int, str] = {}
+    for name, value in steps:
+        if name == "STOP":  # the next pickle starts with nothing
+            texts, memory = [], {}
+        elif name == "GLOBAL":
+            yield str(value).replace(" ", ".")
+        elif name == "STACK_GLOBAL" and len(texts) >= 2:
+            yield f"{texts[-2]}.{texts[-1]}"
+        elif name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
+            if texts:
+                memory[len(memory) if name == "MEMOIZE" else int(str(value))] = texts[-1]
+            elif name == "MEMOIZE":
+                memory[len(memory)] = ""
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            texts.append(memory.get(int(str(value)), ""))
+        elif isinstance(value, str):
+            texts.append(value)

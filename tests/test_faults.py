@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fuzzing
@@ -19,8 +22,8 @@ from helpers import picture
 from nightaug.images import encode_image, write_image
 from nightaug.runs import lock_folder, save_weights
 
-from fault_campaign import inputs, kills, limits  # isort: skip
-from fault_campaign.damage import FORMATS, GOOD_BOXES, Row, documents  # isort: skip
+from fault_campaign import inputs, kills, limits, makers  # isort: skip
+from fault_campaign.damage import FORMATS, GOOD_BOXES, Row, documents, encoded  # isort: skip
 from fault_campaign.jobs import Job, World  # isort: skip
 from fault_campaign.trial import Child, Fault, command, run  # isort: skip
 from fault_campaign.whole import contents, differences, litter, torn  # isort: skip
@@ -50,6 +53,28 @@ def test_a_short_slice_breaks_no_promise(tmp_path: Path) -> None:
     table = (tmp_path / "faults.md").read_text()
     assert "| translate | 4 |" in table
     assert table.count("broken promises: 0.") == 3
+
+
+def test_the_fuzz_tests_fail_the_campaign_however_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(fuzzing.__file__).parent.parent / "benchmarks"))
+    # The campaign sets these for its children when it is imported.
+    for name in ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "NO_ALBUMENTATIONS_UPDATE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    faults = importlib.import_module("faults")
+    sys.modules.pop("faults")
+    ended = SimpleNamespace(returncode=0, stdout="9 passed in 1s", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *words, **options: ended)
+    assert faults.fuzzed(1)["good"]
+    for ended.returncode, ended.stdout, ended.stderr, said in (
+        (1, "FAILED tests/x.py::test_x\n1 failed", "", "FAILED tests/x.py::test_x"),
+        (2, "E  ImportError\nERROR tests/x.py - ImportError\n1 error", "", "ERROR tests/x.py - ImportError"),
+        (4, "", "ERROR: file or directory not found: tests/x.py", "exit code 4: ERROR: file or directory not found: "),
+        (5, "no tests ran in 0.1s", "", "exit code 5: no tests ran"),
+        (-9, "", "", "exit code -9: no output"),
+    ):
+        row = faults.fuzzed(1)
+        assert not row["good"]
+        assert [text.startswith(said) for text in faults.complaints(row)] == [True]
 
 
 # -- and that it would see -----------------------------------------------------------------------------------------
@@ -177,13 +202,34 @@ def test_what_a_user_would_complain_of_is_seen(tmp_path: Path, world: World) -> 
     assert any("outside --out" in wrong for wrong in promises(case, place, outside))
 
 
+def test_every_kind_of_damage_gets_its_share() -> None:
+    for points, quick in ((500, False), (20, True)):
+        jobs = makers.jobs(points, quick)
+        assert len(set(jobs)) == len(jobs)
+        assert abs(len(jobs) - points) <= 10
+        assert {maker for maker, _ in jobs} >= set(makers.QUICK)
+        assert (makers.million_objects in dict(jobs)) is not quick
+
+
+def test_pipes_and_devices_stand_in_for_every_kind_of_file(world: World, tmp_path: Path) -> None:
+    numbers = [number for maker, number in makers.jobs(500) if maker is makers.labels_that_hang]
+    places = [inputs.Place(tmp_path / str(number), world, tmp_path) for number in numbers]
+    cases = [makers.labels_that_hang(place, random.Random(0), at) for at, place in zip(numbers, places, strict=True)]
+    for case, place in zip(cases, places, strict=True):
+        assert place.root / case.bad in case.words
+        assert not (place.root / case.bad).is_file()
+    kinds = {(case.bad, (place.root / case.bad).is_fifo()) for case, place in zip(cases, places, strict=True)}
+    endings = ("json", "safetensors", "pth", "yaml", "xml", "onnx")
+    assert kinds == {(f"x.{ending}", pipe) for ending in endings for pipe in (True, False)}
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_good_documents_are_good(world: World, tmp_path: Path, format: str) -> None:
     from nightaug.data.formats import open_dataset
 
     place = inputs.Place(tmp_path / "case", world, tmp_path)
     found: dict[str, Any] = documents(format, [Row(name, GOOD_BOXES) for name in ("good0.jpg", "good1.png")])
-    place.labelled({name: inputs.encoded(value) for name, value in found.items()}, format)
+    place.labelled({name: encoded(value) for name, value in found.items()}, format)
     dataset = open_dataset(place.input)
     assert dataset.format == format
     assert [len(frame.boxes) for frame in dataset.frames() if frame.boxes] == [2, 2]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 from helpers import picture
 
+from nightaug import pickles
 from nightaug.cli import main
 from nightaug.cyclegan.networks import ResnetGenerator
 from nightaug.errors import CheckpointError
@@ -108,6 +111,30 @@ def test_names_are_found_in_whatever_is_there(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, file)
     assert called_names(file) == []
     assert called_names(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [b"N." * 300_000, b"N0" * 600_000 + b"."],
+    ids=["many little pickles", "a long one"],
+)
+def test_no_file_is_looked_through_for_long(tmp_path: Path, tail: bytes) -> None:
+    file = tmp_path / "x.pth"
+    file.write_bytes(b"cposix\nsystem\n." + tail + b"cshutil\nrmtree\n.")
+    began = time.process_time()
+    with pytest.raises(CheckpointError, match=r"names posix\.system\): refused"):
+        load_torch(file)
+    assert time.process_time() - began < 5
+
+
+def test_archives_are_not_unpacked_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "_LOOKED_AT", 5_000)
+    with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(4):
+            archive.writestr(f"{number}.pkl", b"".join(b"cmodule%d\nname%d\n." % (number, k) for k in range(100)))
+    names = called_names(tmp_path / "x.pt")
+    assert names[:2] == ["module0.name0", "module0.name1"]
+    assert 200 < len(names) < 300, "the third is cut off, the fourth not looked at"
 
 
 def test_the_command_trusts_as_long_as_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

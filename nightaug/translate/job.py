@@ -17,10 +17,10 @@ from nightaug.errors import ConfigError, DatasetError, NightaugError
 from nightaug.images import ImageFormat
 from nightaug.pickles import trusted
 from nightaug.runs import progress_bar
-from nightaug.translate.output import FolderOutput, StorageOutput
+from nightaug.translate.output import FolderOutput, StorageOutput, make_output
 from nightaug.translate.pipeline import TranslateResult, translate
 from nightaug.translate.plan import Plan, make_plan, summary
-from nightaug.translate.storage import Storage, is_url, list_into
+from nightaug.translate.storage import Storage, is_url, list_into, plain_path
 from nightaug.translate.translators import RELIGHT, BackendName, Precision, Translator
 
 #: A PNG takes about this many times the bytes of the JPEG it was made from.
@@ -54,6 +54,7 @@ def _planned(
     **options: Any,
 ) -> Iterator[Plan]:
     """A plan for a path, or for a URL by a listing that is there while the block runs."""
+    source = plain_path(source)
     if not is_url(source):
         yield make_plan(source, images=images, labels=labels, **options)
         return
@@ -107,7 +108,7 @@ def run_job(
     """
     if address is not None and engine != "ray":
         raise ConfigError("--address is for --engine ray; give it too")
-    output = StorageOutput(str(out)) if is_url(out) else FolderOutput(out)
+    output = make_output(out)
     with ExitStack() as stack:
         plan = stack.enter_context(
             _planned(

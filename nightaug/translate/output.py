@@ -20,9 +20,16 @@ from nightaug.data.results import writing
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.images import atomic_write_bytes, remove_leftovers
 from nightaug.runs import lock_folder, user_cache
-from nightaug.translate.folder import check_apart, check_folder, check_links, has_content, remove_former
+from nightaug.translate.folder import (
+    check_apart,
+    check_folder,
+    check_links,
+    has_content,
+    input_folders,
+    remove_former,
+)
 from nightaug.translate.plan import Plan, read_manifest
-from nightaug.translate.storage import Storage, check_urls_apart
+from nightaug.translate.storage import Storage, check_urls_apart, is_url, plain_path
 
 _KEPT = "images done so far are kept, run again to go on"
 _MANIFEST, _FACTS = "manifest.jsonl", "translation.json"
@@ -30,17 +37,20 @@ _MANIFEST, _FACTS = "manifest.jsonl", "translation.json"
 _LINES = "manifest.lines/"
 #: Seconds between two such files: what a machine that dies takes with it.
 _EVERY = 30.0
+#: Seconds until a file that another machine wrote must be seen here; network file systems remember for up to one
+#: minute that there was none.
+_SEEN = 75.0
 
 
 class FolderStore:
     """Images into a folder.
 
     Args:
-        folder: of the output.
+        folder: of the output; made absolute, as a process elsewhere has another working folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = Path(os.path.abspath(folder))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
@@ -72,7 +82,10 @@ class FolderOutput:
             ConfigError: it is in use, lies in the input or around it, or cannot be reached.
             NightaugError: it cannot be written.
         """
-        check_apart(plan.dataset, self.folder)
+        if plan.origin is None:
+            check_apart(plan.dataset, self.folder)
+        else:
+            check_urls_apart(plan.origin.url, self.folder)
         with writing(str(self.folder), _KEPT), lock_folder(self.folder):
             yield
 
@@ -95,6 +108,23 @@ class FolderOutput:
         """The manifest holds the rows of earlier runs, and the facts are written."""
         remove_leftovers(self.folder)
 
+    def arrived(self, name: str) -> None:
+        """An image that another process says to have written is here.
+
+        Raises:
+            ConfigError: it is not: that process has another disk.
+        """
+        path, until = self.folder / name, time.monotonic() + _SEEN
+        while not has_content(path):
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"{name} was written by a worker and is not in {self.folder}; "
+                    "--out must be on a disk that all machines see, or a URL such as s3://bucket/night"
+                )
+            with suppress(OSError):
+                os.scandir(path.parent).close()  # makes NFS look again
+            time.sleep(0.1)
+
     def grown(self) -> None:
         """The manifest has got a row."""
 
@@ -105,8 +135,9 @@ class FolderOutput:
 class StorageOutput:
     """A translated folder in object storage; methods and attributes as :class:`FolderOutput`.
 
-    Two machines that translate into one place at once are the user's own care, as there are no locks; since the same
-    image becomes the same bytes everywhere, they waste work and do no harm.
+    Two machines that translate into one place at once are the user's own care, as there are no locks. They waste work
+    and tear nothing; where both make the same bytes of an image (see :mod:`nightaug.translate.ray_pipeline`) they do no
+    harm, otherwise a file may be the one's and its row in the manifest the other's.
 
     Args:
         url: of the output.
@@ -124,17 +155,19 @@ class StorageOutput:
 
     @contextmanager
     def held(self, plan: Plan) -> Iterator[None]:
-        if plan.origin is not None:
-            check_urls_apart(plan.origin.url, self.url)
         self._storage.check()
+        for source in [plan.origin.url] if plan.origin is not None else input_folders(plan.dataset):
+            check_urls_apart(source, self.url)
         with ExitStack() as stack:
             stack.enter_context(writing(self.url, _KEPT))
             # On one machine at least, two processes must not share an output.
-            key = hashlib.sha256(self.url.encode()).hexdigest()[:32]
+            key = hashlib.sha256(" ".join(self._storage.canonical()).encode()).hexdigest()[:32]
             try:
                 stack.enter_context(lock_folder(user_cache("outputs") / key))
             except ConfigError:
                 raise ConfigError(f"{self.url} is in use by another process; wait for it or choose another") from None
+            except (OSError, RuntimeError):
+                pass  # no home, or one that cannot be written: without the lock, as between machines
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nightaug-")))
             yield
 
@@ -171,7 +204,11 @@ class StorageOutput:
     def present(self, name: str) -> bool:
         return self._sizes.get(name, 0) > 0
 
+    def arrived(self, name: str) -> None:
+        """Nothing to look for: a URL is the same place everywhere."""
+
     def began(self) -> None:
+        self._storage.remove_leftovers()
         self._storage.write(_FACTS, (self.folder / _FACTS).read_bytes())
         self._safe = (self.folder / _MANIFEST).stat().st_size  # the rows came from there
         self._last = time.monotonic()
@@ -197,5 +234,12 @@ class StorageOutput:
 
 
 def make_output(out: str | os.PathLike[str] | FolderOutput | StorageOutput) -> FolderOutput | StorageOutput:
-    """The place behind a path; an output stays as it is."""
-    return out if isinstance(out, FolderOutput | StorageOutput) else FolderOutput(out)
+    """The place behind a path or a URL; an output stays as it is.
+
+    Raises:
+        ConfigError: a URL of an unknown protocol, or its package is not installed.
+    """
+    if isinstance(out, FolderOutput | StorageOutput):
+        return out
+    place = plain_path(out)
+    return StorageOutput(str(place)) if is_url(place) else FolderOutput(place)

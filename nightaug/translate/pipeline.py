@@ -101,7 +101,7 @@ def translate(
 
     Args:
         plan: from :func:`nightaug.translate.plan.make_plan`.
-        out: translated folder; made if missing.
+        out: translated folder, made if missing; or a URL, see :mod:`nightaug.translate.storage`.
         overwrite: make everything anew, also what another translator made there.
         quality: of JPEG and WebP, 1 to 100.
         workers: threads for decoding and encoding (and for translators that gain from several); None: all cores.
@@ -109,12 +109,12 @@ def translate(
         engine: who does the work; None: this process, :func:`work`.
 
     Raises:
-        ConfigError: ``out`` is in use, holds something else, or lies in the input.
+        ConfigError: ``out`` is in use, holds something else, or lies in the input; or workers write to another disk.
         NightaugError: the disk is full or cannot be written; what is done stays and is skipped next time.
     """
     output = make_output(out)
     with output.held(plan):
-        return _translate(plan, translator, output, overwrite, quality, workers, progress, engine or work)
+        return _translate(plan, translator, output, overwrite, quality, workers, progress, engine)
 
 
 def _translate(
@@ -125,7 +125,7 @@ def _translate(
     quality: int,
     workers: int | None,
     progress: Progress,
-    engine: Engine,
+    engine: Engine | None,
 ) -> TranslateResult:
     facts = _facts(plan, translator, quality)
     output.prepare(plan, facts, overwrite)
@@ -141,9 +141,12 @@ def _translate(
     output.began()
     with StopRequest().listen() as stop, open(manifest, "ab") as stream:
         done = len(rows)
-        for item, outcome in engine(todo, translator, options, workers or os.cpu_count() or 1, lambda: stop.requested):
+        run, threads = engine or work, workers or os.cpu_count() or 1
+        for item, outcome in run(todo, translator, options, threads, lambda: stop.requested):
             done += 1
             if isinstance(outcome, ManifestRow):
+                if engine is not None:
+                    output.arrived(outcome.output)
                 rows[item.output] = outcome
                 stream.write(manifest_line(outcome))
                 stream.flush()

@@ -2,8 +2,10 @@
 
 This process plans, hands out chunks of images, collects their rows and writes manifest and labels; a worker is an actor
 that loads the translator once and then runs :func:`nightaug.translate.pipeline.work` on one chunk after the other.
-A worker that dies loses its chunks in flight, which others make again: every image becomes the same bytes wherever it
-is made and takes its name whole or not at all, so the files are those of a run on one machine.
+A worker that dies loses its chunks in flight, which others make again: every image takes its name whole or not at all.
+On machines of one kind it also becomes the same bytes wherever it is made, so the files are those of a run on one
+machine. Trained translators round differently on another kind of device or processor, and tile large images by the
+memory that is free, unless they are told (``tile``).
 
 Actors and not Ray Data: there all chunks are laid out before the first one is run, rows come when a block is complete,
 a stop throws away what is in flight, and a block of a dead worker waits for that same worker to be started again. With
@@ -33,7 +35,7 @@ from nightaug.errors import ConfigError, ImageError, NightaugError
 from nightaug.images import ImageArray
 from nightaug.translate.pipeline import Engine, Options, Outcome, work
 from nightaug.translate.plan import Item
-from nightaug.translate.shipping import Shipped
+from nightaug.translate.shipping import Shipped, elsewhere, from_elsewhere
 from nightaug.translate.translators import Translator
 
 #: Images handed to a worker at once: enough to hide the way there, few enough to be made again.
@@ -201,6 +203,15 @@ class _Chunk:
     deaths: int = 0
 
 
+class _Ended(NamedTuple):
+    """A chunk that is no longer in work; ``lost``: its worker died of something, and this is the first word of it."""
+
+    chunk: _Chunk
+    outcomes: list[Outcome] | None
+    reason: str = ""
+    lost: bool = False
+
+
 class _Crew:
     """The workers, and what each of them has in hand."""
 
@@ -208,6 +219,7 @@ class _Crew:
         self._ray, self._shares, self._same = ray, shares, same
         self._shipped, self._options = ray.put(shipped), ray.put(options)
         self._calls: dict[Any, tuple[Any, _Chunk | None]] = {}  # result -> worker, chunk; no chunk: it is starting
+        self._known: set[Any] = set()  # workers that are not known to be dead
         self._ready: set[Any] = set()
         self._waiting_since = time.monotonic()
 
@@ -220,6 +232,7 @@ class _Crew:
             scheduling_strategy="SPREAD",
         )
         worker = actor.remote(self._shipped, self._shares.cores)
+        self._known.add(worker)
         self._calls[worker.start.remote()] = (worker, None)
 
     def give(self, take: Callable[[bool], _Chunk | None]) -> None:
@@ -234,13 +247,14 @@ class _Crew:
                 if len(hand) == most and not any(chunk.alone for chunk in hand):
                     chunk = take(not hand)
                     if chunk is not None:
-                        self._calls[worker.run.remote(chunk.items, self._options)] = (worker, chunk)
+                        items = [elsewhere(item) for item in chunk.items]
+                        self._calls[worker.run.remote(items, self._options)] = (worker, chunk)
 
     @property
     def working(self) -> bool:
         return any(chunk is not None for _, chunk in self._calls.values())
 
-    def next(self) -> tuple[_Chunk, list[Outcome] | None, str] | None:
+    def next(self) -> _Ended | None:
         """Wait a second for the next chunk to end: with its outcomes, or None where its worker died of something.
 
         Raises:
@@ -260,15 +274,15 @@ class _Crew:
             result = self._ray.get(done[0])
         except errors.RayTaskError as error:
             raise _plain(error) from error
-        except (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError) as error:
-            self._dismiss(worker)
-            reason = str(error).strip().splitlines()[0]
-            return (chunk or _Chunk([])), None, reason
+        except errors.RayError as error:  # dead, killed for its memory, out of reach, ...
+            lost = self._dismiss(worker)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return _Ended(chunk or _Chunk([]), None, reason, lost)
         if chunk is None:
             self._ready.add(worker)
             self._check(*result)
             return None
-        return chunk, result, ""
+        return _Ended(chunk, result)
 
     def _check(self, version: str, sha: str | None, settings: dict[str, Any]) -> None:
         """What the manifest says must be so wherever an image is made."""
@@ -278,11 +292,16 @@ class _Crew:
             if there != here:
                 raise ConfigError(f"a worker's translator has {name} {there}, here they are {here}")
 
-    def _dismiss(self, worker: Any) -> None:
+    def _dismiss(self, worker: Any) -> bool:
+        """Whether it was not known before: each of the chunks a worker has in hand tells of its death."""
+        if worker not in self._known:
+            return False
+        self._known.discard(worker)
         if worker in self._ready:
             self._ready.discard(worker)
             self._waiting_since = time.monotonic()
         self._ray.kill(worker)  # it may only have been out of reach
+        return True
 
     def stop(self) -> None:
         """Ask everybody to end what is in hand."""
@@ -291,7 +310,7 @@ class _Crew:
 
     def send_home(self) -> None:
         """End all workers."""
-        for worker in {worker for worker, _ in self._calls.values()} | self._ready:
+        for worker in self._known:
             self._ray.kill(worker)
 
 
@@ -337,17 +356,19 @@ def _run(
             ended = crew.next()
             if ended is None:
                 continue
-            chunk, outcomes, reason = ended
+            chunk, outcomes, reason, lost = ended
             if outcomes is not None:
                 deaths = 0
                 for item, outcome in zip(chunk.items, outcomes, strict=False):  # fewer after a stop
                     left -= 1
-                    yield item, outcome
+                    yield item, from_elsewhere(item, outcome)
                 continue
-            deaths += 1
-            if deaths > _DEATHS * (shares.workers + 1):
-                raise NightaugError(f"workers die one after the other ({reason}); what is done is kept")
-            crew.hire()
+            if lost:
+                # Suspects may well kill their workers until each is found out; all others should not.
+                deaths += not chunk.alone
+                if deaths > _DEATHS * (shares.workers + 1):
+                    raise NightaugError(f"workers die one after the other ({reason}); what is done is kept")
+                crew.hire()
             again.extend(_suspects(chunk))
             if chunk.deaths >= _DEATHS:  # a single image
                 left -= 1

@@ -1,14 +1,18 @@
-"""A translator on its way to other machines: its weights travel along, so that no disk needs to be shared."""
+"""What travels to other machines: items, and a translator with its weights, so that no disk need be shared for it."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from nightaug.errors import CheckpointError
+import msgspec
+
+from nightaug.errors import CheckpointError, ImageError
+from nightaug.translate.plan import Item, ManifestRow
 from nightaug.translate.translators import RELIGHT, Translator
 
 
@@ -58,3 +62,19 @@ def ship(load: Callable[[str], Translator], source: str, name: str) -> Shipped:
     except OSError as error:
         raise CheckpointError(f"{weights}: cannot be read ({error.strerror})") from error
     return Shipped(load, source, files, name)
+
+
+def elsewhere(item: Item) -> Item:
+    """An item for a process with another working folder."""
+    path = item.frame.path
+    if path is None or path.is_absolute():
+        return item
+    return item._replace(frame=msgspec.structs.replace(item.frame, path=Path(os.path.abspath(path))))
+
+
+def from_elsewhere(item: Item, outcome: ManifestRow | ImageError) -> ManifestRow | ImageError:
+    """What became of an item there, in the words that are used here."""
+    path = item.frame.path
+    if isinstance(outcome, ImageError) and path is not None and not path.is_absolute():
+        return ImageError(str(outcome).replace(os.path.abspath(path), str(path)))
+    return outcome

@@ -1,4 +1,4 @@
-"""Images and results in object storage, or wherever else fsspec reaches: ``s3://``, ``gs://``, ``file://`` ...
+"""Images and results in object storage, or wherever else fsspec reaches: ``s3://``, ``gs://``, ``sftp://`` ...
 
 Reading a dataset there starts from its *listing*: a folder on this machine with every label file, and in place of every
 image an empty file of the image's size (sparse, it takes no room). What plans a translation looks at names, sizes and
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +27,13 @@ from nightaug.errors import ConfigError, DatasetError, ImageError
 from nightaug.images import IMAGE_SUFFIXES, ImageArray, decode_image, list_images
 
 #: Stores in which an object appears whole or not at all, also under its final name.
-_WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2", "memory"})
+_WHOLE_PUTS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory"})
+#: File systems whose ``mv`` renames, and in one step over a file that is there. Of others fsspec's packages copy and
+#: then remove (webdav, dbfs), refuse a name that is taken (smb), or do not look whether it was done (webhdfs).
+_REPLACING = frozenset({"file", "local", "sftp", "ssh"})
+#: Names of files on their way there, and seconds after which nobody writes one of them any more.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_ABANDONED = 3600.0
 #: Label files, as the readers know them.
 _LABEL_SUFFIXES = frozenset({".json", ".xml", ".txt", ".yaml", ".yml"})
 #: Bytes of an image that hold its header: EXIF blocks end at 64 KB, sizes come right after them.
@@ -37,6 +46,23 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(://|::)")
 def is_url(place: str | os.PathLike[str]) -> bool:
     """Whether a place is meant for fsspec: ``s3://bucket/day``, ``file:///data/day``, ``simplecache::s3://...``."""
     return bool(_URL.match(str(place)))
+
+
+def plain_path(place: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The path behind ``file:///data/day``, so that all that holds for folders holds there; others as they are.
+
+    Raises:
+        ConfigError: a URL of an unknown protocol, or its package is not installed.
+    """
+    if not is_url(place):
+        return place
+    system, root = Storage(str(place))._connect()
+    return (root or "/") if "file" in _protocols(system) else place
+
+
+def _protocols(system: Any) -> set[str]:
+    """All names of a file system's protocol, as ``s3`` and ``s3a``."""
+    return {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
 
 
 @dataclass(frozen=True)
@@ -83,12 +109,31 @@ class Storage:
             raise OSError(number, f"{what}: {str(error) or type(error).__name__}") from error
 
     def check(self) -> None:
-        """Connect, to fail early.
+        """Connect, to fail early where nothing can be written, or not so that it is there whole or not at all.
+
+        Raises:
+            ConfigError: see :meth:`_connect`; or the protocol cannot replace a file in one step.
+        """
+        system, _ = self._connect()
+        if not _protocols(system) & (_WHOLE_PUTS | _REPLACING):
+            raise ConfigError(
+                f"{self.url}: files there cannot be replaced in one step, so a fault would leave torn ones; "
+                "choose s3://, gs://, abfs://, oss://, oci:// or sftp://, or mount it as a folder"
+            )
+
+    def canonical(self) -> tuple[str, str]:
+        """What is the same for two URLs of one place: the file system's kind and host, and the path there.
+
+        ``s3a://b//x`` is ``s3://b/x``, and a cache (``simplecache::s3://b/x``) is what it caches.
 
         Raises:
             ConfigError: see :meth:`_connect`.
         """
-        self._connect()
+        system, root = Storage(self.url.rsplit("::", 1)[-1])._connect()
+        if "file" in _protocols(system):
+            return _canonical_path(root or "/")
+        path = "/" + "/".join(part for part in posixpath.normpath(f"/{root}").split("/") if part)
+        return f"{type(system).__name__} {system.storage_options.get('host', '')}", path
 
     def is_file(self) -> bool:
         """Whether the URL is that of one file."""
@@ -162,16 +207,15 @@ class Storage:
     def write(self, name: str, data: bytes) -> None:
         """Put a file so that it is there whole or not at all, whoever looks, and whenever this process dies.
 
-        Object stores promise that of every upload; elsewhere it is written under another name and then moved.
+        Object stores promise that of every upload; elsewhere it is written under another name and then renamed.
 
         Raises:
             OSError: it cannot be written.
         """
         system, root = self._connect()
         path = f"{root}/{name}"
-        protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
         with self._failing(self.at(name)):
-            if protocols & _WHOLE_PUTS:
+            if _protocols(system) & _WHOLE_PUTS:
                 system.pipe_file(path, data)
                 return
             folder = path.rsplit("/", 1)[0]
@@ -198,15 +242,37 @@ class Storage:
             except FileNotFoundError:
                 pass
 
+    def remove_leftovers(self) -> None:
+        """Remove what killed processes were writing; what is younger than an hour may be another machine's.
 
-def check_urls_apart(source: str, out: str) -> None:
-    """Refuse an output that lies in the input or around it.
+        Raises:
+            OSError: it cannot be listed, or a file not removed.
+        """
+        system, root = self._connect()
+        if _protocols(system) & _WHOLE_PUTS:
+            return
+        with self._failing(self.url):
+            for path, info in system.find(root, detail=True).items():
+                written = info.get("mtime") or 0.0
+                age = time.time() - (written.timestamp() if isinstance(written, datetime) else float(written))
+                if _TEMPORARY.fullmatch(posixpath.basename(path)) and age > _ABANDONED:
+                    system.rm_file(path)
+
+
+def _canonical_path(path: str | os.PathLike[str]) -> tuple[str, str]:
+    return "file", os.path.realpath(path)
+
+
+def check_urls_apart(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Refuse an output that lies in the input or around it; each may be a URL or a path.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: it does, or a URL cannot be used.
     """
-    one, other = source.rstrip("/") + "/", out.rstrip("/") + "/"
-    if one.startswith(other) or other.startswith(one):
+    (kind, one), (other_kind, other) = (
+        Storage(str(place)).canonical() if is_url(place) else _canonical_path(place) for place in (source, out)
+    )
+    if kind == other_kind and posixpath.commonpath([one, other]) in (one, other):
         raise ConfigError(f"--out {out} lies in the input {source} or around it; choose another place")
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,30 @@ def test_a_process_that_dies_ends_the_job_with_one_line(hosts: ModuleType, domai
     ]
     assert all(process.returncode for process in job.processes)
     assert RunFolder(tmp_path / "run").latest_state()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({}, ""),
+        ({"first_step_apart": 0.5}, "0.5 apart"),
+        ({"first_step_apart": float("nan")}, "nan apart"),
+        ({"survivor_said": "nothing"}, "said: nothing"),
+        ({"ended_after_seconds": 300.0}, "after 300.0 s"),
+        ({"killed_after_state": None}, "step None"),
+        ({"killed_after_state": 12}, "step 12"),
+        ({"killed_codes": [1, 0]}, "exit codes"),
+        ({"resumed_equal": False}, "differs"),
+    ],
+)
+def test_the_benchmark_complains_of_broken_promises(hosts: ModuleType, wrong: dict[str, Any], words: str) -> None:
+    good = {
+        "first_step_apart": 1e-7, "ended_after_seconds": 3.0, "survivor_said": "error: another process of this ...",
+        "killed_after_state": 4, "killed_codes": [1, 1], "steps": 12, "resumed_equal": True,
+    }  # fmt: skip
+    said = hosts.complaints(good | wrong)
+    assert len(said) == bool(wrong)
+    assert words in "".join(said)
 
 
 @pytest.mark.parametrize(

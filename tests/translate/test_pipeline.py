@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError, NightaugError
 from nightaug.images import ImageArray, image_description, read_image, write_image
 from nightaug.translate import output, pipeline
-from nightaug.translate.pipeline import translate
-from nightaug.translate.plan import make_plan, read_manifest
+from nightaug.translate.pipeline import Options, Outcome, translate
+from nightaug.translate.plan import Item, make_plan, read_manifest
 from nightaug.translate.translators import Translator
 
 
@@ -204,6 +205,30 @@ def test_two_processes_do_not_share_an_output(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="in use by another process"):
         translate(make_plan(root, "day2night"), darker(), out)
     held.close()
+
+
+def test_images_that_workers_write_elsewhere_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, shared, own = make_plan(scalabel(tmp_path / "in", ["daytime"] * 3), "day2night"), tmp_path / "out", []
+
+    def remote(
+        items: list[Item], translator: Translator, options: Options, workers: int, stopped: Callable[[], bool]
+    ) -> Iterator[tuple[Item, Outcome]]:
+        """The first image is on the disk at once, the second a moment later, the third on another machine's."""
+        for number, (item, outcome) in enumerate(pipeline.work(items, translator, options, workers, stopped)):
+            if number == 1:
+                (shared / item.output).rename(tmp_path / "late.jpg")
+                own.append(threading.Timer(0.3, (tmp_path / "late.jpg").rename, [shared / item.output]))
+                own[0].start()
+            if number == 2:
+                (shared / item.output).unlink()
+            yield item, outcome
+
+    monkeypatch.setattr(output, "_SEEN", 1.0)
+    with pytest.raises(ConfigError, match=r"0002-a.jpg was written by a worker .* must be on a disk that all machines"):
+        translate(plan, darker(), shared, workers=1, engine=remote)
+    assert len(list(read_manifest(shared))) == 2
+    assert json.loads((shared / "translation.json").read_text())["finished"] is False
+    assert translate(plan, darker(), shared).present == 2
 
 
 def test_a_full_disk_says_so_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

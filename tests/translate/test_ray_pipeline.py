@@ -20,11 +20,12 @@ from nightaug.data.formats import open_dataset
 from nightaug.errors import CheckpointError, ConfigError, NightaugError
 from nightaug.images import ImageArray, read_image
 from nightaug.translate import ray_pipeline
-from nightaug.translate.output import FolderOutput, FolderStore
+from nightaug.translate.output import FolderOutput, FolderStore, StorageOutput
 from nightaug.translate.pipeline import translate
 from nightaug.translate.plan import make_plan, read_manifest
 from nightaug.translate.ray_pipeline import Shares, divide, ray_engine
 from nightaug.translate.shipping import Shipped, ship
+from nightaug.translate.storage import Storage, list_into
 from nightaug.translate.translators import RELIGHT, Translator
 
 
@@ -163,13 +164,16 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_folder_is_that_of_one_machine(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with relative paths: workers have the working folder of whoever started the cluster."""
     small_chunks(monkeypatch)
-    plan = make_plan(scalabel(tmp_path / "in", ["daytime"] * 10), "day2night")
+    scalabel(tmp_path / "in", ["daytime"] * 10)
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan("in", "day2night")
     (tmp_path / "in/images/100k/train/0004-a.jpg").write_bytes(b"broken")
-    local = translate(plan, here(), tmp_path / "local")
+    local = translate(plan, here(), "local")
     seen: list[int] = []
     with ray_engine(shipped(loader())) as engine:
-        result = translate(plan, here(), tmp_path / "ray", engine=engine, progress=lambda done, note: seen.append(done))
+        result = translate(plan, here(), "ray", engine=engine, progress=lambda done, note: seen.append(done))
         assert result.written == 9
         assert result.failed == local.failed
         assert list(result.failed) == ["images/100k/train/0004-a.jpg"]
@@ -178,6 +182,19 @@ def test_the_folder_is_that_of_one_machine(cluster: Any, tmp_path: Path, monkeyp
     # Either engine goes on where the other stopped: only what could not be made is tried.
     again = translate(plan, here(), tmp_path / "ray")
     assert (again.written, again.present, len(again.failed)) == (0, 9, 1)
+
+
+def test_from_and_to_storage(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = scalabel(tmp_path / "in", ["daytime"] * 3)
+    (tmp_path / "listing").mkdir()
+    place, origin = list_into(Storage(f"file://{root}"), tmp_path / "listing")
+    plan = make_plan(place, "day2night")._replace(origin=origin)
+    with ray_engine(shipped(loader()), workers=1) as engine:
+        result = translate(plan, here(), StorageOutput(f"file://{tmp_path}/ray"), engine=engine)
+    assert result.written == 3
+    translate(plan, here(), tmp_path / "local")
+    assert files(tmp_path / "ray") == files(tmp_path / "local")
 
 
 def test_ctrl_c_keeps_what_is_done_and_resumes_to_the_same_result(

@@ -27,6 +27,7 @@ from nightaug.translate.backends.files import (
     target_file,
     write_onnx,
     write_openvino,
+    written_files,
 )
 from nightaug.translate.backends.runtimes import (
     Compute,
@@ -73,9 +74,13 @@ def export_translator(
         raise ConfigError("--precision int8 needs --calibrate FOLDER: images as the translator will be given")
     onnx_package()  # before any work
     target = target_file(out, format)
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target} exists; choose another --out, or --overwrite")
+    files = written_files(target)
+    for path in files:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} exists; choose another --out, or --overwrite")
     weights = find_weights(source)
+    if weights.resolve() in [path.resolve() for path in files]:
+        raise ConfigError(f"the export would replace {weights}, which it is made of; choose another --out")
     network = read_generator(weights, direction).eval().requires_grad_(False)
     relit = read_relit_strength(weights)
     check_direction(weights, direction, relit)
@@ -127,7 +132,7 @@ def export_translator(
             precision == "bf16",
             lambda path: measured(openvino_runtime(read_openvino(path), precision).compute),
         )
-    size = sum(path.stat().st_size for path in (target, target.with_suffix(".bin")) if path.exists())
+    size = sum(path.stat().st_size for path in files)
     against = f" (the lesser of this machine's and of {runtime})" if runtime else ""
     say(
         f"wrote {target}, {size / 1e6:.1f} MB; against torch in fp32: largest error {made.parity['max_error']:.1e}, "

@@ -14,6 +14,7 @@ from nightaug.cyclegan.dataset import to_image
 from nightaug.cyclegan.translator import memory_free, memory_needed, network_input
 from nightaug.data.classes import Direction
 from nightaug.data.frames import Box
+from nightaug.devices import check_device
 from nightaug.errors import ConfigError, ImageError, NightaugError
 from nightaug.images import ImageArray, check_rgb
 from nightaug.runs import file_sha256, resolve_precision, user_cache
@@ -117,8 +118,10 @@ def load_exported(
     """
     if tile:
         raise ConfigError("--tile needs --backend torch: an exported translator takes whole images")
-    if device is not None and torch.device(device).type != "cpu":
-        raise ConfigError(f"--device {device} needs --backend torch: exported translators run on the CPU")
+    if device is not None:
+        check_device(device)
+        if torch.device(device).type != "cpu":
+            raise ConfigError(f"--device {device} needs --backend torch: exported translators run on the CPU")
     given = exported_file(source)
     if given is not None:
         facts, runtime, used = open_exported(given, backend)

@@ -21,7 +21,7 @@ from nightaug.config import Settings
 from nightaug.data.classes import Direction
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.runs import file_sha256
-from nightaug.translate.backends.runtimes import openvino_package
+from nightaug.translate.backends.runtimes import check_file, openvino_package
 
 ExportFormat = Literal["onnx", "openvino"]
 ExportPrecision = Literal["fp32", "bf16", "int8"]
@@ -80,6 +80,11 @@ def target_file(out: Path, format: ExportFormat) -> Path:
     return out / f"model{suffix}"
 
 
+def written_files(target: Path) -> list[Path]:
+    """What an export to a :func:`target_file` writes: OpenVINO keeps the numbers beside the graph."""
+    return [target, target.with_suffix(".bin")] if target.suffix.lower() == SUFFIXES["openvino"] else [target]
+
+
 def read_onnx_facts(path: Path) -> ExportFacts:
     """What an ``.onnx`` file says of itself.
 
@@ -87,8 +92,8 @@ def read_onnx_facts(path: Path) -> ExportFacts:
         CheckpointError: missing, damaged, or not made by ``nightaug export``.
         ConfigError: onnx is not installed.
     """
+    check_file(path)
     onnx = onnx_package()
-    _there(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
         text = {entry.key: entry.value for entry in model.metadata_props}.get(_KEY)
@@ -180,11 +185,6 @@ def _facts(path: Path, text: str | None) -> ExportFacts:
         return ExportFacts.model_validate(json.loads(text))
     except (ValueError, ValidationError) as error:
         raise CheckpointError(f"{path} was made by another version of nightaug export ({_line(error)})") from error
-
-
-def _there(path: Path) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
 
 
 def _line(error: Exception) -> str:

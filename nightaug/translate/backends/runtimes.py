@@ -112,8 +112,11 @@ def read_openvino(path: Path) -> Any:
 
     Raises:
         ConfigError: openvino is not installed.
-        CheckpointError: not such a model.
+        CheckpointError: missing, or not such a model.
     """
+    check_file(path)
+    if path.suffix.lower() == ".xml":  # the numbers lie beside it
+        check_file(path.with_suffix(".bin"))
     core = openvino_core()
     try:
         return core.read_model(str(path))
@@ -145,6 +148,16 @@ def openvino_runtime(model: Any, precision: ExportPrecision) -> Runtime:
         return out
 
     return Runtime(compute, "bf16" if bf16 else "fp32")
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no ordinary file before a runtime opens it: it would wait for a pipe, and a device never ends.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
 
 
 def _damaged(what: str, error: Exception) -> CheckpointError:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -180,7 +182,8 @@ def test_every_option_that_cannot_be_followed_is_refused(run: Path, tmp_path: Pa
     for message, call in (
         ("not for night2day", lambda: Translator.load(one, "night2day")),
         ("--tile needs --backend torch", lambda: Translator.load(one, tile=64)),
-        ("--device cuda needs --backend torch", lambda: Translator.load(one, device="cuda")),
+        ("--device meta needs --backend torch", lambda: Translator.load(one, device="meta")),
+        ("--device gpu cannot be used here", lambda: Translator.load(one, device="gpu")),
         ("which --backend torch cannot run", lambda: Translator.load(one, backend="torch")),
         (r"onnxruntime reads \.onnx files", lambda: Translator.load(two, backend="onnxruntime")),
         ("exported in fp32; export it with --precision bf16", lambda: Translator.load(one, precision="bf16")),
@@ -220,6 +223,55 @@ def test_foreign_and_damaged_files_are_explained(run: Path, tmp_path: Path) -> N
     onnx.save(foreign, str(tmp_path / "foreign.onnx"))
     with pytest.raises(CheckpointError, match="not made by nightaug export"):
         Translator.load(tmp_path / "foreign.onnx")
+
+
+@pytest.mark.parametrize("name", ["x.xml", "x.bin", "x.onnx"])
+def test_what_is_no_ordinary_file_is_not_opened(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    given = tmp_path / name if name == "x.onnx" else tmp_path / "x.xml"
+    export_translator(run, given, "onnx" if name == "x.onnx" else "openvino")
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+
+    def opened(*words: object) -> Any:
+        raise AssertionError("this waits for ever")
+
+    for runtime in ("onnx.load", "nightaug.translate.backends.runtimes.openvino_core"):
+        monkeypatch.setattr(runtime, opened)
+    for backend in ("openvino", None):
+        with pytest.raises(CheckpointError, match=rf"{name}: no such file"):
+            Translator.load(given, backend=backend)  # type: ignore[arg-type]
+
+
+def test_no_file_is_replaced_unasked(run: Path, tmp_path: Path) -> None:
+    for out, binary in ((tmp_path / "night.xml", "night.bin"), (tmp_path, "model.bin")):
+        (tmp_path / binary).write_bytes(b"somebody's weights")
+        with pytest.raises(ConfigError, match=f"{binary} exists; choose another --out, or --overwrite"):
+            export_translator(run, out, "openvino", dry_run=True)
+        export_translator(run, tmp_path, "onnx", overwrite=True, dry_run=True)
+        assert (tmp_path / binary).read_bytes() == b"somebody's weights"
+    assert export_translator(run, tmp_path / "night.xml", "openvino", overwrite=True) is not None
+    assert (tmp_path / "night.bin").stat().st_size > 100
+    torch.save(ResnetGenerator(4, 1).state_dict(), tmp_path / "model.bin")
+    with pytest.raises(ConfigError, match="which it is made of"):
+        export_translator(tmp_path / "model.bin", tmp_path, "openvino", overwrite=True)
+
+
+def test_the_next_command_uses_the_file(run: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Beside the run's weights, where naming the folder would mean those.
+    words = ["export", str(run), "--format", "onnx", "--out", str(run), "--direction", "night2day"]
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(f"--translator {run / 'model.onnx'} --direction night2day")
+    following = shlex.split(line.removeprefix("next: nightaug "))
+    out = run.parent / "day"
+    with pytest.raises(SystemExit) as caught:
+        main([{"INPUT": str(days), "DIR": str(out)}.get(word, word) for word in following])
+    assert caught.value.code == 0
+    assert json.loads((out / "translation.json").read_text())["settings"]["backend"] == "onnxruntime"
 
 
 def test_an_image_that_does_not_fit_into_memory_is_one_failed_image(
