@@ -180,7 +180,8 @@ class Child:
                 self._kill()
             time.sleep(_LOOK)
         seconds = time.monotonic() - self.began
-        text = self.said.read_text("utf-8", "replace")
+        # One that is killed at once has not opened it yet.
+        text = self.said.read_text("utf-8", "replace") if self.said.exists() else ""
         try:
             changes = int(self.counted.read_text() or 0)
         except OSError:
