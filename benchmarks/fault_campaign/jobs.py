@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,10 +165,15 @@ def _fill(data: Path, clip: Path, out: Path) -> Callable[[], int]:
         from nightaug.clip import fill
         from nightaug.clip.encoder import load_clip
         from nightaug.clip.region_cache import RegionCache
+        from nightaug.errors import NightaugError
 
         fill.SEGMENT_BYTES = 256  # a segment every few images, not every few minutes
         model = load_clip(str(clip), precision="fp32")
-        RegionCache.open(out, model).fill(_frames(data), model, batch=4)
+        try:
+            RegionCache.open(out, model).fill(_frames(data), model, batch=4)
+        except (NightaugError, OSError) as error:  # as the commands that fill a cache tell it
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         return 0
 
     return call
