@@ -46,13 +46,14 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
         command = ["openvocab", "train", str(data), "--method", method, *preset, *sources, "--steps", str(steps)]
         return training(name, runs / name, [*command, *settings(arguments.set), *own])
 
-    steps = [train("proposals", "proposals", arguments.proposal_steps, unseen)]
+    held = [*unseen, *(["--drop-unseen-images"] if arguments.drop_unseen_images else [])]
+    steps = [train("proposals", "proposals", arguments.proposal_steps, held)]
     command = ["openvocab", "embed", str(data), "--proposals", str(runs / "proposals"), "--clip", arguments.clip]
     command += [*words("--data", arguments), "--most", str(arguments.most), "--out", str(embeddings), *device]
     steps.append(Step("embed", command, lambda: fact(embeddings / "store.json", "finished") is True))
     for method in METHODS:
         own = [] if method == "vldus" else ["--embeddings", str(embeddings)]
-        steps.append(train(method, method, arguments.steps, [*own, *unseen]))
+        steps.append(train(method, method, arguments.steps, [*own, *held]))
     common = ["--embeddings", str(embeddings), *unseen, *preset, *device]
     command = ["openvocab", "probe", str(runs / "lp-ovod"), *common]
     steps.append(training("probe", runs / "probe", command, counted=False))
@@ -125,6 +126,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", required=True, help="CLIP that embeds the proposals and reads the names")
     parser.add_argument("--unseen", default="bus,truck,traffic sign", help="classes without boxes")
+    parser.add_argument("--drop-unseen-images", action="store_true", help="as zero-shot detection is measured")
     parser.add_argument("--preset", default="openvocab-sample-world")
     parser.add_argument("--steps", type=int, default=800, help="of every detector")
     parser.add_argument("--proposal-steps", type=int, default=800)

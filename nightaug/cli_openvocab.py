@@ -109,6 +109,9 @@ def train(
     embeddings: Embeddings = None,
     unseen: Unseen = None,
     class_split: Split = None,
+    drop_unseen_images: Annotated[
+        bool, typer.Option("--drop-unseen-images", help="Leave out whole images that show an unseen class.")
+    ] = False,
     detector: Annotated[str | None, typer.Option(help="faster-rcnn-resnet18|50|101.")] = None,
     data: Data = None,
     validation: Annotated[
@@ -144,7 +147,8 @@ def train(
 
     result = run_training(
         dataset, out, layers, method.value, embeddings=embeddings, clip=clip, unseen=words(unseen),
-        split_name=class_split, epochs=epochs, resume=resume, cpu=cpu, dry_run=dry_run, say=say,
+        split_name=class_split, drop_unseen_images=drop_unseen_images, epochs=epochs, resume=resume, cpu=cpu,
+        dry_run=dry_run, say=say,
     )  # fmt: skip
     if result is None:
         return

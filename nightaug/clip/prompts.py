@@ -36,6 +36,7 @@ ENSEMBLE: tuple[str, ...] = (*TEMPLATES, *DAY_TEMPLATES, *NIGHT_TEMPLATES)
 
 #: Words people use for a class, as CLIP has read them; a class that is not here goes by its own name.
 WORDS: dict[str, tuple[str, ...]] = {
+    "background": ("background", "empty place", "road or building"),
     "bicycle": ("bicycle", "bike"),
     "bus": ("bus",),
     "car": ("car",),

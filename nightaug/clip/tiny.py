@@ -23,7 +23,7 @@ from torch.optim import AdamW
 
 from nightaug import __version__
 from nightaug.clip.encoder import Clip
-from nightaug.clip.tiny_data import Crops, captions, cut_crops, draw, positives
+from nightaug.clip.tiny_data import BACKGROUND, Crops, captions, cut_crops, draw, positives, with_background
 from nightaug.clip.weights import CONFIG_NAME, open_clip_module
 from nightaug.config import Settings
 from nightaug.data.frames import Frame
@@ -55,6 +55,7 @@ class TinySettings(Settings):
     warmup: int = Field(50, ge=0)
     balance: float = Field(0.5, ge=0, le=1, description="0 draws crops as they come, 1 draws all classes equally often")
     per_class: int = Field(4000, ge=1, description="crops a class at most, drawn by seed")
+    background: int = Field(0, ge=0, description="places an image that show no whole object, learnt as 'background'")
     min_side: float = Field(4.0, ge=1)
     context: float = Field(1.5, ge=1)
     mixed_precision: str = "auto"
@@ -150,6 +151,8 @@ def train_tiny(
     folder = RunFolder(out)
     ready = folder.start(settings, resume, may_change=("steps", "save_every", "log_every"))
     try:
+        if settings.background:
+            frames, classes = with_background(frames, settings.background, settings.seed), (*classes, BACKGROUND)
         kept = out / "crops.safetensors"  # while training goes on: cutting again would be the longest part of resuming
         crops = cut_crops(frames, classes, settings, device, kept)
         if len(crops.label) < 2:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nightaug.boxes import iou
 from nightaug.clip.crops import cut, grown, large_enough
 from nightaug.clip.prompts import DAY_TEMPLATES, NIGHT_TEMPLATES, TEMPLATES, WORDS, fill_template
 from nightaug.clip.region_cache import regions_of
 from nightaug.data.classes import DAY, NIGHT, canonical_class
-from nightaug.data.frames import Frame
+from nightaug.data.frames import Box, Frame
 from nightaug.errors import ImageError
 from nightaug.images import read_image
 from nightaug.runs import load_weights, progress_bar, save_weights
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 #: Times of day and light colours as small numbers; 0 is "not known".
 TIMES: tuple[str | None, ...] = (None, DAY, NIGHT)
 COLORS: tuple[str | None, ...] = (None, "red", "yellow", "green")
+#: The class of places that show no object, or less than half of one.
+BACKGROUND = "background"
+#: Such a place has less than this IoU with every labelled box, crowds among them.
+_MOST_OVERLAP = 0.3
 #: How many pixels larger than the network's input the stored crops are, so that windows inside them stay sharp.
 _MARGIN = 1.25
 
@@ -60,6 +67,40 @@ class Caption:
     label: int
     time: int = 0
     color: int = 0
+
+
+def with_background(frames: Sequence[Frame], count: int, seed: int) -> list[Frame]:
+    """The frames, each with up to ``count`` more boxes of class :data:`BACKGROUND` where no object is.
+
+    Half of them are places of any size anywhere, half lie beside an object and are as large as it: what a detector's
+    proposals get wrong. They touch objects by an IoU under 0.3 at most. Drawn by seed and the frame's name; frames of
+    unknown size stay as they are.
+    """
+    return [_with_background(frame, count, seed) for frame in frames]
+
+
+def _with_background(frame: Frame, count: int, seed: int) -> Frame:
+    if not frame.width or not frame.height:
+        return frame
+    rng = np.random.default_rng([seed, *hashlib.sha256(frame.name.encode()).digest()[:8]])
+    size = np.array([frame.width, frame.height], np.float64)
+    objects = np.array([box.xyxy for box in frame.boxes], np.float64).reshape(-1, 4)
+    places: list[Box] = []
+    for attempt in range(4 * count):
+        if len(places) == count:
+            break
+        if attempt % 2 and len(objects):
+            corners = objects[rng.integers(len(objects))].reshape(2, 2)
+            span, middle = corners[1] - corners[0], corners.mean(axis=0)
+            middle = middle + span * rng.uniform(0.4, 1.5, 2) * rng.choice([-1, 1], 2)
+        else:
+            span = np.exp(rng.uniform(math.log(8), math.log(size.min() / 2))) * np.exp(rng.uniform(-0.7, 0.7, 2))
+            middle = rng.uniform(0, 1, 2) * size
+        place = np.clip(np.concatenate((middle - span / 2, middle + span / 2)), 0, np.tile(size, 2))
+        if (place[2:] - place[:2]).min() >= 4 and iou(place[None], objects).max(initial=0) < _MOST_OVERLAP:
+            x1, y1, x2, y2 = place.tolist()
+            places.append(Box(x1, y1, x2, y2, BACKGROUND))
+    return msgspec.structs.replace(frame, boxes=[*frame.boxes, *places])
 
 
 def cut_crops(

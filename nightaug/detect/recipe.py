@@ -29,10 +29,11 @@ from nightaug.detect.sources import (
     load_target,
     map_classes,
     parse_source,
+    without_images_of,
 )
 from nightaug.detect.train import DetectorTrainer, TrainResult
 from nightaug.detect.vision_language import without_effect
-from nightaug.errors import ConfigError, Interrupted
+from nightaug.errors import ConfigError, DatasetError, Interrupted
 from nightaug.losses import weighted_total
 from nightaug.training import duration, training_errors
 
@@ -67,6 +68,7 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
             f"the learning rate rises over {settings.warmup:,} steps, longer than the run; see --set warmup=..."
         )
     sources = [source._replace(frames=map_classes(source.frames, settings.rename)) for source in found]
+    sources = _without_images_of(sources, settings.exclude, notes)
     # A source of weight 0 is never drawn: its classes are not there to be learnt.
     drawn = [source for source in sources if source.weight > 0] or sources  # without any, the mixture says so
     labelled = [frame for source in drawn for frame in source.frames]
@@ -104,6 +106,18 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
         sources = [source._replace(frames=map_classes(source.frames, one)) for source in sources]
         val, classes = map_classes(val, one), (OBJECT,)
     return TrainingData(sources, val, classes, target, notes)
+
+
+def _without_images_of(sources: list[Source], classes: Sequence[str], notes: list[str]) -> list[Source]:
+    """The sources without their images of some classes, and a note that tells how many went."""
+    if not classes:
+        return sources
+    kept = [source._replace(frames=without_images_of(source.frames, classes)) for source in sources]
+    before, after = (sum(len(source.frames) for source in each) for each in (sources, kept))
+    notes.append(f"{before - after:,} of {before:,} images show {' or '.join(classes)} and are left out")
+    if not after:
+        raise DatasetError(f"every training image shows {' or '.join(classes)}: see --set exclude")
+    return kept
 
 
 class Ready(NamedTuple):

@@ -77,6 +77,8 @@ class DetectorSettings(Settings):
     classes: tuple[str, ...] | None = None
     #: Classes to rename first, e.g. {rider: pedestrian}.
     rename: dict[str, str] = Field(default_factory=dict)
+    #: Classes whose images are not trained on at all, e.g. those that are to be unseen (Bansal et al., 2018).
+    exclude: tuple[str, ...] = ()
     #: Unlabelled images of the target domain, for adaptation: a folder or dataset, NAME:SPLIT:DOMAIN like data.
     target: str | None = None
     #: Learn from the target's images, too: the vision-language night head (METHODS section 2), or none.

@@ -242,6 +242,12 @@ def known_classes(frames: Sequence[Frame], order: Sequence[str] = ()) -> tuple[s
     return tuple(dict.fromkeys([*first, *sorted(seen)]))
 
 
+def without_images_of(frames: Sequence[Frame], classes: Sequence[str]) -> list[Frame]:
+    """Frames that show none of the classes, crowds and labels of weight 0 among them; an empty frame stays."""
+    gone = {canonical_class(name) for name in classes}
+    return [frame for frame in frames if not any(canonical_class(box.category) in gone for box in frame.boxes)]
+
+
 def map_classes(frames: Sequence[Frame], mapping: dict[str, str]) -> list[Frame]:
     """Frames with their classes renamed, e.g. ``{"rider": "pedestrian"}``; names are made canonical."""
     names = {canonical_class(old): canonical_class(new) for old, new in mapping.items()}

@@ -9,13 +9,14 @@ import pytest
 import torch
 from helpers import picture
 
+from nightaug.boxes import iou
 from nightaug.clip import tiny
 from nightaug.clip.accuracy import accuracy_table, crop_accuracy
 from nightaug.clip.encoder import Clip, load_clip
 from nightaug.clip.prompts import Prompts
 from nightaug.clip.region_cache import RegionCache
 from nightaug.clip.tiny import TinySettings, soft_contrastive, train_tiny
-from nightaug.clip.tiny_data import Caption, captions, cut_crops, positives
+from nightaug.clip.tiny_data import BACKGROUND, Caption, captions, cut_crops, positives, with_background
 from nightaug.data.frames import Box, Frame
 from nightaug.errors import ConfigError, DatasetError, NightaugError
 from nightaug.images import write_image
@@ -94,6 +95,28 @@ def test_it_learns_and_a_resumed_run_ends_the_same(
     assert [row["crops"] for row in report["by_size"]] == [4, 4]
     assert set(report["by_time"]) == {"daytime", "night"}
     assert "| all | 8 |" in accuracy_table(report)
+
+
+def test_background_lies_beside_the_objects(street: list[Frame], tmp_path: Path) -> None:
+    more = with_background(street, 3, seed=1)
+    for before, after in zip(street, more, strict=True):
+        assert after.boxes[: len(before.boxes)] == before.boxes
+        added = after.boxes[len(before.boxes) :]
+        assert 0 < len(added) <= 3
+        assert {box.category for box in added} == {BACKGROUND}
+        places = np.array([box.xyxy for box in added])
+        assert iou(places, np.array([box.xyxy for box in before.boxes])).max() < 0.3
+        assert (places >= 0).all()
+        assert (places[:, 2:] <= [96, 64]).all()
+    assert with_background(street, 3, seed=1) == more, "drawn by seed"
+    assert with_background(street, 3, seed=2) != more
+    unknown = Frame("a", [Box(0, 0, 9, 9, "car")])
+    assert with_background([unknown], 3, 0) == [unknown], "its size is not known"
+
+    settings = TinySettings(**{**TINY.model_dump(), "steps": 2, "background": 2})
+    crops = train_tiny(street, ("car", "pedestrian"), tmp_path / "run", settings).crops
+    assert crops["car"] == 12
+    assert 12 <= crops[BACKGROUND] <= 24
 
 
 def test_captions_are_true_and_true_pairs_are_targets(frames: list[Frame]) -> None:

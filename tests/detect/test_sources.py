@@ -20,6 +20,7 @@ from nightaug.detect.sources import (
     map_classes,
     parse_source,
     spread,
+    without_images_of,
 )
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.images import write_image
@@ -140,6 +141,14 @@ def test_classes_are_renamed_by_any_of_their_names() -> None:
     mapped = map_classes(frames, {"Rider": "person"})
     assert [box.category for box in mapped[0].boxes] == ["pedestrian", "car"]
     assert frames[0].boxes[0].category == "rider"
+
+
+def test_images_of_a_class_are_left_out_by_any_of_its_names() -> None:
+    frames = [Frame("a", [Box(0, 0, 1, 1, "pedestrian"), Box(0, 0, 1, 1, "car")]), Frame("b"), Frame("c", [])]
+    frames += [Frame("d", [Box(0, 0, 1, 1, "car", crowd=True)])]
+    assert [frame.name for frame in without_images_of(frames, ["Person"])] == ["b", "c", "d"]
+    assert [frame.name for frame in without_images_of(frames, ["car"])] == ["b", "c"], "a crowd shows it, too"
+    assert without_images_of(frames, []) == frames
 
 
 def test_spread_takes_from_everywhere() -> None:

@@ -20,7 +20,7 @@ from nightaug.detect.openvocab.synthesize import SynthesisResult, run_synthesis
 from nightaug.detect.openvocab.vocabulary import load_text, reads_text, write_with_classes
 from nightaug.detect.predict import PredictResult, run_predict
 from nightaug.detect.settings import DetectorSettings
-from nightaug.detect.sources import load_source, map_classes, parse_source
+from nightaug.detect.sources import load_source, map_classes, parse_source, without_images_of
 from nightaug.errors import ConfigError, DatasetError
 
 Say = Callable[[str], None]
@@ -93,6 +93,7 @@ def synthesize(
     opened = open_dataset(dataset)
     specs = [parse_source(text) for text in (*data,) or trained.data or ("dataset",)]
     frames = [frame for spec in specs if spec.weight > 0 for frame in load_source(spec, opened).frames]
+    frames = without_images_of(map_classes(frames, trained.rename), trained.exclude)
     store = ProposalStore(embeddings) if embeddings is not None else None
     if store is not None and (missing := store.missing([frame.path for frame in frames if frame.path])):
         raise ConfigError(
@@ -101,9 +102,7 @@ def synthesize(
         )
     check_held_out(store, [canonical_class(name) for name in names], say)
     text = Prompts(load_text(store.facts if store is not None else {}, clip))
-    return run_synthesis(
-        run, out, map_classes(frames, trained.rename), names, text.embed, settings, store=store, say=say, **options
-    )
+    return run_synthesis(run, out, frames, names, text.embed, settings, store=store, say=say, **options)
 
 
 def _unseen(run: Path, names: Sequence[str] | None, split_name: str | None) -> list[str]:

@@ -45,6 +45,7 @@ def run_training(
     clip: str | None = None,
     unseen: Sequence[str] | None = None,
     split_name: str | None = None,
+    drop_unseen_images: bool = False,
     epochs: int | None = None,
     resume: bool = False,
     cpu: bool = False,
@@ -59,6 +60,8 @@ def run_training(
         clip: of the store, if it is no longer where it was.
         unseen, split_name: classes to leave out, see :func:`~nightaug.detect.openvocab.splits.class_split`; neither
             of them trains on every labelled class, or on those the settings name.
+        drop_unseen_images: leave out whole images that show a class to leave out, as zero-shot detection is measured
+            (Bansal et al., ECCV 2018); else such objects are there, unlabelled, and learnt as background.
         epochs, resume, cpu, dry_run, say: as :func:`~nightaug.detect.recipe.run_recipe`.
 
     Raises:
@@ -80,6 +83,10 @@ def run_training(
         split = _split(open_dataset(dataset), layers, unseen, split_name)
         layers.append({"classes": split.seen})
         held = split.unseen
+    if drop_unseen_images:
+        if not held:
+            raise ConfigError("--drop-unseen-images: say which classes are unseen with --unseen or --class-split")
+        layers.append({"exclude": held})
     before = out / "last.safetensors" if resume else None
 
     def make(settings: DetectorSettings, data: TrainingData) -> Ready:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,7 @@ def test_vldus_synthesizes_a_class_without_boxes(
         (["--method", "vldus", "--detector", "fcos-resnet18"], "need a two-stage one"),
         (["--method", "vldus", "--class-split", "coco_48_17"], "either with --unseen"),
         (["--method", "vldus", "--steps", 3, "--epochs", 3], "not both"),
+        (["--method", "vldus", "--drop-unseen-images"], "every training image shows traffic light"),
         (["--method", "vldus", "--preset", "demo"], "says nothing of this command"),
         (["--method", "vldus", "--set", "rcnn.foo=1"], "Unknown key: 'rcnn.foo'"),
     ],
@@ -225,6 +227,29 @@ def test_mistakes_get_one_line(
     assert err.count("\n") == 1
     assert expected in err
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_images_of_unseen_classes_can_be_left_out(
+    capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(streets, tmp_path / "data")
+    file = next((data / "annotations").glob("*train*A*"))
+    content = json.loads(file.read_text())
+    lamp = next(row["id"] for row in content["categories"] if row["name"] == "traffic light")
+    first = content["images"][0]["id"]
+    content["annotations"] = [
+        row for row in content["annotations"] if row["image_id"] != first or row["category_id"] != lamp
+    ]
+    file.write_text(json.dumps(content))
+    words = ("--method", "vldus", "--data", "dataset:train:A", "--drop-unseen-images")
+    code, out, err = train(capsys, data, tmp_path / "run", *words)
+    assert code == 0, err
+    assert "1 images" in out
+    assert "show traffic light and are left out" in out
+    assert read_facts(tmp_path / "run" / "last.safetensors")["settings"]["exclude"] == ["traffic light"]
+    code, _, err = run(capsys, "train", data, "--out", tmp_path / "x", *words, "--detector", "faster-rcnn-resnet18")
+    assert code == 2
+    assert "say which classes are unseen" in err
 
 
 def test_embeddings_of_other_images_are_refused(
