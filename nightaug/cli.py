@@ -25,6 +25,7 @@ from nightaug.cli_common import (
     Resume,
     RunOut,
     Set,
+    Steps,
     TrainingDryRun,
     Trust,
     say,
@@ -37,6 +38,7 @@ from nightaug.cli_curate import app as curate_app
 from nightaug.cli_detect import app as detect_app
 from nightaug.cli_export import app as export_app
 from nightaug.cli_openvocab import app as openvocab_app
+from nightaug.cli_relight import app as relight_app
 from nightaug.errors import ConfigError, Interrupted, NightaugError
 
 app = typer.Typer(
@@ -178,7 +180,7 @@ def train_translator(
     out: RunOut,
     preset: Preset = None,
     config: Config = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    steps: Steps = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of steps: passes over the larger domain.")] = None,
     set_: Set = None,
     resume: Resume = False,
@@ -210,7 +212,10 @@ def translate(
     ],
     out: Annotated[str, typer.Option("--out", help="Folder to write, or its URL.")],
     translator: Annotated[
-        str, typer.Option(help="'relight', a run of train-translator or distill, a weight file, or an exported file.")
+        str,
+        typer.Option(
+            help="'relight', a file of fit-relight, a run of train-translator or distill, weights, an exported file."
+        ),
     ] = "relight",
     direction: Annotated[DirectionName, typer.Option()] = DirectionName.day2night,
     format: Annotated[
@@ -313,6 +318,7 @@ def translate(
         raise typer.Exit(1)
 
 
+app.add_typer(relight_app)
 app.add_typer(export_app)
 app.add_typer(curate_app)
 app.add_typer(detect_app)

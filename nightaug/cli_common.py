@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
 from nightaug.errors import ConfigError
-
-if TYPE_CHECKING:
-    from nightaug.cyclegan.loop import TrainResult
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder.")]
@@ -21,6 +18,8 @@ Set = Annotated[
 ]
 Preset = Annotated[str | None, typer.Option(help="Settings that ship with nightaug: bdd100k, demo, ...")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings, over the preset.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of steps: passes over the data.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
@@ -106,8 +105,19 @@ def settings_layers(
     return [layers, parse_overrides(set_ or []), {key: value for key, value in flags.items() if value is not None}]
 
 
-def say_trained(result: TrainResult, out: Path, again: str) -> None:
-    """How the training of a translator ended.
+class Trained(Protocol):
+    """How any training ended."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def unreadable(self) -> int: ...
+
+
+def check_finished(result: Trained, again: str) -> None:
+    """Say what a training stepped over, and if it was stopped, how it goes on.
 
     Args:
         again: the command that goes on.
@@ -120,5 +130,10 @@ def say_trained(result: TrainResult, out: Path, again: str) -> None:
     if not result.finished:
         say(f"stopped at step {result.step:,}; continue with: {again}")
         raise typer.Exit(1)
+
+
+def say_trained(result: Trained, out: Path, again: str) -> None:
+    """How the training of a translator ended; see :func:`check_finished`."""
+    check_finished(result, again)
     say(f"finished at step {result.step:,}; weights in {out}, samples in {out / 'samples'}")
     say(f"next: nightaug translate INPUT --translator {out} --out DIR")

@@ -12,6 +12,7 @@ from nightaug.cli_common import (
     Cpu,
     Device,
     DryRun,
+    Epochs,
     Images,
     Labels,
     Out,
@@ -19,8 +20,10 @@ from nightaug.cli_common import (
     Resume,
     RunOut,
     Set,
+    Steps,
     TrainingDryRun,
     Trust,
+    check_finished,
     say,
     settings_layers,
     words,
@@ -90,8 +93,8 @@ def train_detector(
     ] = None,
     preset: Preset = None,
     config: Config = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of steps: passes over the data.")] = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
     set_: Set = None,
     resume: Resume = False,
     cpu: Cpu = False,
@@ -117,16 +120,11 @@ def train_detector(
     result = run_recipe(dataset, out, layers, epochs, resume, cpu, dry_run, say)
     if result is None:
         return
-    if result.unreadable:
-        say(f"{result.unreadable} training images could not be read and were stepped over")
-    if result.finished:
-        best = f", best AP on validation {100 * result.best:.1f}" if result.best is not None else ""
-        early = " (no better AP for a while)" if result.stopped_early else ""
-        say(f"finished at step {result.step:,}{early}{best}; weights in {out}")
-        say(f"next: nightaug evaluate {out} {dataset} --out metrics.json")
-    else:
-        say(f"stopped at step {result.step:,}; continue with: nightaug train-detector {dataset} --out {out} --resume")
-        raise typer.Exit(1)
+    check_finished(result, f"nightaug train-detector {dataset} --out {out} --resume")
+    best = f", best AP on validation {100 * result.best:.1f}" if result.best is not None else ""
+    early = " (no better AP for a while)" if result.stopped_early else ""
+    say(f"finished at step {result.step:,}{early}{best}; weights in {out}")
+    say(f"next: nightaug evaluate {out} {dataset} --out metrics.json")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from nightaug.cli_common import (
     Cpu,
     Device,
     DryRun,
+    Epochs,
     Images,
     Labels,
     Out,
@@ -20,8 +21,10 @@ from nightaug.cli_common import (
     Resume,
     RunOut,
     Set,
+    Steps,
     TrainingDryRun,
     Trust,
+    check_finished,
     say,
     settings_layers,
     words,
@@ -123,8 +126,8 @@ def train(
     ] = None,
     preset: Preset = None,
     config: Config = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of steps: passes over the data.")] = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
     set_: Set = None,
     resume: Resume = False,
     cpu: Cpu = False,
@@ -152,11 +155,7 @@ def train(
     )  # fmt: skip
     if result is None:
         return
-    if result.unreadable:
-        say(f"{result.unreadable} training images could not be read and were stepped over")
-    if not result.finished:
-        say(f"stopped at step {result.step:,}; run the same command with --resume to go on")
-        raise typer.Exit(1)
+    check_finished(result, "the same command with --resume")
     say(f"finished at step {result.step:,}; weights in {out}")
     following = {
         "proposals": f"embed {dataset} --proposals {out} --clip MODEL:TAG --out EMBEDDINGS",

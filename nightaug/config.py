@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,16 +176,21 @@ def build(model: type[S], *layers: Mapping[str, Any]) -> S:
         raise ConfigError(_explain(model, error)) from error
 
 
+def unknown_key(key: str, known: Collection[str]) -> str:
+    """One line on a key that is none of the known ones (dotted), with the one that may have been meant."""
+    close = difflib.get_close_matches(key, known, 1) or [
+        name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
+    ]
+    return f"Unknown key: '{key}'" + (f" (did you mean '{close[0]}'?)" if close else "")
+
+
 def _explain(model: type[Settings], error: ValidationError) -> str:
     lines = []
     known = _keys(model)
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, known, 1) or [
-                name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
-            ]
-            lines.append(f"Unknown key: '{key}'" + (f" (did you mean '{close[0]}'?)" if close else ""))
+            lines.append(unknown_key(key, known))
         else:
             lines.append(f"{key or 'settings'}: {item['msg']}, got {item.get('input')!r}")
     return "; ".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nightaug.errors import ConfigError
+from nightaug.errors import ConfigError, first_line
 
 
 def default_device() -> str:
@@ -21,5 +21,5 @@ def check_device(device: str | torch.device) -> None:
     try:
         torch.zeros(1, device=torch.device(device))
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).strip().splitlines()[0]
+        line = first_line(error)
         raise ConfigError(f"--device {device} cannot be used here ({line}); try --device cpu") from error

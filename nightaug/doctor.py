@@ -8,6 +8,8 @@ import shutil
 from importlib import metadata, util
 from pathlib import Path
 
+from nightaug.errors import first_line
+
 #: Extra -> module it brings -> what it is for.
 EXTRAS: dict[str, tuple[str, str]] = {
     "yolo": ("ultralytics", "YOLO detectors (AGPL-3.0)"),
@@ -80,9 +82,7 @@ def _device(lines: list[str]) -> bool:
     try:
         nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     except (RuntimeError, NotImplementedError) as error:
-        lines.append(
-            f"  torchvision does not fit torch: {str(error).splitlines()[0]}; pip install --upgrade torch torchvision"
-        )
+        lines.append(f"  torchvision does not fit torch: {first_line(error)}; pip install --upgrade torch torchvision")
         return False
     from nightaug.runs import resolve_precision
 

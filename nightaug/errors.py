@@ -29,3 +29,8 @@ class CheckpointError(NightaugError):
 
 class Interrupted(NightaugError):
     """Stopped by Ctrl-C with everything done so far kept (exit code 1)."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error, or its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

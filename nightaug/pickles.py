@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nightaug.errors import CheckpointError
+from nightaug.errors import CheckpointError, first_line
 
 #: Whether the command that is running was given ``--trust``; not kept in any settings, as those come from files, too.
 _TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -66,7 +66,7 @@ def load_torch(path: str | os.PathLike[str], trust: bool | None = None) -> dict[
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ... on bad files
         if "weights_only" in str(error):  # torch's own advice here would be to run the file's code
             raise CheckpointError(_refusal(Path(path))) from error
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        line = first_line(error)
         raise CheckpointError(f"{path}: not a plain checkpoint, or damaged ({line})") from error
     if trust and not isinstance(content, dict) and callable(getattr(content, "state_dict", None)):
         content = dict(content.state_dict())  # a whole network

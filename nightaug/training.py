@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -182,6 +182,46 @@ class TrainingProcess:
             self.folder.start(self.settings, resume, self.may_change)
             self._claimed = True
 
+    def begin(self, resume: bool) -> int:
+        """Take the run folder and the newest state, if the run is to go on; the step to begin with."""
+        self.claim(resume)
+        self.accelerator.wait_for_everyone()
+        start = (self.folder.latest_state() if resume else None) or 0
+        if start:
+            self.load(start)
+        return start
+
+    def load(self, step: int) -> None:
+        """Continue from the state of ``step``."""
+        raise NotImplementedError
+
+    def read_state(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """This process's part of the state of ``step``, and the main process's, which holds the networks."""
+        own = self.folder.load_state(step, self.accelerator.process_index)
+        return own, own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
+
+    def save(self, step: int, ends: bool = True) -> None:
+        """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one.
+
+        ``ends``: training stops here. In between nobody uses the weights.
+        """
+        self.check_finite(step)
+        self.folder.save_state(step, self.accelerator.process_index, self.state())
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            # Weights first: killed in between, the run makes these steps again and ends with the same weights, while
+            # the other way round a finished run could be left with older ones.
+            self.write_last(step, ends)
+            self.folder.commit_state(step)
+
+    def state(self) -> dict[str, Any]:
+        """This process's part of the training state."""
+        raise NotImplementedError
+
+    def write_last(self, step: int, ends: bool) -> None:
+        """Write ``last.safetensors``; see :meth:`save`."""
+        raise NotImplementedError
+
     def asked_to_stop(self, stop: StopRequest, done: int, before: bool) -> bool:
         """Whether to stop after ``done`` steps; several processes ask each other every tenth step only."""
         if done % 10 == 0 or self.accelerator.num_processes == 1:
@@ -249,6 +289,19 @@ def halt(
     good = folder.latest_state()
     where = f"the last good state is {unit} {good}, in {folder.path}" if good else "no state was saved yet"
     raise NightaugError(f"{found}; {where}: go on with {advice}")
+
+
+Item = TypeVar("Item")
+
+
+def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of ``size`` consecutive items, read no sooner than they are needed; what is left over is dropped."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
 
 
 def accumulate(sums: dict[str, Tensor], parts: Mapping[str, Tensor], share: float) -> None:

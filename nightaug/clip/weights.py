@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nightaug.errors import CheckpointError, ConfigError
+from nightaug.errors import CheckpointError, ConfigError, first_line
 
 #: What a user can do about weights that cannot be had.
 WITHOUT_NETWORK = (
@@ -175,7 +175,7 @@ def _fetched(spec: str, facts: dict[str, Any]) -> Path:
     try:
         return Path(open_clip.download_pretrained(facts))
     except (OSError, RuntimeError, ValueError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        line = first_line(error)
         raise CheckpointError(f"the weights for {spec} cannot be fetched ({line}): {WITHOUT_NETWORK}") from error
 
 

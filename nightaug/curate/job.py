@@ -16,7 +16,7 @@ from nightaug.curate.settings import CurateSettings
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.runs import file_sha256, progress_bar
 from nightaug.translate.folder import CURATED, REPORT, SCORES
-from nightaug.translate.translators import RELIGHT
+from nightaug.translate.translators import relights
 
 #: Share of images or boxes from which on dropping deserves a warning.
 _MUCH = 0.1
@@ -98,7 +98,7 @@ def check_curating(
         DatasetError: there are no real night images there.
         CheckpointError: no usable judge or CLIP.
     """
-    if mode == "mend" and translator == RELIGHT:
+    if mode == "mend" and relights(translator):
         raise ConfigError(
             "--curate-mode mend repairs with relight, which cannot mend its own images; use drop or weigh"
         )

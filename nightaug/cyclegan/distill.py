@@ -128,7 +128,7 @@ class Distiller(CropTrainer):
         student: StudentGenerator = self.accelerator.unwrap_model(self.student)
         return student if self.ema is None else self.ema.network
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"best_score": self.best_score, "data": self.fingerprint, **self.means.state()}
         if self.accelerator.is_main_process:
             state |= {
@@ -141,7 +141,7 @@ class Distiller(CropTrainer):
 
     def load(self, step: int) -> None:
         """Continue from the state of ``step``."""
-        own, main = self.read_state(step, "images or by another teacher")
+        own, main = self.read_state_of(step, "images or by another teacher")
         self.accelerator.unwrap_model(self.student).load_state_dict(main["student"])
         self.optimizer.optimizer.load_state_dict(main["optimizer"])
         if self.ema is not None:
@@ -151,7 +151,7 @@ class Distiller(CropTrainer):
         self.best_score = main["best_score"]
         self.means.load(own, self.accelerator.device)
 
-    def _write_weights(self, which: str, step: int) -> None:
+    def write_weights(self, which: str, step: int) -> None:
         student = self.saved()
         pair = OneWay(student, None) if self._domain == 0 else OneWay(None, student)
         path = self.folder.weights_path(which)

@@ -21,7 +21,7 @@ from nightaug.cyclegan.dataset import DomainFolders, UnpairedCrops, find_domains
 from nightaug.cyclegan.settings import CropSettings
 from nightaug.errors import ConfigError
 from nightaug.runs import StopRequest, progress_bar
-from nightaug.training import TrainingProcess, open_board, write_scalars
+from nightaug.training import TrainingProcess, grouped, open_board, write_scalars
 
 #: Settings a resumed run may have otherwise: those that do not change what the saved state means. Results then
 #: are those of the new settings from that step on.
@@ -107,10 +107,6 @@ class CropTrainer(TrainingProcess):
         """One optimiser step; raw named losses, averaged over the batches."""
         raise NotImplementedError
 
-    def load(self, step: int) -> None:
-        """Continue from the state of ``step``."""
-        raise NotImplementedError
-
     def crops(self) -> UnpairedCrops:
         """The training data."""
         raise NotImplementedError
@@ -126,8 +122,8 @@ class CropTrainer(TrainingProcess):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * rate_factor(step, settings.steps, settings.constant)
 
-    def read_state(self, step: int, others: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """This process's part of the state of ``step``, and the main process's, which holds the networks.
+    def read_state_of(self, step: int, others: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See :meth:`TrainingProcess.read_state`.
 
         Args:
             others: what must not have changed since, in words.
@@ -135,8 +131,7 @@ class CropTrainer(TrainingProcess):
         Raises:
             ConfigError: the run was trained on something else.
         """
-        own = self.folder.load_state(step, self.accelerator.process_index)
-        main = own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
+        own, main = self.read_state(step)
         if main["data"] != self.fingerprint:
             raise ConfigError(
                 f"the run in {self.folder.path} was trained on other {others} "
@@ -159,42 +154,25 @@ class CropTrainer(TrainingProcess):
             seconds = time.monotonic() - began
         return seconds
 
-    def _state(self) -> dict[str, Any]:
-        """This process's part of the training state."""
-        raise NotImplementedError
-
-    def _write_weights(self, which: str, step: int) -> None:
+    def write_weights(self, which: str, step: int) -> None:
         """Write ``best`` or ``last``."""
         raise NotImplementedError
 
-    # -- the recipe --------------------------------------------------------------------------------------------
+    def write_last(self, step: int, ends: bool) -> None:
+        """See :meth:`TrainingProcess.write_last`."""
+        self.write_weights("last", step)
 
-    def save(self, step: int) -> None:
-        """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one."""
-        self.check_finite(step)
-        self.folder.save_state(step, self.accelerator.process_index, self._state())
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            # Weights first: killed in between, the run makes these steps again and ends with the same weights, while
-            # the other way round a finished run could be left with older ones.
-            self._write_weights("last", step)
-            self.folder.commit_state(step)
+    # -- the recipe --------------------------------------------------------------------------------------------
 
     def batches(self, start: int) -> Iterator[list[dict[str, Tensor]]]:
         """The forward passes of each optimiser step from ``start`` on, tensors on the device."""
-        settings, accelerator = self.settings, self.accelerator
-        group = []
-        for batch in make_loader(self.crops(), self.sampler(start), self.workers, self.on_gpu):
-            group.append(
-                {
-                    # The count stays on the CPU: reading it must not wait for the GPU.
-                    key: value if key == "unreadable" else on_device(value, accelerator.device)
-                    for key, value in batch.items()
-                }
-            )
-            if len(group) == settings.accumulate:
-                yield group
-                group = []
+        loader = make_loader(self.crops(), self.sampler(start), self.workers, self.on_gpu)
+        return grouped(map(self._on_device, loader), self.settings.accumulate)
+
+    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        device = self.accelerator.device
+        # The count stays on the CPU: reading it must not wait for the GPU.
+        return {key: value if key == "unreadable" else on_device(value, device) for key, value in batch.items()}
 
     def run(self, resume: bool) -> TrainResult:
         """Train from the start, or from the newest state, to ``settings.steps`` or the first Ctrl-C.
@@ -205,11 +183,7 @@ class CropTrainer(TrainingProcess):
             NightaugError: a loss or a weight became NaN or infinite.
         """
         settings, accelerator, folder = self.settings, self.accelerator, self.folder
-        self.claim(resume)
-        accelerator.wait_for_everyone()
-        start = (folder.latest_state() if resume else None) or 0
-        if start:
-            self.load(start)
+        start = self.begin(resume)
         board: Any = None
         if accelerator.is_main_process:
             folder.write_settings(settings)
@@ -264,4 +238,4 @@ class CropTrainer(TrainingProcess):
         score = scores.get("score")
         if score is not None and (self.best_score is None or score < self.best_score):
             self.best_score = score
-            self._write_weights("best", step)
+            self.write_weights("best", step)

@@ -96,7 +96,7 @@ class ResnetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = GeneratorShape(width, blocks, upsampling, residual)
-        self.width, self.blocks, self.upsampling = width, blocks, upsampling
+        self.width, self.blocks = width, blocks
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), _norm(width), nn.ReLU(True)]
         for channels in (width, 2 * width):
             layers += [nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), _norm(2 * channels), nn.ReLU(True)]

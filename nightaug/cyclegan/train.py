@@ -167,7 +167,7 @@ class Trainer(CropTrainer):
 
     # -- state -------------------------------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         unwrap = self.accelerator.unwrap_model
         state: dict[str, Any] = {"buffers": {key: buffer.state_dict() for key, buffer in self.buffers.items()}}
         state |= {"best_score": self.best_score, "data": self.fingerprint, **self.means.state()}
@@ -189,7 +189,7 @@ class Trainer(CropTrainer):
         average = None if self.ema is None else self.ema.network
         return {"generators": self.generators, "discriminators": self.discriminators, "moving average": average}
 
-    def _write_weights(self, which: str, step: int) -> None:
+    def write_weights(self, which: str, step: int) -> None:
         used = self.aware.used_night_boxes if self.aware is not None else "none"
         path = self.folder.weights_path(which)
         write_translator(path, self.saved_generators(), self.settings, step, __version__, used, self.relit.strength)
@@ -203,7 +203,7 @@ class Trainer(CropTrainer):
 
     def load(self, step: int) -> None:
         """Continue from the state of ``step``."""
-        own, main = self.read_state(step, "images, boxes or another judge")
+        own, main = self.read_state_of(step, "images, boxes or another judge")
         unwrap = self.accelerator.unwrap_model
         unwrap(self.generators).load_state_dict(main["generators"])
         unwrap(self.discriminators).load_state_dict(main["discriminators"])

@@ -117,7 +117,7 @@ def read_training_boxes(
                 f"{root}: no boxes of night images; set faithful.night_boxes to pseudo boxes (see: nightaug predict)"
             )
     elif settings.night_boxes != "none":
-        night = _pseudo(Path(settings.night_boxes), b, settings, set(classes), notes)
+        night = pseudo_boxes(Path(settings.night_boxes), b, settings, set(classes), notes)
     boxes = TrainingBoxes(
         [(path, day[path].boxes) for path in a if path in day], night, classes, settings.masks, settings.judge_boxes
     )
@@ -131,7 +131,7 @@ def _labelled(frame: Frame) -> bool:
     return frame.path is not None and (frame.extra or {}).get("labelled") is not False
 
 
-def _pseudo(
+def pseudo_boxes(
     source: Path, files: Sequence[Path], settings: FaithfulSettings, classes: set[str], notes: list[str]
 ) -> list[tuple[Path, Sequence[Box]]]:
     """Pseudo boxes by image; those under ``min_score`` have weight 0, those under ``unsure_score`` are left out."""

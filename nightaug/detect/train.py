@@ -34,7 +34,7 @@ from nightaug.detect.vision_language import VisionLanguage, needs_clip
 from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
 from nightaug.runs import StopRequest, progress_bar
-from nightaug.training import MovingAverage, TrainingProcess, accumulate, agree, open_board, write_scalars
+from nightaug.training import MovingAverage, TrainingProcess, accumulate, agree, grouped, open_board, write_scalars
 
 #: Settings that a resumed run may have different.
 MAY_CHANGE = ("steps", "workers", "log_every", "save_every", "tensorboard", "patience", "adaptation.cache")
@@ -201,7 +201,7 @@ class DetectorTrainer(TrainingProcess):
 
     # -- state -------------------------------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         state = self.means.state()
         if self.accelerator.is_main_process:
             state |= {
@@ -218,19 +218,9 @@ class DetectorTrainer(TrainingProcess):
             }
         return state
 
-    def save(self, step: int, ends: bool = True) -> None:
-        """Write the training state and ``last.safetensors``; a state with NaN in it never replaces a good one.
-
-        ``ends``: training stops here. In between nobody uses the weights, so that nothing is measured for them.
-        """
-        self.check_finite(step)
-        self.folder.save_state(step, self.accelerator.process_index, self._state())
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            # Weights first: killed in between, the run makes these steps again and ends with the same weights, while
-            # the other way round a finished run could be left with older ones.
-            self._write_weights("last", step, self.ready(step) if ends else self.saved)
-            self.folder.commit_state(step)
+    def write_last(self, step: int, ends: bool) -> None:
+        """See :meth:`TrainingProcess.write_last`; between two stops nothing is measured for the weights."""
+        self._write_weights("last", step, self.ready(step) if ends else self.saved)
 
     def networks(self) -> Mapping[str, nn.Module | None]:
         """See :meth:`TrainingProcess.networks`."""
@@ -243,8 +233,7 @@ class DetectorTrainer(TrainingProcess):
 
     def load(self, step: int) -> None:
         """Continue from the state of ``step``."""
-        own = self.folder.load_state(step, self.accelerator.process_index)
-        main = own if self.accelerator.is_main_process else self.folder.load_state(step, 0)
+        own, main = self.read_state(step)
         seen = {"data": self.fingerprint, "target": self.target_fingerprint}
         for what, now in seen.items():
             # States of older versions do not say what the target was.
@@ -274,12 +263,8 @@ class DetectorTrainer(TrainingProcess):
         source = self._stream(self.mixture, start, settings.seed)
         beside = self.target if self.adapted is not None else None
         target = self._stream(beside, start, settings.seed + 1) if beside is not None else None
-        group: list[tuple[Batch, Batch | None]] = []
-        for batch in source:
-            group.append((batch.to(device), next(target).to(device) if target is not None else None))
-            if len(group) == settings.accumulate:
-                yield group
-                group = []
+        pairs = ((batch.to(device), next(target).to(device) if target is not None else None) for batch in source)
+        return grouped(pairs, settings.accumulate)
 
     def _stream(self, mixture: Mixture, start: int, seed: int) -> Iterator[Batch]:
         settings = self.settings
@@ -309,11 +294,7 @@ class DetectorTrainer(TrainingProcess):
             NightaugError: a loss or a weight became NaN or infinite.
         """
         settings, accelerator, folder = self.settings, self.accelerator, self.folder
-        self.claim(resume)
-        accelerator.wait_for_everyone()
-        start = (folder.latest_state() if resume else None) or 0
-        if start:
-            self.load(start)
+        start = self.begin(resume)
         if accelerator.is_main_process:
             # Before hours of embedding: stopped in them, the run must go on as what it was started as.
             folder.write_settings(settings)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nightaug.data.classes import Direction
-from nightaug.errors import CheckpointError, ConfigError, Interrupted, NightaugError
+from nightaug.errors import ConfigError, Interrupted, NightaugError
 from nightaug.experiment.arms import TRANSLATED, Parts
 from nightaug.experiment.compare_settings import TranslatorRecord
 from nightaug.runs import file_sha256, progress_bar
 from nightaug.translate.job import disk_needed
 from nightaug.translate.pipeline import translate
 from nightaug.translate.plan import make_plan
-from nightaug.translate.translators import RELIGHT, Translator
+from nightaug.translate.translators import RELIGHT, Translator, read_fitted, relights
 
 #: Domain of the images a direction makes.
 MADE: dict[Direction, str] = {"day2night": "B", "night2day": "A"}
@@ -158,7 +158,7 @@ def check_directions(arms: Mapping[str, Parts], translators: Mapping[str, Transl
                 raise ConfigError(
                     f"arm '{arm}': {name} has no {direction} images; add --translator {name}=FOLDER of them"
                 )
-            if direction == "night2day" and (source.model == RELIGHT or Path(source.model).suffix in _ONE_WAY):
+            if direction == "night2day" and (relights(source.model) or Path(source.model).suffix in _ONE_WAY):
                 raise ConfigError(f"arm '{arm}': {name} only goes from day to night; it needs a train-translator run")
 
 
@@ -204,16 +204,21 @@ def _check_same(source: TranslatorSource, direction: Direction, folder: Path) ->
     Raises:
         ConfigError: the weights have changed.
     """
-    if direction in source.folders or source.model in (None, RELIGHT):
+    if direction in source.folders or source.model is None or source.model == RELIGHT:
         return
-    from nightaug.cyclegan.checkpoint import find_weights
-
-    made_by = json.loads((folder / "translation.json").read_text("utf-8")).get("checkpoint_sha")
+    facts = json.loads((folder / "translation.json").read_text("utf-8"))
+    known: object
+    now: object
     try:
-        sha = file_sha256(find_weights(Path(source.model or "")))
-    except (CheckpointError, OSError):
+        if relights(source.model):
+            known, now = (facts.get("settings") or {}).get("relight") or {}, read_fitted(source.model)[0]
+        else:
+            from nightaug.cyclegan.checkpoint import find_weights
+
+            known, now = facts.get("checkpoint_sha"), file_sha256(find_weights(Path(source.model)))
+    except (NightaugError, OSError):
         return
-    if sha != made_by:
+    if known != now:
         raise ConfigError(
             f"{source.model} holds other weights than those {folder} was made with; give it another name, as in "
             f"--translator NEW={source.model}"

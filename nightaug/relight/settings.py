@@ -7,12 +7,12 @@ this package shares no code and no numbers.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from nightaug.config import unknown_key
 from nightaug.errors import ConfigError
 
 Range = tuple[float, float]
@@ -199,8 +199,7 @@ def relight_settings(values: Mapping[str, Any]) -> RelightSettings:
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            wrong.append(f"Unknown key: '{name}'" + (f" (did you mean '{close[0]}'?)" if close else ""))
+            wrong.append(unknown_key(name, known))
             continue
         given[name] = (value, value) if known[name].type == "Range" and _number(value) else _tuples(value)
         try:

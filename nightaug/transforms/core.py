@@ -18,7 +18,7 @@ from nightaug.errors import CheckpointError, ConfigError
 from nightaug.images import ImageArray
 from nightaug.transforms.blend import blend
 from nightaug.transforms.draws import UNKNOWN, Draw, Key, SharedEpoch, draw, in_loader_worker, key_number, worker_number
-from nightaug.translate.translators import RELIGHT, Precision, Translator
+from nightaug.translate.translators import RELIGHT, Precision, Translator, read_fitted, relights
 
 if TYPE_CHECKING:
     from nightaug.transforms.albumentations import AlbumentationsNight
@@ -36,8 +36,8 @@ class DayToNight:
     """A step of a training pipeline that turns a share of the day images into night.
 
     Args:
-        translator: ``"relight"``, a run of ``nightaug train-translator``, its weight file, a published generator
-            (``.pth``), or a :class:`~nightaug.translate.translators.Translator`.
+        translator: ``"relight"``, a file of ``nightaug fit-relight``, a run of ``nightaug train-translator``, its
+            weight file, a published generator (``.pth``), or a :class:`~nightaug.translate.translators.Translator`.
         p: chance in [0, 1] that an image becomes night.
         strength: in [0, 1], or (low, high) to draw from: 0 leaves the day, 1 is full night, light falls evenly in
             stops between. None: (0.6, 1.0) for ``relight``, 1 for a trained translator.
@@ -70,12 +70,14 @@ class DayToNight:
                 raise ConfigError("DayToNight needs a translator from day to night, this one goes night2day")
             # relight's own strength is drawn here, for each image.
             self.translator: str | Translator = RELIGHT if translator.name == RELIGHT else translator
+            self._constants = translator.settings.get("relight") or {}
         else:
             self.translator = os.fspath(translator)
             if self.translator != RELIGHT and not Path(self.translator).exists():
                 raise CheckpointError(
                     f"{self.translator}: no such run or weight file; give a run of train-translator, or 'relight'"
                 )
+            self._constants = read_fitted(self.translator)[0] if relights(self.translator) else {}
         if not 0.0 <= p <= 1.0:
             raise ConfigError(f"expected p in [0, 1], got {p}")
         self.p = float(p)
@@ -145,7 +147,7 @@ class DayToNight:
         if not drawn.night:
             return image
         if self.relights:
-            night = Translator.load(RELIGHT, strength=drawn.strength)
+            night = Translator.load(RELIGHT, strength=drawn.strength, constants=self._constants)
             return night(image, self.named_boxes(boxes, labels), drawn.seed)
         translator = self._translator()
         named = self.named_boxes(boxes, labels) if translator.sees_boxes else None
@@ -159,7 +161,7 @@ class DayToNight:
     @property
     def relights(self) -> bool:
         """Whether it is ``relight``, which needs boxes and labels to light lamps."""
-        return self.translator == RELIGHT
+        return isinstance(self.translator, str) and relights(self.translator)
 
     @property
     def sees_boxes(self) -> bool:

@@ -72,7 +72,7 @@ class FolderOutput:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.name = str(folder)
-        self.store: FolderStore | Storage = FolderStore(self.folder)
+        self.store = FolderStore(self.folder)
 
     @contextmanager
     def held(self, plan: Plan) -> Iterator[None]:
@@ -144,10 +144,9 @@ class StorageOutput:
     """
 
     def __init__(self, url: str) -> None:
-        self.name = self.url = url.rstrip("/")
+        self.name = url.rstrip("/")
         self.folder = Path()  # until held
-        self.store: FolderStore | Storage = Storage(self.url)
-        self._storage = Storage(self.url)
+        self.store = Storage(self.name)
         self._sizes: dict[str, int] = {}
         self._lines = 0  # files of new lines, those of earlier runs among them
         self._safe = 0  # bytes of the manifest that are in storage
@@ -155,39 +154,39 @@ class StorageOutput:
 
     @contextmanager
     def held(self, plan: Plan) -> Iterator[None]:
-        self._storage.check()
+        self.store.check()
         for source in [plan.origin.url] if plan.origin is not None else input_folders(plan.dataset):
-            check_urls_apart(source, self.url)
+            check_urls_apart(source, self.name)
         with ExitStack() as stack:
-            stack.enter_context(writing(self.url, _KEPT))
+            stack.enter_context(writing(self.name, _KEPT))
             # On one machine at least, two processes must not share an output.
-            key = hashlib.sha256(" ".join(self._storage.canonical()).encode()).hexdigest()[:32]
+            key = hashlib.sha256(" ".join(self.store.canonical()).encode()).hexdigest()[:32]
             try:
                 stack.enter_context(lock_folder(user_cache("outputs") / key))
             except ConfigError:
-                raise ConfigError(f"{self.url} is in use by another process; wait for it or choose another") from None
+                raise ConfigError(f"{self.name} is in use by another process; wait for it or choose another") from None
             except (OSError, RuntimeError):
                 pass  # no home, or one that cannot be written: without the lock, as between machines
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nightaug-")))
             yield
 
     def prepare(self, plan: Plan, facts: Mapping[str, Any], overwrite: bool) -> None:
-        self._sizes = self._storage.sizes()
+        self._sizes = self.store.sizes()
         if "prepare.json" in self._sizes:
-            raise ConfigError(f"{self.url} holds a prepared dataset; choose another --out")
+            raise ConfigError(f"{self.name} holds a prepared dataset; choose another --out")
         if self._sizes and _FACTS not in self._sizes and not overwrite:
-            raise ConfigError(f"{self.url} is not empty and holds no translation; choose another --out")
+            raise ConfigError(f"{self.name} is not empty and holds no translation; choose another --out")
         lines = sorted(name for name in self._sizes if name.startswith(_LINES))
         if _FACTS in self._sizes:
-            (self.folder / _FACTS).write_bytes(self._storage.read(_FACTS))
+            (self.folder / _FACTS).write_bytes(self.store.read(_FACTS))
             with open(self.folder / _MANIFEST, "wb") as stream:
                 for name in [name for name in (_MANIFEST, *lines) if name in self._sizes]:
-                    stream.write(self._storage.read(name))
+                    stream.write(self.store.read(name))
         self._lines = len(lines)
         try:
             check_folder(self.folder, facts, overwrite)
         except ConfigError as error:
-            raise ConfigError(str(error).replace(str(self.folder), self.url)) from error
+            raise ConfigError(str(error).replace(str(self.folder), self.name)) from error
         if overwrite:
             self._remove_former()
 
@@ -195,9 +194,9 @@ class StorageOutput:
         with suppress(DatasetError):  # not a translation's manifest: nothing here is known to be ours
             for row in read_manifest(self.folder):
                 if self._sizes.pop(row.output, None) is not None:
-                    self._storage.remove(row.output)
+                    self.store.remove(row.output)
         for name in [name for name in self._sizes if name == _MANIFEST or name.startswith(_LINES)]:
-            self._storage.remove(name)
+            self.store.remove(name)
         self._lines = 0
         (self.folder / _MANIFEST).unlink(missing_ok=True)
 
@@ -208,8 +207,8 @@ class StorageOutput:
         """Nothing to look for: a URL is the same place everywhere."""
 
     def began(self) -> None:
-        self._storage.remove_leftovers()
-        self._storage.write(_FACTS, (self.folder / _FACTS).read_bytes())
+        self.store.remove_leftovers()
+        self.store.write(_FACTS, (self.folder / _FACTS).read_bytes())
         self._safe = (self.folder / _MANIFEST).stat().st_size  # the rows came from there
         self._last = time.monotonic()
 
@@ -220,7 +219,7 @@ class StorageOutput:
             stream.seek(self._safe)
             new = stream.read()
         self._lines += 1
-        self._storage.write(f"{_LINES}{self._lines:06d}.jsonl", new)
+        self.store.write(f"{_LINES}{self._lines:06d}.jsonl", new)
         self._safe += len(new)
         self._last = time.monotonic()
 
@@ -228,9 +227,9 @@ class StorageOutput:
         names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
         # The facts say that all is there, so they go last.
         for name in sorted(names, key=lambda name: (name == _FACTS, name == _MANIFEST, name)):
-            self._storage.write(name, (self.folder / name).read_bytes())
+            self.store.write(name, (self.folder / name).read_bytes())
         for number in range(1, self._lines + 1):  # with the whole manifest there, nobody misses them
-            self._storage.remove(f"{_LINES}{number:06d}.jsonl")
+            self.store.remove(f"{_LINES}{number:06d}.jsonl")
 
 
 def make_output(out: str | os.PathLike[str] | FolderOutput | StorageOutput) -> FolderOutput | StorageOutput:

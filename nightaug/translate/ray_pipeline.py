@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from nightaug import __version__
 from nightaug.data.frames import Box
-from nightaug.errors import ConfigError, ImageError, NightaugError
+from nightaug.errors import ConfigError, ImageError, NightaugError, first_line
 from nightaug.images import ImageArray
 from nightaug.translate.pipeline import Engine, Options, Outcome, work
 from nightaug.translate.plan import Item
@@ -190,7 +190,7 @@ def _connect(ray: Any, address: str | None, folder: str | None) -> None:
         ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"at {address}" if address else "on this machine"
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        line = first_line(error)
         raise ConfigError(f"no Ray cluster {where} ({line}); start one with: ray start --head") from error
 
 
@@ -276,7 +276,7 @@ class _Crew:
             raise _plain(error) from error
         except errors.RayError as error:  # dead, killed for its memory, out of reach, ...
             lost = self._dismiss(worker)
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             return _Ended(chunk or _Chunk([]), None, reason, lost)
         if chunk is None:
             self._ready.add(worker)

@@ -13,7 +13,7 @@ import msgspec
 
 from nightaug.errors import CheckpointError, ImageError
 from nightaug.translate.plan import Item, ManifestRow
-from nightaug.translate.translators import RELIGHT, Translator
+from nightaug.translate.translators import RELIGHT, Translator, relights
 
 
 class Shipped(NamedTuple):
@@ -43,7 +43,7 @@ def ship(load: Callable[[str], Translator], source: str, name: str) -> Shipped:
 
     Args:
         load: makes a translator of a source, such as a partial :meth:`Translator.load`.
-        source: ``relight``, a run folder, a weight file or an exported file.
+        source: ``relight``, a file of fit-relight, a run folder, a weight file or an exported file.
         name: of the translator as the manifest has it.
 
     Raises:
@@ -54,7 +54,7 @@ def ship(load: Callable[[str], Translator], source: str, name: str) -> Shipped:
     from nightaug.cyclegan.checkpoint import find_weights
     from nightaug.translate.backends.files import exported_file
 
-    weights = exported_file(Path(source)) or find_weights(Path(source))
+    weights = Path(source) if relights(source) else exported_file(Path(source)) or find_weights(Path(source))
     # OpenVINO keeps the numbers beside the graph.
     beside = [weights.with_suffix(".bin")] if weights.suffix == ".xml" else []
     try:

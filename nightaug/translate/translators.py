@@ -79,8 +79,9 @@ class Translator:
         """Get a translator ready.
 
         Args:
-            source: ``"relight"``, a run folder of ``nightaug train-translator`` or ``distill``, its weight file, a
-                published CycleGAN generator (``.pth``), or a file of ``nightaug export``.
+            source: ``"relight"``, a file of ``nightaug fit-relight``, a run folder of ``nightaug train-translator``
+                or ``distill``, its weight file, a published CycleGAN generator (``.pth``), or a file of
+                ``nightaug export``.
             device: ``cpu``, ``cuda``, ...; None takes a GPU if there is one.
             precision: ``bf16`` is about twice as fast as ``fp32``; ``auto`` takes it where it is fast.
             tile: side in pixels of tiles for large images; 0 never tiles, None only when memory is short.
@@ -96,10 +97,11 @@ class Translator:
         """
         if direction not in ("day2night", "night2day"):
             raise ConfigError(f"expected direction day2night or night2day, got '{direction}'")
-        if str(source) == RELIGHT:
+        if relights(source):
             if backend not in (None, "torch"):
                 raise ConfigError(f"--backend {backend} is for trained translators; relight is none")
-            return _relight(direction, strength, constants)
+            fitted, night_boxes = read_fitted(source)
+            return _relight(direction, strength, {**fitted, **(constants or {})}, night_boxes)
         if constants:
             raise ConfigError(f"{', '.join(constants)}: --set is for relight, not for a trained translator")
         from nightaug.translate.backends.files import exported_file
@@ -146,7 +148,7 @@ def _trained(
     """A trained generator behind the common interface, with the relight that comes before it where there is one."""
     if night_boxes != "none":
         # Comparisons name an arm by this: True is the labels of night images, "pseudo" a detector's guesses.
-        settings["night_boxes"] = night_boxes == "real" or night_boxes
+        settings["night_boxes"] = _said(night_boxes)
     if relit is None:
         return Translator(name, direction, sha, False, gan, settings)
     first = _relight(direction, relit).function
@@ -157,7 +159,40 @@ def _trained(
     return Translator(name, direction, sha, False, run, settings | {"relit": relit}, True)
 
 
-def _relight(direction: Direction, strength: float, constants: Mapping[str, Any] | None = None) -> Translator:
+def _said(night_boxes: str) -> bool | str:
+    """How a translation tells what night labels its translator has seen."""
+    return night_boxes == "real" or night_boxes
+
+
+def relights(source: str | os.PathLike[str]) -> bool:
+    """Whether a translator is relight, with its own constants or with those of a YAML file."""
+    return str(source) == RELIGHT or Path(source).suffix in (".yaml", ".yml")
+
+
+def read_fitted(source: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
+    """Relight's constants from a file of ``nightaug fit-relight``, and which night boxes they were fitted to.
+
+    ``relight`` itself has none.
+
+    Raises:
+        ConfigError: the file is missing or is something else.
+    """
+    if str(source) == RELIGHT:
+        return {}, "none"
+    from nightaug.config import load_yaml
+
+    content = load_yaml(source if isinstance(source, Path) else Path(source))
+    constants, night_boxes = content.get("relight"), content.get("night_boxes", "none")
+    if not isinstance(constants, dict) or night_boxes not in ("real", "pseudo", "none"):
+        raise ConfigError(
+            f"{source}: no constants of relight; expected a file of nightaug fit-relight, 'relight: {{name: value}}'"
+        )
+    return constants, night_boxes
+
+
+def _relight(
+    direction: Direction, strength: float, constants: Mapping[str, Any] | None = None, night_boxes: str = "none"
+) -> Translator:
     if direction == "night2day":
         raise ConfigError("relight only goes from day to night; for night2day give --translator a trained run")
     from nightaug.relight import relight, relight_settings
@@ -168,4 +203,6 @@ def _relight(direction: Direction, strength: float, constants: Mapping[str, Any]
         return relight(image, boxes, seed=seed, strength=strength, settings=settings)
 
     facts = {"strength": strength, **({"relight": dict(constants)} if constants else {})}
+    if night_boxes != "none":
+        facts["night_boxes"] = _said(night_boxes)
     return Translator(RELIGHT, direction, None, True, run, facts, True)

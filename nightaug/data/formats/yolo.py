@@ -23,7 +23,7 @@ from nightaug.data.formats.base import (
 )
 from nightaug.data.formats.detect import YOLO_FILES
 from nightaug.data.frames import Box, Frame
-from nightaug.errors import DatasetError, ImageError
+from nightaug.errors import DatasetError, ImageError, first_line
 from nightaug.images import atomic_write_bytes, atomic_write_text, image_size
 
 #: Files of classes and image lists that lie among the labels.
@@ -147,7 +147,7 @@ def read_names(path: Path) -> tuple[list[str], bool]:
                 else:
                     names = [line.strip() for line in text.splitlines() if line.strip()]
             except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-                raise DatasetError(f"{file}: class names cannot be read ({str(error).splitlines()[0]})") from error
+                raise DatasetError(f"{file}: class names cannot be read ({first_line(error)})") from error
             if len(names) > _MAX_CLASSES:
                 raise DatasetError(f"{file}: {len(names):,} class names; expected at most {_MAX_CLASSES:,}")
             if names:

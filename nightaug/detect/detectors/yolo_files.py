@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nightaug.config import load_yaml
 from nightaug.detect.detectors.pretrained import download_timeout
-from nightaug.errors import CheckpointError, ConfigError
+from nightaug.errors import CheckpointError, ConfigError, first_line
 from nightaug.runs import load_weights
 
 #: A name: family (yolo11, yolov8, ...) and size; yolov5's is also written yolov5nu, as its weights are published.
@@ -58,7 +58,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
             return load_weights(path)[0], None
         tensors = dict(_tensors(network))
     except (pickle.UnpicklingError, ValueError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise CheckpointError(f"{path}: not a YOLO checkpoint, or damaged ({line})") from error
     if not tensors:
         raise CheckpointError(f"{path} holds no weights")

@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from nightaug.config import Settings
 from nightaug.data.classes import Direction
-from nightaug.errors import CheckpointError, ConfigError
+from nightaug.errors import CheckpointError, ConfigError, first_line
 from nightaug.runs import file_sha256
 from nightaug.translate.backends.runtimes import check_file, openvino_package
 
@@ -188,7 +188,7 @@ def _facts(path: Path, text: str | None) -> ExportFacts:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return first_line(error)[:160]
 
 
 def onnx_package() -> Any:

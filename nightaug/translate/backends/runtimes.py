@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nightaug.errors import CheckpointError, ConfigError
+from nightaug.errors import CheckpointError, ConfigError, first_line
 from nightaug.runs import resolve_precision
 
 if TYPE_CHECKING:
@@ -161,5 +161,5 @@ def check_file(path: Path) -> None:
 
 
 def _damaged(what: str, error: Exception) -> CheckpointError:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     return CheckpointError(f"{what}: not a model nightaug export has made, or damaged ({line[:160]})")
