@@ -10,9 +10,11 @@ where it was stopped, and finished ones are stepped over: stop it whenever you l
    the second one what a detector that has seen no night label finds at night; the third looks at no night box.
 2. The curator, a detector trained on day and relit day (no night label), and the judge, of another architecture and
    seed, trained on day and real night, which takes no part in what it judges.
+   Relight's constants are fitted to the night images, with the same night boxes as the label-aware one's.
 3. Translated folders of all, and a copy of the label-aware one's that the curator has mended.
 4. What the judge says of each: objects kept and moved, invented objects an image, whether it became night.
-5. The comparison: day, night, day+night, relight, plain, label-aware, curated, refined, curated with the night head.
+5. The comparison: day, night, day+night, relight, fitted relight, plain, label-aware, curated, refined, curated with
+   the night head.
 
 Writes OUT/night_gap.json and OUT/night_gap.md, also of what there is when a step fails.
 """
@@ -32,7 +34,7 @@ from nightaug.images import atomic_write_text
 
 #: Seeds of the detectors that are no arms, far from theirs.
 CURATOR_SEED, JUDGE_SEED = 1_001, 1_002
-TRANSLATED = ("relight", "cyclegan", "label-aware", "curated", "refined")
+TRANSLATED = ("relight", "fitted", "cyclegan", "label-aware", "curated", "refined")
 #: The arm with the night head beside the best images.
 ADAPTED = "day+translated+adapt:curated"
 #: What makes a CycleGAN label-aware: published weights, and a cycle that counts twice inside boxes.
@@ -75,6 +77,9 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     if not real:
         command = ["predict", str(runs / "curator"), str(data / "train" / "B"), "--out", str(pseudo), *device]
         steps.append(Step("predict night", command, lambda: fact(pseudo / "predict.json", "finished") is True))
+    fitted = out / "fitted.yaml"
+    command = ["fit-relight", str(data), "--out", str(fitted), "--night-boxes", "real" if real else str(pseudo)]
+    steps += [Step("fit relight", command, fitted.exists), translation("fitted", fitted)]
     # The last weights: "best" is chosen by a score that the label-aware losses change, at another step for each.
     plain, own = (runs / name / "last.safetensors" for name in ("cyclegan", "label-aware"))
     steps += [translator("label-aware", aware), translation("cyclegan", plain)]

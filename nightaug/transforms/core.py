@@ -69,8 +69,9 @@ class DayToNight:
             if translator.direction != "day2night":
                 raise ConfigError("DayToNight needs a translator from day to night, this one goes night2day")
             # relight's own strength is drawn here, for each image.
-            self.translator: str | Translator = RELIGHT if translator.name == RELIGHT else translator
             self._constants = translator.settings.get("relight") or {}
+            plain = translator.name == RELIGHT and not self._constants
+            self.translator: str | Translator = RELIGHT if plain else translator
         else:
             self.translator = os.fspath(translator)
             if self.translator != RELIGHT and not Path(self.translator).exists():
@@ -161,7 +162,9 @@ class DayToNight:
     @property
     def relights(self) -> bool:
         """Whether it is ``relight``, which needs boxes and labels to light lamps."""
-        return isinstance(self.translator, str) and relights(self.translator)
+        if isinstance(self.translator, Translator):
+            return self.translator.name == RELIGHT
+        return relights(self.translator)
 
     @property
     def sees_boxes(self) -> bool:

@@ -243,6 +243,20 @@ def test_images_of_other_weights_are_refused(tmp_path: Path) -> None:
     assert told == []
 
 
+def test_images_of_other_constants_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "fitted.yaml"
+    file.write_text("relight: {glow: [1.0, 2.0]}")
+    source = parse_translators([str(file)])["fitted"]
+    made = tmp_path / "out" / "translated" / "fitted"
+    made.mkdir(parents=True)
+    facts = {"finished": True, "checkpoint_sha": None, "settings": {"relight": {"glow": [1.0, 2.0]}}}
+    (made / "translation.json").write_text(json.dumps(facts))
+    assert render(source, "day2night", tmp_path, tmp_path / "out", True, print) == made
+    file.write_text("relight: {glow: [1.0, 3.0]}")
+    with pytest.raises(ConfigError, match="give it another name"):
+        render(source, "day2night", tmp_path, tmp_path / "out", True, print)
+
+
 def test_seed_translated_needs_both_directions(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data")
     made = make_translated(tmp_path / "made", data)

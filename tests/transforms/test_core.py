@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import random
 import subprocess
@@ -71,6 +72,21 @@ def test_it_is_relight_with_the_draw() -> None:
     assert 0.6 <= drawn.strength <= 0.8
     made = relight(image, night.named_boxes(BOXES, NAMES), seed=drawn.seed, strength=drawn.strength)
     assert np.array_equal(night.apply(image, drawn, BOXES, NAMES), made)
+
+
+def test_relight_keeps_its_constants(tmp_path: Path) -> None:
+    constants = {"median_luma": [80.0, 90.0]}
+    file = tmp_path / "fitted.yaml"
+    file.write_text(json.dumps({"relight": constants}))
+    image, boxes, labels = picture(1), np.array([[4, 5, 40, 50]]), ["car"]
+    made = [
+        DayToNight(translator, p=1.0, seed=3)(image, boxes, labels)
+        for translator in ("relight", file, Translator.load("relight", constants=constants), Translator.load(file))
+    ]
+    assert made[1].mean() > 1.3 * made[0].mean()
+    assert np.array_equal(made[1], made[2])
+    assert np.array_equal(made[1], made[3])
+    assert np.array_equal(DayToNight(Translator.load("relight"), p=1.0, seed=3)(image, boxes, labels), made[0])
 
 
 def test_share_and_strength() -> None:
