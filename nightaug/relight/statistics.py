@@ -24,7 +24,7 @@ BRIGHT = 180
 #: Objects with a side under this many pixels are not measured.
 MIN_SIDE = 6.0
 #: A class with fewer objects than this in either set is not compared.
-MIN_OBJECTS = 12
+MIN_OBJECTS = 20
 #: Name of the statistics of whole images among those of classes.
 SCENE = "scene"
 

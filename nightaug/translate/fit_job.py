@@ -90,7 +90,7 @@ def run_fit(
         looked = []
         for some_days, some_nights in halves:
             shots = [_shot(frame, frame.boxes, side, skipped) for frame in some_days]
-            others = (_shot(frame, boxes[frame.name], side, skipped) for frame in some_nights)
+            others = (_shot(frame, boxes[frame.path], side, skipped) for frame in some_nights)
             looked.append(([shot for shot in shots if shot], measure(shot for shot in others if shot)))
         if skipped:
             say(f"{len(skipped)} images could not be read and were stepped over (the first: {skipped[0]})")
@@ -98,7 +98,8 @@ def run_fit(
             raise DatasetError(f"{dataset}: too few of its images can be read")
         with progress_bar("fitting relight", len(KNOBS) * len(ROUNDS), 0, "constants") as show:
             fit = fit_constants(
-                looked[0][0], looked[0][1], held=looked[1], seed=seed, workers=workers, trials=trials,
+                looked[0][0], looked[0][1], held=looked[1], knobs=KNOBS, rounds=ROUNDS, seed=seed, workers=workers,
+                trials=trials,
                 progress=lambda done, of, word: show(done, word), stop=lambda: stop.requested,
             )  # fmt: skip
         if fit.stopped:
@@ -116,20 +117,17 @@ def _drawn(frames: Sequence[Frame], count: int, rng: np.random.Generator) -> lis
 
 def _night_boxes(
     frames: Sequence[Frame], source: str, classes: Sequence[str], notes: list[str]
-) -> dict[str, Sequence[Any]]:
-    """Boxes by the frame's name."""
+) -> dict[Path | None, Sequence[Any]]:
+    """Boxes by image file."""
     if source == "none":
-        return {frame.name: () for frame in frames}
+        return {frame.path: () for frame in frames}
     if source == "real":
         if not any(frame.boxes for frame in frames):
             raise DatasetError("the night frames have no labels: --night-boxes none, or what nightaug predict found")
-        return {frame.name: frame.boxes for frame in frames}
-    found = dict(
-        pseudo_boxes(
-            Path(source), [frame.path for frame in frames if frame.path], FaithfulSettings(), set(classes), notes
-        )
-    )
-    return {frame.name: found.get(frame.path, ()) for frame in frames if frame.path}
+        return {frame.path: frame.boxes for frame in frames}
+    paths = [frame.path for frame in frames if frame.path]
+    found = dict(pseudo_boxes(Path(source), paths, FaithfulSettings(), set(classes), notes))
+    return {path: found.get(path, ()) for path in paths}
 
 
 def _shot(frame: Frame, boxes: Sequence[Any], side: int, skipped: list[str]) -> Shot | None:
