@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nightaug.errors import ConfigError
+
+if TYPE_CHECKING:
+    from nightaug.experiment.compare_rows import Outcome
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder.")]
@@ -105,18 +108,7 @@ def settings_layers(
     return [layers, parse_overrides(set_ or []), {key: value for key, value in flags.items() if value is not None}]
 
 
-class Trained(Protocol):
-    """How any training ended."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def finished(self) -> bool: ...
-    @property
-    def unreadable(self) -> int: ...
-
-
-def check_finished(result: Trained, again: str) -> None:
+def check_finished(result: Outcome, again: str) -> None:
     """Say what a training stepped over, and if it was stopped, how it goes on.
 
     Args:
@@ -132,7 +124,7 @@ def check_finished(result: Trained, again: str) -> None:
         raise typer.Exit(1)
 
 
-def say_trained(result: Trained, out: Path, again: str) -> None:
+def say_trained(result: Outcome, out: Path, again: str) -> None:
     """How the training of a translator ended; see :func:`check_finished`."""
     check_finished(result, again)
     say(f"finished at step {result.step:,}; weights in {out}, samples in {out / 'samples'}")
