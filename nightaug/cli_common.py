@@ -108,11 +108,11 @@ def settings_layers(
     return [layers, parse_overrides(set_ or []), {key: value for key, value in flags.items() if value is not None}]
 
 
-def check_finished(result: Outcome, again: str) -> None:
+def check_finished(result: Outcome, again: str | None = None) -> None:
     """Say what a training stepped over, and if it was stopped, how it goes on.
 
     Args:
-        again: the command that goes on.
+        again: the command that goes on, where it is not simply the same one with --resume.
 
     Raises:
         typer.Exit: it was stopped.
@@ -120,7 +120,8 @@ def check_finished(result: Outcome, again: str) -> None:
     if result.unreadable:
         say(f"{result.unreadable} training images could not be read and were stepped over")
     if not result.finished:
-        say(f"stopped at step {result.step:,}; continue with: {again}")
+        onward = f"continue with: {again}" if again else "run the same command with --resume to go on"
+        say(f"stopped at step {result.step:,}; {onward}")
         raise typer.Exit(1)
 
 

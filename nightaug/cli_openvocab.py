@@ -155,7 +155,7 @@ def train(
     )  # fmt: skip
     if result is None:
         return
-    check_finished(result, "the same command with --resume")
+    check_finished(result)
     say(f"finished at step {result.step:,}; weights in {out}")
     following = {
         "proposals": f"embed {dataset} --proposals {out} --clip MODEL:TAG --out EMBEDDINGS",

@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"relight", "cyclegan", "detect"},
     {"transforms", "translate"},
     {"curate", "experiment", "doctor"},
-    {"cli", "cli_common", "cli_curate", "cli_detect", "cli_export", "cli_openvocab", "__main__"},
+    {"cli", "cli_common", "cli_curate", "cli_detect", "cli_export", "cli_openvocab", "cli_relight", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 #: Inside a layer, who may see whom; all others of layers 3 and up stand side by side.
