@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,7 +61,7 @@ class Fit:
     Attributes:
         constants: those that differ from relight's own, by name.
         before, after: distances of the drawn day frames from the real nights, scene and classes.
-        held_before, held_after: the same of frames that took no part, None where there were none.
+        held_before, held_after: the same of frames that took no part, None where there were none or it was stopped.
         trials: renderings of the whole set.
         stopped: the search was interrupted; the constants are the best so far.
     """
@@ -83,10 +84,8 @@ def shrunk(image: U8, boxes: Sequence[Box], side: int) -> Shot:
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     x, y = size[0] / width, size[1] / height
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    moved = [(box, box.x1 * x, box.y1 * y, box.x2 * x, box.y2 * y) for box in boxes]
     return small, [
-        Box(x1, y1, x2, y2, box.category, box.light_color, crowd=box.crowd, weight=box.weight)
-        for box, x1, y1, x2, y2 in moved
+        msgspec.structs.replace(box, x1=box.x1 * x, y1=box.y1 * y, x2=box.x2 * x, y2=box.y2 * y) for box in boxes
     ]
 
 
@@ -155,11 +154,11 @@ def fit_constants(
         if stopped:
             break
     stopped = stopped or stop()
-    outside = [None, None]
-    if held is not None and not stopped:
-        frames, nights = held
-        outside = [distances(nights, drawn(frames, each, seed + 1, workers)) for each in (RelightSettings(), best)]  # type: ignore[misc]
-    return Fit(changed(best), before, nearest, outside[0], outside[1], count, stopped)
+    if held is None or stopped:
+        return Fit(changed(best), before, nearest, None, None, count, stopped)
+    frames, nights = held
+    first, last = (distances(nights, drawn(frames, each, seed + 1, workers)) for each in (RelightSettings(), best))
+    return Fit(changed(best), before, nearest, first, last, count)
 
 
 def drawn(days: Sequence[Shot], settings: RelightSettings, seed: int, workers: int = 1) -> dict[str, Values]:
