@@ -127,11 +127,13 @@ def measure(
         for number in range(rounds):
             if habit is not None:
                 seconds.setdefault("habit", []).append(timed(lambda at=number: habit(paths, root / f"h{at}"), count))
+                print(f"  {size} round {number + 1}: habit {seconds['habit'][-1]:.3f} s an image", flush=True)
             for name, translator in rows.items():
                 out_folder = root / f"{name}{number}"
                 run = timed(lambda t=translator, o=out_folder: translate(plan, t, o), count)
                 seconds.setdefault(name, []).append(run)
                 alone.setdefault(name, []).append(timed(lambda t=translator: t(image), 1))
+                print(f"  {size} round {number + 1}: {name} {run:.3f} s an image", flush=True)
     return {
         name: {"seconds": statistics.median(values)}
         | ({"alone": statistics.median(alone[name])} if name in alone else {})
