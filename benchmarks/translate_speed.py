@@ -76,11 +76,16 @@ def untrained(folder: Path, network: Generator) -> Path:
     return folder
 
 
-def translators(run: Path, root: Path, prefix: str, calibrate: Path) -> dict[str, Translator]:
-    """Every way of running one run on the CPU, and why some are missing."""
+def translators(
+    run: Path, root: Path, prefix: str, calibrate: Path, wanted: Callable[[str], bool]
+) -> dict[str, Translator]:
+    """Every wanted way of running one run on the CPU, and why some are missing. Exporting takes minutes a file."""
     made = {f"{prefix}torch-{precision}": Translator.load(run, device="cpu", precision=precision)  # type: ignore[arg-type]
-            for precision in ("fp32", "bf16")}  # fmt: skip
+            for precision in ("fp32", "bf16") if wanted(f"{prefix}torch-{precision}")}  # fmt: skip
     for row, (format, precision) in EXPORTS.items():
+        if not wanted(prefix + row):
+            continue
+        print(f"  exporting {prefix}{row}", flush=True)
         out = root / f"{prefix}{row}"
         try:
             export_translator(run, out, format, "day2night", precision, calibrate)  # type: ignore[arg-type]
@@ -190,14 +195,13 @@ def main() -> None:
         run = arguments.run or untrained(root / "run", ResnetGenerator(arguments.width, arguments.blocks))
         small = arguments.small or untrained(root / "small", student)
         write_scenes(root / "calibrate", 4 if arguments.quick else 24, 320, 192)
+        words = arguments.rows.split(",") if arguments.rows else [""]
+        wanted = lambda name: any(word in name for word in words)  # noqa: E731
         rows: dict[str, Translator] = {}
         for source, prefix in ((run, ""), (small, "small-")):
-            rows |= translators(source, root, prefix, root / "calibrate")
+            rows |= translators(source, root, prefix, root / "calibrate", wanted)
             if arguments.gpu:
-                rows |= on_gpu(source, prefix)
-        if arguments.rows:
-            wanted = arguments.rows.split(",")
-            rows = {name: each for name, each in rows.items() if any(word in name for word in wanted)}
+                rows |= {name: each for name, each in on_gpu(source, prefix).items() if wanted(name)}
         there = read_generator(find_weights(run), "day2night").eval().requires_grad_(False)
         # The way back costs what the way there does, whatever its weights are.
         found = {
