@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from nightaug.data.upright import upright
 from nightaug.errors import ConfigError, DatasetError, ImageError, Interrupted
 from nightaug.images import atomic_write_text, read_image
 from nightaug.relight.fit import KNOBS, ROUNDS, Fit, Shot, fit_constants, shrunk
-from nightaug.relight.settings import relight_settings
 from nightaug.relight.statistics import SCENE, measure, total
 from nightaug.runs import StopRequest, progress_bar
 
@@ -164,13 +163,18 @@ def _plain(value: Any) -> Any:
 
 
 def _say(fit: Fit, out: Path, dataset: Path, say: Callable[[str], None]) -> None:
-    relight_settings(fit.constants)  # what is written can be read
-    rows = [("fitted on", fit.before, fit.after)]
+    _say_distance("fitted on", fit.before, fit.after, say)
     if fit.held_before is not None and fit.held_after is not None:
-        rows.append(("held out", fit.held_before, fit.held_after))
-    for name, before, after in rows:
-        parts = ", ".join(f"{key} {before[key]:.2f} to {after[key]:.2f}" for key in before if key in after)
-        say(f"{name}: distance {total(before):.3f} to {total(after):.3f} ({parts})")
-    if fit.held_before is not None and fit.held_after is not None and total(fit.held_after) >= total(fit.held_before):
-        say("the held-out frames are no nearer than before: give more --days and --nights, or keep relight as it is")
+        _say_distance("held out", fit.held_before, fit.held_after, say)
+        if total(fit.held_after) >= total(fit.held_before):
+            say(
+                "the held-out frames are no nearer than before: give more --days and --nights, or keep relight as it is"
+            )
     say(f"{len(fit.constants)} constants in {out}; next: nightaug translate {dataset} --translator {out} --out DIR")
+
+
+def _say_distance(
+    name: str, before: Mapping[str, float], after: Mapping[str, float], say: Callable[[str], None]
+) -> None:
+    parts = ", ".join(f"{key} {before[key]:.2f} to {after[key]:.2f}" for key in before if key in after)
+    say(f"{name}: distance {total(before):.3f} to {total(after):.3f} ({parts})")

@@ -181,7 +181,7 @@ def read_fitted(source: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
         return {}, "none"
     from nightaug.config import load_yaml
 
-    content = load_yaml(source if isinstance(source, Path) else Path(source))
+    content = load_yaml(Path(source))
     constants, night_boxes = content.get("relight"), content.get("night_boxes", "none")
     if not isinstance(constants, dict) or night_boxes not in ("real", "pseudo", "none"):
         raise ConfigError(
