@@ -10,6 +10,8 @@ DIR is a folder of ``nightaug prepare``; its labels of the unseen classes are ne
 1. Class-agnostic proposals from the seen classes' boxes, and CLIP's embedding of those of all training images.
 2. ViLD; LP-OVOD and its probe; VLDUS: the seen classes' detector and its synthesizer. With ``--night`` (day images
    made night, by ``nightaug translate``) all of them train on those, too, and VLDUS also with the domain as condition.
+   With ``--warm-start`` all of them go on from the proposals' weights, as others from pretrained ones. ``crops`` is
+   nothing trained: CLIP looks at every proposal of a test image.
 3. ``supervised``: the detector of VLDUS with the boxes of all classes.
 4. What each finds on test images, by day and by night: unseen alone (ZSD), together (GZSD), harmonic mean, chance.
 
@@ -29,8 +31,10 @@ from chain import Step, fact, settings, shown_options, training, work
 from nightaug.images import atomic_write_text
 
 METHODS = ("vild", "lp-ovod", "vldus")
+#: Rows in the order of the table.
+ROWS = ("crops", "vild", "probe", "synthesize", "synthesize-domains", "supervised")
 #: Methods that are shown beside chance.
-CHANCE = ("vild", "probe", "synthesize")
+CHANCE = ("crops", "vild", "probe", "synthesize")
 #: Test images: a prepared dataset's domains.
 DOMAINS = {"A": "day", "B": "night"}
 
@@ -51,20 +55,22 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     command = ["openvocab", "embed", str(data), "--proposals", str(runs / "proposals"), "--clip", arguments.clip]
     command += [*words("--data", arguments), "--most", str(arguments.most), "--out", str(embeddings), *device]
     steps.append(Step("embed", command, lambda: fact(embeddings / "store.json", "finished") is True))
+    warm = ["--set", f"weights={runs / 'proposals'}"] if arguments.warm_start else []
     for method in METHODS:
         own = [] if method == "vldus" else ["--embeddings", str(embeddings)]
-        steps.append(train(method, method, arguments.steps, [*own, *held]))
+        steps.append(train(method, method, arguments.steps, [*own, *held, *warm]))
     common = ["--embeddings", str(embeddings), *unseen, *preset, *device]
     command = ["openvocab", "probe", str(runs / "lp-ovod"), *common]
     steps.append(training("probe", runs / "probe", command, counted=False))
     for name, own in synthesizers(arguments).items():
         command = ["openvocab", "synthesize", str(runs / "vldus"), str(data), *words("--data", arguments), *common]
         steps.append(training(name, runs / name, [*command, *own], counted=False))
-    steps.append(train("supervised", "vldus", arguments.steps, []))
+    steps.append(train("supervised", "vldus", arguments.steps, warm))
     for name in judged(arguments):
+        run, own = (runs / "proposals", ["--clip", arguments.clip]) if name == "crops" else (runs / name, [])
         for domain, light in DOMAINS.items():
             file = arguments.out / f"{name}-{light}.json"
-            command = ["openvocab", "evaluate", str(runs / name), str(data), *unseen, "--out", str(file), *device]
+            command = ["openvocab", "evaluate", str(run), str(data), *unseen, "--out", str(file), *own, *device]
             steps.append(Step(f"evaluate {name} {light}", [*command, "--domain", domain], file.exists))
     return steps
 
@@ -82,14 +88,14 @@ def synthesizers(arguments: argparse.Namespace) -> dict[str, list[str]]:
 
 def judged(arguments: argparse.Namespace) -> list[str]:
     """Runs of the table."""
-    return ["vild", "probe", *synthesizers(arguments), "supervised"]
+    return [name for name in ROWS if name != "synthesize-domains" or name in synthesizers(arguments)]
 
 
 def report(out: Path, options: dict[str, Any]) -> str:
     """The tables, in percent; written as JSON, too."""
     found: dict[str, dict[str, Any]] = {}
     for light in DOMAINS.values():
-        for name in ("vild", "probe", "synthesize", "synthesize-domains", "supervised"):
+        for name in ROWS:
             file, keys = out / f"{name}-{light}.json", ("images", "ZSD", "GZSD", "chance", "per_class")
             if file.exists():
                 found.setdefault(light, {})[name] = {key: fact(file, key) for key in keys}
@@ -128,6 +134,7 @@ def main() -> int:
     parser.add_argument("--unseen", default="bus,truck,traffic sign", help="classes without boxes")
     parser.add_argument("--drop-unseen-images", action="store_true", help="as zero-shot detection is measured")
     parser.add_argument("--preset", default="openvocab-sample-world")
+    parser.add_argument("--warm-start", action="store_true", help="detectors begin with the proposals' weights")
     parser.add_argument("--steps", type=int, default=800, help="of every detector")
     parser.add_argument("--proposal-steps", type=int, default=800)
     parser.add_argument("--most", type=int, default=100, help="proposals an image that are embedded")

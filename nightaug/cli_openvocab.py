@@ -53,6 +53,12 @@ Embeddings = Annotated[Path | None, typer.Option("--embeddings", help="Folder of
 Clip = Annotated[
     str | None, typer.Option("--clip", metavar="MODEL:TAG", help="CLIP, if it is no longer where it was then.")
 ]
+NamingClip = Annotated[
+    str | None,
+    typer.Option(
+        "--clip", metavar="MODEL:TAG", help="CLIP that names bare proposals; else, if it is no longer where it was."
+    ),
+]
 Batch = Annotated[int, typer.Option(min=1, help="Images in one pass.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
@@ -245,7 +251,7 @@ def evaluate(
     class_split: Split = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
     domain: Annotated[str | None, typer.Option(help="A (day) or B (night); both otherwise.")] = None,
-    clip: Clip = None,
+    clip: NamingClip = None,
     shuffles: Annotated[int, typer.Option(min=1, help="How often names are dealt anew for the chance row.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of these.")] = 0,
     images: Images = None,
@@ -277,7 +283,7 @@ def predict(
         str | None,
         typer.Option(help='What to look for, comma separated: "ambulance,food cart"; all it knows otherwise.'),
     ] = None,
-    clip: Clip = None,
+    clip: NamingClip = None,
     score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least score drawn and in YOLO lines; 0.25 otherwise.")
     ] = None,

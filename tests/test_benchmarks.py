@@ -80,6 +80,14 @@ def test_every_step_to_classes_without_boxes_is_a_command_of_nightaug(
     # Only the last row sees boxes of all classes.
     blind = [title for title, line in zip(titles, lines, strict=True) if "--unseen" not in line]
     assert blind == ["embed", "train supervised"]
+    assert "weights=" not in "".join(lines)
+    assert run(chains["openvocab_methods"], monkeypatch, *words, "--warm-start") == 0
+    lines = capsys.readouterr().out.splitlines()
+    warm = [title for title, line in zip(parsed(lines), lines, strict=True) if "weights=" in line]
+    assert warm == ["train vild", "train lp-ovod", "train vldus", "train supervised"]
+    (crops,) = [line for line in lines if "crops-night" in line]
+    assert "proposals " in crops
+    assert "--clip tiny" in crops
 
 
 def test_a_finished_chain_tells_its_table(

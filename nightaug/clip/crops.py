@@ -41,6 +41,7 @@ def cut(image: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """
     from torchvision.ops import roi_align
 
+    assert min(image.shape[-2:]) > 0, f"expected pixels, got {tuple(image.shape)}"  # roi_align would crash
     whole = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     out: Tensor = roi_align(whole[None], [boxes.to(whole)], size, sampling_ratio=-1, aligned=True)
     return out.clamp(0, 1)  # the kernel's weights add up to 1 only up to rounding

@@ -34,9 +34,11 @@ NIGHT_TEMPLATES: tuple[str, ...] = (
 #: What the ensemble is made of unless a user gives his own.
 ENSEMBLE: tuple[str, ...] = (*TEMPLATES, *DAY_TEMPLATES, *NIGHT_TEMPLATES)
 
+#: The class of places that show no object, or less than half of one.
+BACKGROUND = "background"
 #: Words people use for a class, as CLIP has read them; a class that is not here goes by its own name.
 WORDS: dict[str, tuple[str, ...]] = {
-    "background": ("background", "empty place", "road or building"),
+    BACKGROUND: ("background", "empty place", "road or building"),
     "bicycle": ("bicycle", "bike"),
     "bus": ("bus",),
     "car": ("car",),

@@ -23,7 +23,8 @@ from torch.optim import AdamW
 
 from nightaug import __version__
 from nightaug.clip.encoder import Clip
-from nightaug.clip.tiny_data import BACKGROUND, Crops, captions, cut_crops, draw, positives, with_background
+from nightaug.clip.prompts import BACKGROUND
+from nightaug.clip.tiny_data import Crops, captions, cut_crops, draw, positives, with_background
 from nightaug.clip.weights import CONFIG_NAME, open_clip_module
 from nightaug.config import Settings
 from nightaug.data.frames import Frame

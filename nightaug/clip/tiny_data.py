@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nightaug.boxes import iou
 from nightaug.clip.crops import cut, grown, large_enough
-from nightaug.clip.prompts import DAY_TEMPLATES, NIGHT_TEMPLATES, TEMPLATES, WORDS, fill_template
+from nightaug.clip.prompts import BACKGROUND, DAY_TEMPLATES, NIGHT_TEMPLATES, TEMPLATES, WORDS, fill_template
 from nightaug.clip.region_cache import regions_of
 from nightaug.data.classes import DAY, NIGHT, canonical_class
 from nightaug.data.frames import Box, Frame
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 #: Times of day and light colours as small numbers; 0 is "not known".
 TIMES: tuple[str | None, ...] = (None, DAY, NIGHT)
 COLORS: tuple[str | None, ...] = (None, "red", "yellow", "green")
-#: The class of places that show no object, or less than half of one.
-BACKGROUND = "background"
 #: Such a place has less than this IoU with every labelled box, crowds among them.
 _MOST_OVERLAP = 0.3
 #: How many pixels larger than the network's input the stored crops are, so that windows inside them stay sharp.

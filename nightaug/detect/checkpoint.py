@@ -10,6 +10,7 @@ import torch
 
 from nightaug.config import build
 from nightaug.detect.detectors import Detector, build_detector
+from nightaug.detect.rcnn_settings import RCNNSettings
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.runs import load_weights, read_metadata, save_weights
@@ -91,14 +92,19 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu", which: s
     return detector.to(device).eval()
 
 
-def put_weights(detector: Detector, file: Path) -> None:
+def put_weights(detector: Detector, file: Path, without: str = "\0") -> None:
     """Load a weight file into a detector of the same shape.
+
+    Args:
+        without: tensors whose names begin so are left as they are.
 
     Raises:
         CheckpointError: tensors are missing, of another shape, or not finite; the message names the first.
     """
-    tensors, _ = load_weights(file)
-    own = detector.state_dict()
+    tensors, own = (
+        {key: value for key, value in tensors.items() if not key.startswith(without)}
+        for tensors in (load_weights(file)[0], detector.state_dict())
+    )
     wrong = [
         f"{key} is {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
         if key in tensors
@@ -115,21 +121,34 @@ def put_weights(detector: Detector, file: Path) -> None:
     bad = next((key for key, value in tensors.items() if not bool(torch.isfinite(value.float()).all())), None)
     if bad is not None:
         raise CheckpointError(f"{file} holds NaN or infinite weights ({bad}); use an earlier state of that run")
-    detector.load_state_dict(tensors)
+    detector.load_state_dict(tensors, strict=False)
 
 
-def start_from(detector: Detector, path: str | Path) -> Path:
-    """Put the weights of another run into a new detector, to train on from there.
+def start_from(detector: Detector, path: str | Path) -> str:
+    """Put the weights of another run into a new detector, to train on from there; gives a line on them.
+
+    A two-stage detector may start from one with another kind of region head (class-agnostic proposals, say): it takes
+    over everything else, and its head is new.
 
     Raises:
         CheckpointError: not a detector, or other classes.
     """
     file = find_detector(Path(path), None)
-    classes = tuple(read_facts(file)["classes"])
+    facts = read_facts(file)
+    classes = tuple(facts["classes"])
+    options, before = getattr(detector, "options", None), facts["settings"].get("rcnn", {})
+    kind = ("head", "class_agnostic")
+    if (
+        isinstance(options, RCNNSettings)
+        and facts["settings"].get("detector") == detector.name
+        and any(before.get(key) != getattr(options, key) for key in kind)
+    ):
+        put_weights(detector, file, without="head.")
+        return f"{file}, all but its region head"
     if classes != detector.classes:
         raise CheckpointError(
             f"{file} knows the classes {', '.join(classes)}; this run trains {', '.join(detector.classes)}: "
             "choose the same ones with --classes"
         )
     put_weights(detector, file)
-    return file
+    return str(file)

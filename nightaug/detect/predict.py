@@ -17,6 +17,7 @@ from nightaug.data.formats.base import shown
 from nightaug.data.results import writing
 from nightaug.data.text import encodable
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
+from nightaug.detect.detectors import Detector
 from nightaug.detect.inference import PRECISIONS
 from nightaug.detect.predict_inputs import Inputs, Item, find_images
 from nightaug.detect.predict_steps import Eyes, Output, detect_items, detect_video, file_state, frame_name
@@ -77,6 +78,15 @@ class PredictResult:
     video: Path | None = None
 
 
+class Named(NamedTuple):
+    """A detector that is more than its weight file: its classes, how it is opened on a device, and the SHA-256 of the
+    rest of it."""
+
+    classes: tuple[str, ...]
+    load: Callable[[str], Detector]
+    sha: str
+
+
 class _Job(NamedTuple):
     """Everything decided before any work."""
 
@@ -103,6 +113,7 @@ def run_predict(
     precision: str = "auto",
     workers: int | None = None,
     classes: Sequence[str] | None = None,
+    named: Named | None = None,
     limit: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -120,6 +131,7 @@ def run_predict(
             detection the detector gives, as average precision needs them.
         formats: any of ``coco`` and ``yolo``.
         classes: show and write only these.
+        named: what is made of ``run``, where that is not the detector itself.
         limit: only the first so many images or frames.
         overwrite: make everything anew, also what another detector made there.
 
@@ -142,14 +154,14 @@ def run_predict(
     if not encodable(str(input)):
         raise DatasetError(f"{shown(input)}: its name is not UTF-8; rename it")
     weights = find_detector(run)
-    known = tuple(str(name) for name in read_facts(weights)["classes"])
+    known = named.classes if named else tuple(str(name) for name in read_facts(weights)["classes"])
     wanted = _wanted(classes, known)
     output = Output(out, known, SCORE if score is None else score, wanted, draw, "yolo" in formats)
     facts = {
         "nightaug": __version__,
         "input": os.path.realpath(input),
         "run": str(run),
-        "weights_sha256": file_sha256(weights),
+        "weights_sha256": file_sha256(weights) + (f"+{named.sha}" if named else ""),
         "classes": list(known),
         "score": output.score,
         "formats": sorted(formats),
@@ -171,7 +183,7 @@ def run_predict(
     if need > (free := shutil.disk_usage(_existing(out.absolute())).free):
         raise NightaugError(f"{shown(out)}: about {need / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
     check_device(device)
-    eyes = Eyes(load_detector(weights, device), device, precision)
+    eyes = Eyes(named.load(device) if named else load_detector(weights, device), device, precision)
     with writing(shown(out), "what is done is kept, run again to go on"), closing(lock_folder(out)):
         check_folder(out, facts, overwrite)  # again, as another process may have finished meanwhile
         remove_leftovers(out)

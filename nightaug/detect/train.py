@@ -98,7 +98,7 @@ class DetectorTrainer(TrainingProcess):
 
         if detector is None:
             detector = build_detector(settings, self.classes, pretrained=settings.weights is None)
-        self.loaded = str(start_from(detector, settings.weights)) if settings.weights else ""
+        self.loaded = start_from(detector, settings.weights) if settings.weights else ""
         detector.to(memory_format=torch.channels_last)
         self.statistics: Statistics | None = None
         if self.target is not None and settings.adapt != "none" and "statistics" in settings.adaptation.parts:

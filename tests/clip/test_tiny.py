@@ -13,10 +13,10 @@ from nightaug.boxes import iou
 from nightaug.clip import tiny
 from nightaug.clip.accuracy import accuracy_table, crop_accuracy
 from nightaug.clip.encoder import Clip, load_clip
-from nightaug.clip.prompts import Prompts
+from nightaug.clip.prompts import BACKGROUND, Prompts
 from nightaug.clip.region_cache import RegionCache
 from nightaug.clip.tiny import TinySettings, soft_contrastive, train_tiny
-from nightaug.clip.tiny_data import BACKGROUND, Caption, captions, cut_crops, positives, with_background
+from nightaug.clip.tiny_data import Caption, captions, cut_crops, positives, with_background
 from nightaug.data.frames import Box, Frame
 from nightaug.errors import ConfigError, DatasetError, NightaugError
 from nightaug.images import write_image

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from street import TINY
+from street import TINY, TINY_RCNN
 
 from nightaug.config import build
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts, start_from, write_detector
@@ -89,3 +89,27 @@ def test_starting_from_another_run(saved: Path, detector: Detector) -> None:
     wide = build(DetectorSettings, TINY, {"fcos": {"channels": 64, "convs": 1, "norm": "batch"}})
     with pytest.raises(CheckpointError, match="expected"):
         start_from(build_detector(wide, ("car", "bus")), saved)
+
+
+@pytest.mark.parametrize("objectness", ["anchor", "oln"])
+def test_a_two_stage_detector_starts_from_proposals_with_a_new_head(tmp_path: Path, objectness: str) -> None:
+    options = {"rcnn": {"objectness": objectness}}
+    proposals = build(DetectorSettings, TINY_RCNN, options, {"rcnn": {"class_agnostic": True}})
+    trained = build_detector(proposals, ("object",))
+    write_detector(tmp_path / "last.safetensors", trained, proposals, 1, "0.1")
+    fresh = build_detector(build(DetectorSettings, TINY_RCNN, options, {"seed": 3}), ("car", "bus"))
+    head = fresh.state_dict()["head.classifier.weight"].clone()
+    assert start_from(fresh, tmp_path).endswith(", all but its region head")
+    state = fresh.state_dict()
+    assert torch.equal(state["head.classifier.weight"], head), "three rows, where the proposals have one or two"
+    assert all(torch.equal(value, trained.state_dict()[k]) for k, value in state.items() if not k.startswith("head."))
+    wide = build(DetectorSettings, TINY_RCNN, options, {"rcnn": {"box_features": 16}})
+    with pytest.raises(CheckpointError, match="expected"):
+        start_from(build_detector(wide, ("car", "bus")), tmp_path)
+
+
+def test_a_two_stage_detector_of_other_classes_is_no_start(tmp_path: Path) -> None:
+    settings = build(DetectorSettings, TINY_RCNN)
+    write_detector(tmp_path / "last.safetensors", build_detector(settings, ("car", "bus")), settings, 1, "0.1")
+    with pytest.raises(CheckpointError, match="knows the classes car, bus"):
+        start_from(build_detector(settings, ("car", "truck")), tmp_path)

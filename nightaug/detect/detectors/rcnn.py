@@ -18,7 +18,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign, batched_nms
+from torchvision.ops import MultiScaleRoIAlign
 
 from nightaug.detect.adaptation.nodes import step_generator
 from nightaug.detect.detectors.backbones import Pixels, build_backbone, load_published, resolve_norm
@@ -34,7 +34,14 @@ from nightaug.detect.detectors.rcnn_loss import (
     sampled,
     total_weight,
 )
-from nightaug.detect.detectors.rcnn_proposals import Anchors, Proposals, flatten_levels, make_anchors, propose
+from nightaug.detect.detectors.rcnn_proposals import (
+    Anchors,
+    Proposals,
+    best_of_classes,
+    flatten_levels,
+    make_anchors,
+    propose,
+)
 from nightaug.detect.detectors.region_head import Embedded, RegionHead
 from nightaug.detect.rcnn_settings import LEVELS, RCNNSettings
 from nightaug.detect.regions import RegionBatch
@@ -53,8 +60,6 @@ HEADS = {
 REGION_CODES = (10.0, 10.0, 5.0, 5.0)
 #: Spread of a new box regression's weights (Ren et al., 2015).
 BOX_SPREAD = 0.001
-#: Classes of boxes that go on to suppression, an image.
-CANDIDATES = 2000
 #: Streams of :func:`step_generator`: the anchors and the proposals that learn.
 _ANCHORS, _REGIONS = 31, 32
 
@@ -287,13 +292,7 @@ class RCNNDetector(Detector):
         counts = [len(each) for each in given]
         result = []
         for score, box in zip(torch.split(scores, counts), torch.split(boxes, counts), strict=True):
-            place, label = (score > self.score).nonzero(as_tuple=True)
-            best, order = score[place, label].topk(min(CANDIDATES, len(place)))
-            own, label = box[place[order]], label[order]
-            solid = ((own[:, 2:] - own[:, :2]) > 0.5).all(dim=1)
-            own, best, label = own[solid], best[solid], label[solid]
-            keep = batched_nms(own, best, label, self.nms)[: self.max_detections]
-            result.append(Found(own[keep], best[keep], label[keep]))
+            result.append(best_of_classes(box, score, self.score, self.nms, self.max_detections))
         return result
 
     def regions(

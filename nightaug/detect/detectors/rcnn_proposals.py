@@ -11,7 +11,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
+from nightaug.detect.detectors.base import Found
 from nightaug.detect.rcnn_settings import RPNSettings
+
+#: Classes of boxes that go on to suppression, an image.
+CANDIDATES = 2000
 
 
 class Anchors(NamedTuple):
@@ -90,3 +94,22 @@ def propose(
     keep = batched_nms(own, score, where, settings.nms)
     keep = keep[: settings.kept_training if training else settings.kept]
     return Proposals(own[keep], score[keep])
+
+
+def best_of_classes(boxes: Tensor, scores: Tensor, least: float, overlap: float, most: int) -> Found:
+    """Detections of one image: each class in each box over a score, after suppression class by class.
+
+    Args:
+        boxes: (P, 4) xyxy; those without an area are dropped.
+        scores: (P, K) in [0, 1].
+        least: scores at or under this are dropped.
+        overlap: of two boxes of a class with a larger IoU the weaker one goes.
+        most: only so many, the best.
+    """
+    place, label = (scores > least).nonzero(as_tuple=True)
+    best, order = scores[place, label].topk(min(CANDIDATES, len(place)))
+    own, label = boxes[place[order]], label[order]
+    solid = ((own[:, 2:] - own[:, :2]) > 0.5).all(dim=1)
+    own, best, label = own[solid], best[solid], label[solid]
+    keep = batched_nms(own, best, label, overlap)[:most]
+    return Found(own[keep], best[keep], label[keep])

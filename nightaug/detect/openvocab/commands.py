@@ -11,6 +11,7 @@ from nightaug.config import build
 from nightaug.data.classes import canonical_class
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
+from nightaug.detect.openvocab.crop_detector import crop_detector, is_class_agnostic
 from nightaug.detect.openvocab.extend import check_held_out
 from nightaug.detect.openvocab.probe import ProbeResult, run_probe
 from nightaug.detect.openvocab.settings import ProbeSettings, VLDUSSettings
@@ -18,7 +19,7 @@ from nightaug.detect.openvocab.splits import class_split
 from nightaug.detect.openvocab.store import ProposalStore
 from nightaug.detect.openvocab.synthesize import SynthesisResult, run_synthesis
 from nightaug.detect.openvocab.vocabulary import load_text, reads_text, write_with_classes
-from nightaug.detect.predict import PredictResult, run_predict
+from nightaug.detect.predict import Named, PredictResult, run_predict
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import load_source, map_classes, parse_source, without_images_of
 from nightaug.errors import ConfigError, DatasetError
@@ -128,16 +129,23 @@ def predict(
     """Detect classes by name, see :func:`~nightaug.detect.predict.run_predict`; None after a dry run.
 
     For a detector that reads text ``OUT.safetensors`` is written: the same one, which looks for these classes and can
-    be used like any other detector. Of other detectors the classes must be known ones, and only they are shown.
+    be used like any other detector. The boxes of a class-agnostic detector are named by CLIP from their crops. Of
+    other detectors the classes must be known ones, and only they are shown.
 
     Args:
         classes: names; None: those the detector knows.
-        clip: of the run, if it is no longer where it was.
+        clip: of the run, if it is no longer where it was; of a class-agnostic one, the CLIP that names its boxes.
         options: as ``run_predict``.
     """
     if classes is None:
         return run_predict(run, input, out, dry_run=dry_run, say=say, **options)
-    if not reads_text(load_detector(find_detector(run))):
+    weights = find_detector(run)
+    if is_class_agnostic(read_facts(weights)):
+        names = tuple(dict.fromkeys(map(canonical_class, classes)))
+        named = Named(names, crop_detector(weights, names, clip), load_text({}, clip).sha)
+        say("the proposals are named by CLIP from their crops")
+        return run_predict(run, input, out, named=named, dry_run=dry_run, say=say, **options)
+    if not reads_text(load_detector(weights)):
         return run_predict(run, input, out, classes=classes, dry_run=dry_run, say=say, **options)
     file = out.with_name(out.name + ".safetensors")
     if dry_run:

@@ -24,6 +24,7 @@ from nightaug.detect.eval_results import read_results, write_results
 from nightaug.detect.eval_testset import LabelledSet, open_test_set
 from nightaug.detect.evaluate import UNDEFINED
 from nightaug.detect.evaluate_job import check_paths, detect_truth, read_made, truth_hash
+from nightaug.detect.openvocab.crop_detector import crop_detector, is_class_agnostic
 from nightaug.detect.openvocab.scores import (
     LIMIT,
     best_of_each_image,
@@ -85,10 +86,11 @@ def run_evaluation(
 
     Args:
         run: run folder or weight file of a detector. One that reads text (ViLD) is told the unseen classes' names;
-            any other must know them (probed, synthesized, or trained on all classes: the ceiling).
+            the proposals of a class-agnostic one are named by CLIP from their crops; any other must know them
+            (probed, synthesized, or trained on all classes: the ceiling).
         unseen, split_name: which classes are unseen, see :func:`~nightaug.detect.openvocab.splits.class_split`.
         split, domain: which part of the dataset.
-        clip: of a detector that reads text, if it is no longer where it was.
+        clip: of a detector that reads text, if it is no longer where it was; that names a class-agnostic one's boxes.
         shuffles, seed: how often class names are dealt anew for the chance row, and their seed.
 
     Returns:
@@ -105,15 +107,14 @@ def run_evaluation(
     weights = find_detector(run)
     test = open_test_set(dataset, split, domain, images=images, labels=labels, format=format)
     facts = read_facts(weights)
-    knows = [canonical_class(str(name)) for name in facts["classes"]]
+    crops = is_class_agnostic(facts)
+    knows = list(test.classes) if crops else [canonical_class(str(name)) for name in facts["classes"]]
     classes, notes = _choose(test, unseen, split_name, knows)
     boxed = taught(facts) or ()
     supervised = [name for name in classes.unseen if name in boxed]
     if supervised:
-        notes.append(
-            f"the detector was trained on boxes of {', '.join(supervised)}: what stands under unseen is supervised, a "
-            "ceiling"
-        )
+        what = "their places are" if crops else "what stands under unseen is"
+        notes.append(f"the detector was trained on boxes of {', '.join(supervised)}: {what} supervised, a ceiling")
     if boxless := [name for name in classes.seen if boxed and name not in boxed]:
         notes.append(f"counted as seen, though the detector had no boxes of them: {', '.join(boxless)}")
     truth = Truth.from_frames(test.frames, classes.classes)
@@ -127,7 +128,9 @@ def run_evaluation(
         f"{len(truth.images):,} images, {sum(counts.values()):,} boxes; seen: {', '.join(classes.seen)}; "
         f"unseen: {', '.join(classes.unseen)}"
     )
-    text = _text(weights, classes, knows, clip)
+    text = load_text({}, clip) if crops else _text(weights, classes, knows, clip)
+    if crops:
+        say("the proposals are named by CLIP from their crops")
     if dry_run:
         say(f"would write {', '.join(path.name for path in files)} in {files.metrics.parent}")
         return {}
@@ -146,6 +149,8 @@ def run_evaluation(
     else:
 
         def load(names: Sequence[str]) -> Callable[[str], Detector]:
+            if crops:
+                return crop_detector(weights, names, clip)
             return lambda device: _competing(weights, names, text, device)
 
         where = (truth, device, batch, workers)
