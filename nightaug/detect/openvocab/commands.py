@@ -137,10 +137,13 @@ def predict(
         clip: of the run, if it is no longer where it was; of a class-agnostic one, the CLIP that names its boxes.
         options: as ``run_predict``.
     """
-    if classes is None:
-        return run_predict(run, input, out, dry_run=dry_run, say=say, **options)
     weights = find_detector(run)
-    if is_class_agnostic(read_facts(weights)):
+    bare = is_class_agnostic(read_facts(weights))
+    if classes is None:
+        if bare and clip is not None:
+            raise ConfigError('--clip names the proposals: say what to look for, --classes "bus,ambulance"')
+        return run_predict(run, input, out, dry_run=dry_run, say=say, **options)
+    if bare:
         names = tuple(dict.fromkeys(map(canonical_class, classes)))
         named = Named(names, crop_detector(weights, names, clip), load_text({}, clip).sha)
         say("the proposals are named by CLIP from their crops")

@@ -119,6 +119,9 @@ def test_proposals_are_named_from_the_command_line(
     assert "were there" in said, "goes on where it was"
     made = json.loads((out / "predict.json").read_text())["weights_sha256"]
     assert made.endswith("+" + load_clip(str(clip_folder)).sha), "another CLIP's names are other predictions"
+    code, _, err = run(capsys, *words, "--clip", clip_folder)
+    assert code == 2
+    assert "say what to look for" in err
     code, _, err = run(capsys, *words, "--classes", "ambulance")
     assert code == 2
     assert "add --clip MODEL:TAG" in err
