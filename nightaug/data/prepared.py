@@ -40,7 +40,7 @@ from nightaug.data.frames import Frame
 from nightaug.data.links import Linker, LinkMode, temporary_stem
 from nightaug.data.ownership import complete, made_files, remove_file, remove_folders, write_plan
 from nightaug.errors import DatasetError
-from nightaug.images import IMAGE_SUFFIXES, atomic_write_bytes, atomic_write_text
+from nightaug.images import IMAGE_SUFFIXES, atomic_open, atomic_write_bytes, atomic_write_text
 
 _MAX_NAME = 240  # bytes
 
@@ -161,10 +161,10 @@ def write_folder(
             coco.write(frames, out / "annotations" / f"{split}_{domain}.json", classes)
             lists[split, domain] = _yolo_list(out, split, domain, group)
         atomic_write_text(out / "dataset.yaml", _yolo_yaml(lists, classes))
-        rows = b"".join(msgspec.json.encode(_row(item)) + b"\n" for item in items)
-        atomic_write_bytes(out / "manifest.jsonl", rows)
-        lines = b"".join(msgspec.json.encode(p._asdict()) + b"\n" for p in problems)
-        atomic_write_bytes(out / "problems.jsonl", lines)
+        with atomic_open(out / "manifest.jsonl") as stream:
+            stream.writelines(msgspec.json.encode(_row(item)) + b"\n" for item in items)
+        with atomic_open(out / "problems.jsonl") as stream:
+            stream.writelines(msgspec.json.encode(p._asdict()) + b"\n" for p in problems)
         summary = {**summary, "links": dict(linker.used), "files_from_elsewhere": strange}
         atomic_write_text(out / "counts.json", json.dumps(summary, indent=1) + "\n")
         complete(out, summary["settings"])

@@ -7,9 +7,9 @@ those nobody has labelled (``Frame.extra["labelled"]``); other readers ignore th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -25,11 +25,10 @@ from nightaug.data.formats.base import (
     why_implausible,
 )
 from nightaug.data.formats.frame_json import loads, no_gc
-from nightaug.data.formats.scalabel import write_json
 from nightaug.data.frames import Box, Frame
 from nightaug.data.text import plain
 from nightaug.errors import DatasetError
-from nightaug.images import IMAGE_SUFFIXES
+from nightaug.images import IMAGE_SUFFIXES, atomic_open
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -230,11 +229,37 @@ def write(
             ids[name] = following
             taken.add(following)
     own_names = meta.get("names", {})
-    images: list[dict[str, Any]] = []
-    annotations: list[_Written] = []
-    used: set[int | str] = set()
-    number = 0
+    identities = _image_ids(frames)
     box_ids = _box_ids(frames)
+    images = ([_image(frame, own)] for frame, own in zip(frames, identities, strict=True))
+    annotations = (
+        [_annotation(next(box_ids), own, ids[box.category], box) for box in frame.boxes]
+        for frame, own in zip(frames, identities, strict=True)
+    )
+    categories = [{"id": ids[name], "name": own_names.get(name, name)} for name in order]
+    # Image by image: the annotations of 70,000 frames as objects, and then as text, would take most of the memory.
+    with atomic_open(out) as stream:
+        for opening, parts in ((b'{"images":', images), (b',"annotations":', annotations)):
+            stream.write(opening)
+            _write_list(stream, parts)
+        stream.write(b',"categories":' + msgspec.json.encode(categories) + b"}")
+    return [out]
+
+
+def _write_list(stream: IO[bytes], parts: Iterable[Sequence[Any]]) -> None:
+    """The entries of all parts as one JSON list."""
+    following = b"["
+    for part in parts:
+        if part:
+            stream.write(following + msgspec.json.encode(part)[1:-1])
+            following = b","
+    stream.write(b"[]" if following == b"[" else b"]")
+
+
+def _image_ids(frames: Sequence[Frame]) -> list[int | str]:
+    """The frames' own ids where they are unique, otherwise 1, 2, 3 ... as far as these are free."""
+    used: dict[int | str, None] = {}
+    number = 0
     for frame in frames:
         identity = (frame.extra or {}).get("id")
         if not isinstance(identity, (int, str)) or identity in used:
@@ -242,32 +267,25 @@ def write(
             while number in used:
                 number += 1
             identity = number
-        used.add(identity)
-        image: dict[str, Any] = {"id": identity, "file_name": frame.name}
-        image.update(
-            (key, value)
-            for key in ("width", "height", "timeofday", "weather", "scene", "video")
-            if (value := getattr(frame, key)) is not None
-        )
-        if (frame.extra or {}).get("labelled") is False:
-            image["labelled"] = False
-        images.append(image)
-        for box in frame.boxes:
-            w, h = box.x2 - box.x1, box.y2 - box.y1
-            annotations.append(
-                _Written(
-                    next(box_ids),
-                    identity,
-                    ids[box.category],
-                    (box.x1, box.y1, w, h),
-                    w * h,
-                    int(box.crowd),
-                    box.occluded,
-                    box.truncated,
-                    box.light_color,
-                    box.weight,
-                )
-            )
-    categories = [{"id": ids[name], "name": own_names.get(name, name)} for name in order]
-    write_json(out, {"images": images, "annotations": annotations, "categories": categories})
-    return [out]
+        used[identity] = None
+    return list(used)
+
+
+def _image(frame: Frame, identity: int | str) -> dict[str, Any]:
+    image: dict[str, Any] = {"id": identity, "file_name": frame.name}
+    image.update(
+        (key, value)
+        for key in ("width", "height", "timeofday", "weather", "scene", "video")
+        if (value := getattr(frame, key)) is not None
+    )
+    if (frame.extra or {}).get("labelled") is False:
+        image["labelled"] = False
+    return image
+
+
+def _annotation(number: int, image: int | str, category: int | str, box: Box) -> _Written:
+    w, h = box.x2 - box.x1, box.y2 - box.y1
+    return _Written(
+        number, image, category, (box.x1, box.y1, w, h), w * h, int(box.crowd), box.occluded, box.truncated,
+        box.light_color, box.weight,
+    )  # fmt: skip
