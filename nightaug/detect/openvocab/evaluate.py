@@ -110,7 +110,8 @@ def run_evaluation(
     crops = is_class_agnostic(facts)
     knows = list(test.classes) if crops else [canonical_class(str(name)) for name in facts["classes"]]
     classes, notes = _choose(test, unseen, split_name, knows)
-    boxed = taught(facts) or ()
+    # None: class-agnostic, trained on whatever was labelled, the unseen classes too.
+    boxed = classes.classes if (known := taught(facts)) is None else known
     supervised = [name for name in classes.unseen if name in boxed]
     if supervised:
         what = "their places are" if crops else "what stands under unseen is"

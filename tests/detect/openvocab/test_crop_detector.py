@@ -137,6 +137,7 @@ def test_seen_and_unseen_classes_of_proposals_are_measured(
     found = json.loads(file.read_text())
     assert found["split"]["unseen"] == ["traffic light"]
     assert "car" in found["split"]["seen"]
+    assert found["supervised"] == ["traffic light"], "proposals of every labelled class' boxes"
     assert {row["category_id"] for row in json.loads(file.with_suffix(".zsd.json").read_text())} == {
         1 + len(found["split"]["seen"])
     }, "unseen classes come last, and compete alone"
