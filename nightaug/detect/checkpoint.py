@@ -92,7 +92,7 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu", which: s
     return detector.to(device).eval()
 
 
-def put_weights(detector: Detector, file: Path, without: str = "\0") -> None:
+def put_weights(detector: Detector, file: Path, without: tuple[str, ...] = ()) -> None:
     """Load a weight file into a detector of the same shape.
 
     Args:
@@ -143,7 +143,7 @@ def start_from(detector: Detector, path: str | Path) -> str:
         and facts["settings"].get("detector") == detector.name
         and any(before.get(key) != getattr(options, key) for key in kind)
     ):
-        put_weights(detector, file, without="head.")
+        put_weights(detector, file, without=("head.",))
         return f"{file}, all but its region head"
     if classes != detector.classes:
         raise CheckpointError(
