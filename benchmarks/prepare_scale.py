@@ -3,7 +3,8 @@
     python benchmarks/prepare_scale.py [--counts 1000,10000,100000] [--boxes 18] [--scratch DIR] [--check-brightness]
 
 Writes folders in BDD100K's layout, each frame a link to one of a few small scenes, with generated boxes, and prepares
-each in a fresh process. The claim: seconds an image do not grow from 1,000 to 100,000 files, and memory hardly does.
+each in a fresh process. The goal: neither seconds an image nor memory
+grow from 1,000 to 100,000 files.
 Start-up is measured on ten frames and shown apart.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 from common import header
 
+from nightaug.data.classes import DAY, NIGHT
 from nightaug.data.scenes import render
 from nightaug.images import write_image
 
@@ -43,7 +45,7 @@ def write_dataset(root: Path, count: int, boxes: int) -> None:
         night = number % 2 == 1
         scene = scenes / f"{number // SHARED}-{night:d}.jpg"
         if not scene.exists():
-            write_image(scene, render(4 * (number // SHARED), 256, 144, "night" if night else "daytime")[0])
+            write_image(scene, render(4 * (number // SHARED), 256, 144, NIGHT if night else DAY)[0])
         name = f"{number // 3:08x}-{number:08x}.jpg"
         os.link(scene, folder / name)
         frames.append(
@@ -54,7 +56,7 @@ def write_dataset(root: Path, count: int, boxes: int) -> None:
 
 
 def _attributes(night: bool) -> dict[str, str]:
-    return {"weather": "clear", "scene": "city street", "timeofday": "night" if night else "daytime"}
+    return {"weather": "clear", "scene": "city street", "timeofday": NIGHT if night else DAY}
 
 
 def _label(chance: random.Random) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from nightaug.config import build
 from nightaug.data.classes import canonical_class
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
-from nightaug.detect.openvocab.crop_detector import crop_detector, is_class_agnostic
+from nightaug.detect.openvocab.crop_detector import CropDetector, naming_clip
 from nightaug.detect.openvocab.extend import check_held_out
 from nightaug.detect.openvocab.probe import ProbeResult, run_probe
 from nightaug.detect.openvocab.settings import ProbeSettings, VLDUSSettings
 from nightaug.detect.openvocab.splits import class_split
 from nightaug.detect.openvocab.store import ProposalStore
 from nightaug.detect.openvocab.synthesize import SynthesisResult, run_synthesis
-from nightaug.detect.openvocab.vocabulary import load_text, reads_text, write_with_classes
+from nightaug.detect.openvocab.vocabulary import is_class_agnostic, load_text, reads_text, write_with_classes
 from nightaug.detect.predict import Named, PredictResult, run_predict
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import load_source, map_classes, parse_source, without_images_of
@@ -145,7 +145,8 @@ def predict(
         return run_predict(run, input, out, dry_run=dry_run, say=say, **options)
     if bare:
         names = tuple(dict.fromkeys(map(canonical_class, classes)))
-        named = Named(names, crop_detector(weights, names, clip), load_text({}, clip).sha)
+        text = naming_clip(clip, options.get("device"))
+        named = Named(names, lambda device: CropDetector(load_detector(weights, device), text, names), text.sha)
         say("the proposals are named by CLIP from their crops")
         return run_predict(run, input, out, named=named, dry_run=dry_run, say=say, **options)
     if not reads_text(load_detector(weights)):

@@ -6,9 +6,7 @@ crop is a forward pass of CLIP; what the three methods learn is to have that in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,12 +16,12 @@ from nightaug.clip.crops import cut, grown, large_enough
 from nightaug.clip.encoder import Clip
 from nightaug.clip.prompts import BACKGROUND, Prompts
 from nightaug.data.classes import canonical_class
-from nightaug.detect.checkpoint import load_detector
 from nightaug.detect.detectors import Detector, Forward, Found
 from nightaug.detect.detectors.rcnn_proposals import best_of_classes
 from nightaug.detect.openvocab.embed import CONTEXT
 from nightaug.detect.openvocab.proposals import ProposalDetector
 from nightaug.detect.openvocab.vocabulary import load_text
+from nightaug.devices import check_device, default_device
 from nightaug.errors import ConfigError
 
 #: Proposals of an image that are named, and the IoU over which the weaker of two is not.
@@ -33,15 +31,6 @@ MIN_SIDE = 4.0
 #: Crops a forward pass of CLIP.
 CROPS = 256
 _IMAGES = "images to crop"
-
-
-def is_class_agnostic(facts: Mapping[str, Any]) -> bool:
-    """Whether a weight file's detector finds objects and no classes (``openvocab train --method proposals``).
-
-    Args:
-        facts: of :func:`~nightaug.detect.checkpoint.read_facts`.
-    """
-    return bool(facts["settings"].get("rcnn", {}).get("class_agnostic"))
 
 
 class CropDetector(Detector):
@@ -113,14 +102,16 @@ class CropDetector(Detector):
         return torch.cat(parts)
 
 
-def crop_detector(weights: Path, names: Sequence[str], spec: str | None) -> Callable[[str], Detector]:
-    """Opens a class-agnostic detector whose proposals CLIP names, on a device.
+def naming_clip(spec: str | None, device: str | None) -> Clip:
+    """The CLIP that is to name proposals, on the device they will be found on (None: a GPU where there is one).
 
     Args:
-        spec: MODEL:TAG of the CLIP.
+        spec: its MODEL:TAG.
 
     Raises:
-        ConfigError: nobody says which CLIP (when it is opened).
-        CheckpointError: no usable detector or CLIP (likewise).
+        ConfigError: nobody says which, or the device is not there.
+        CheckpointError: it cannot be had.
     """
-    return lambda device: CropDetector(load_detector(weights, device), load_text({}, spec, device), names).eval()
+    device = device or default_device()
+    check_device(device)
+    return load_text({}, spec, device)

@@ -24,7 +24,7 @@ from nightaug.detect.eval_results import read_results, write_results
 from nightaug.detect.eval_testset import LabelledSet, open_test_set
 from nightaug.detect.evaluate import UNDEFINED
 from nightaug.detect.evaluate_job import check_paths, detect_truth, read_made, truth_hash
-from nightaug.detect.openvocab.crop_detector import crop_detector, is_class_agnostic
+from nightaug.detect.openvocab.crop_detector import CropDetector, naming_clip
 from nightaug.detect.openvocab.scores import (
     LIMIT,
     best_of_each_image,
@@ -35,7 +35,15 @@ from nightaug.detect.openvocab.scores import (
 )
 from nightaug.detect.openvocab.splits import ClassSplit, class_split
 from nightaug.detect.openvocab.table import markdown
-from nightaug.detect.openvocab.vocabulary import load_text, name_classes, narrow, reads_text, taught
+from nightaug.detect.openvocab.vocabulary import (
+    had_boxes,
+    is_class_agnostic,
+    load_text,
+    name_classes,
+    narrow,
+    reads_text,
+    taught,
+)
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.images import atomic_write_text
@@ -110,9 +118,8 @@ def run_evaluation(
     crops = is_class_agnostic(facts)
     knows = list(test.classes) if crops else [canonical_class(str(name)) for name in facts["classes"]]
     classes, notes = _choose(test, unseen, split_name, knows)
-    # None: class-agnostic, trained on whatever was labelled, the unseen classes too.
-    boxed = classes.classes if (known := taught(facts)) is None else known
-    supervised = [name for name in classes.unseen if name in boxed]
+    boxed = taught(facts)
+    supervised = had_boxes(boxed, classes.unseen)
     if supervised:
         what = "their places are" if crops else "what stands under unseen is"
         notes.append(f"the detector was trained on boxes of {', '.join(supervised)}: {what} supervised, a ceiling")
@@ -129,7 +136,7 @@ def run_evaluation(
         f"{len(truth.images):,} images, {sum(counts.values()):,} boxes; seen: {', '.join(classes.seen)}; "
         f"unseen: {', '.join(classes.unseen)}"
     )
-    text = load_text({}, clip) if crops else _text(weights, classes, knows, clip)
+    text = naming_clip(clip, device) if crops else _text(weights, classes, knows, clip)
     if crops:
         say("the proposals are named by CLIP from their crops")
     if dry_run:
@@ -150,9 +157,7 @@ def run_evaluation(
     else:
 
         def load(names: Sequence[str]) -> Callable[[str], Detector]:
-            if crops:
-                return crop_detector(weights, names, clip)
-            return lambda device: _competing(weights, names, text, device)
+            return lambda device: _competing(weights, names, text, crops, device)
 
         where = (truth, device, batch, workers)
         found = (
@@ -287,9 +292,11 @@ def _text(weights: Path, split: ClassSplit, knows: Sequence[str], clip: str | No
     return load_text(detector.facts, clip)
 
 
-def _competing(weights: Path, names: Sequence[str], text: Clip | None, device: str) -> Detector:
-    """The detector with these classes in competition."""
+def _competing(weights: Path, names: Sequence[str], text: Clip | None, crops: bool, device: str) -> Detector:
+    """The detector with these classes in competition; ``crops``: its boxes named by CLIP."""
     detector = load_detector(weights, device)
+    if crops and text is not None:
+        return CropDetector(detector, text, names).eval()
     if text is not None:
         name_classes(detector, names, text)
     else:

@@ -17,6 +17,7 @@ from nightaug.detect.checkpoint import find_detector, load_detector, read_facts,
 from nightaug.detect.detectors import build_detector
 from nightaug.detect.detectors.rcnn import RCNNDetector
 from nightaug.detect.openvocab.regions import Embed, RegionStore
+from nightaug.detect.openvocab.vocabulary import had_boxes
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
 from nightaug.runs import file_sha256
@@ -96,8 +97,7 @@ def check_held_out(store: RegionStore | None, unseen: Sequence[str], say: Callab
     """Say where boxes of unseen classes have had a hand in the proposals: right for a ceiling, but not zero-shot."""
     if store is None or "boxes_of" not in store.facts:
         return
-    boxed = store.facts["boxes_of"]  # None: every labelled class
-    if shown := [name for name in unseen if boxed is None or name in boxed]:
+    if shown := had_boxes(store.facts["boxes_of"], unseen):
         say(f"the embedded proposals were made with boxes of {', '.join(shown)}, too, which are to be unseen")
 
 

@@ -15,7 +15,7 @@ from nightaug.detect.detectors import build_detector
 from nightaug.detect.openvocab.extend import check_held_out, store_facts
 from nightaug.detect.openvocab.splits import ClassSplit, class_split
 from nightaug.detect.openvocab.store import ProposalStore
-from nightaug.detect.openvocab.vocabulary import lasting, load_text, set_text, taught
+from nightaug.detect.openvocab.vocabulary import had_boxes, lasting, load_text, set_text, taught
 from nightaug.detect.recipe import Ready, TrainingData, run_recipe
 from nightaug.detect.settings import TWO_STAGE, DetectorSettings
 from nightaug.detect.sources import SourceSpec, known_classes, load_source, map_classes, parse_source
@@ -97,12 +97,9 @@ def run_training(
         notes = [] if settings.classes else ["every labelled class is trained on: none is held out (see --unseen)"]
         if held and str(settings.pretrained).startswith("COCO"):
             notes.append(f"pretrained {settings.pretrained} has learnt from boxes of COCO's classes, held out or not")
-        if settings.weights is not None:
-            boxed = taught(read_facts(find_detector(Path(settings.weights))))
-            if shown := [name for name in held if boxed is None or name in boxed]:
-                notes.append(
-                    f"weights {settings.weights} have learnt from boxes of {', '.join(shown)}, held out or not"
-                )
+        start = settings.weights
+        if start is not None and (shown := had_boxes(taught(read_facts(find_detector(Path(start)))), held)):
+            notes.append(f"weights {start} have learnt from boxes of {', '.join(shown)}, held out or not")
         if embeddings is None:
             return Ready(notes=notes)
         store = ProposalStore(embeddings)

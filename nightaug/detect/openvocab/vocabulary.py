@@ -55,6 +55,15 @@ def load_text(facts: Mapping[str, Any], spec: str | None = None, device: str | t
     return clip
 
 
+def is_class_agnostic(facts: Mapping[str, Any]) -> bool:
+    """Whether a weight file's detector finds objects and no classes (``openvocab train --method proposals``).
+
+    Args:
+        facts: of :func:`~nightaug.detect.checkpoint.read_facts`.
+    """
+    return bool(facts["settings"].get("rcnn", {}).get("class_agnostic"))
+
+
 def taught(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The classes whose boxes a detector was trained on; None: all that were labelled, whichever those were.
 
@@ -64,12 +73,17 @@ def taught(facts: Mapping[str, Any]) -> tuple[str, ...] | None:
     settings: Mapping[str, Any] = facts["settings"]
     names = settings.get("classes")
     if names is None:
-        if settings.get("rcnn", {}).get("class_agnostic"):
+        if is_class_agnostic(facts):
             return None
         names = facts["classes"]
     known = tuple(canonical_class(str(name)) for name in names)
     novel = {canonical_class(str(name)) for name in (facts.get("facts") or {}).get("novel", ())}
     return tuple(name for name in known if name not in novel)
+
+
+def had_boxes(boxed: Sequence[str] | None, names: Sequence[str]) -> list[str]:
+    """Those names whose boxes a training has seen; ``boxed`` as :func:`taught` gives it."""
+    return [name for name in names if boxed is None or name in boxed]
 
 
 def reads_text(detector: Detector) -> bool:
