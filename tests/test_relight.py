@@ -136,6 +136,22 @@ def test_oncoming_cars_get_white_lamps_more_often_than_red() -> None:
     assert white >= 12
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_car_seen_from_the_side_has_a_headlamp_at_one_end_and_a_tail_lamp_at_the_other(seed: int) -> None:
+    box = Box(220, 200, 420, 270, "car")
+    image = with_car(day(), box, lamp=None)
+    settings = dataclasses.replace(QUIET, lit_on_road=1.0, lit_at_side=1.0)
+    night = relight(image, [box], seed=seed, settings=settings).astype(int)[215:265]
+    dark = relight(image, [box], seed=seed, settings=dataclasses.replace(settings, lit_on_road=0.0)).astype(int)
+    gain = (night - dark[215:265]).clip(0)
+    ends = [gain[:, 220:250].reshape(-1, 3), gain[:, 390:420].reshape(-1, 3)]
+    peaks = [end[end.sum(1).argmax()] for end in ends]
+    red, white = sorted(peaks, key=lambda peak: peak[2] / max(peak[0], 1))
+    assert min(red[0], white[0]) > 60
+    assert red[2] < 0.4 * red[0]
+    assert white[2] > 0.4 * white[0]
+
+
 def test_left_hand_traffic_mirrors_the_guess() -> None:
     box = Box(530, 200, 580, 236, "car")
     image = with_car(day(), box, lamp=None)

@@ -192,10 +192,12 @@ def _vehicle(
     if rear.spots:
         return _seen_tails(rear, box, corners, cut=cut, size=size, power=tail, settings=settings)
     if w / h > _SIDE_ASPECT and not tall and not any(cut):
-        # From the side a lamp shows as a sliver at one end, or not at all.
-        at = (x1 + w * (0.04 if u[5] < 0.5 else 0.96), y1 + h * 0.55)
-        sliver = color if front else settings.tail_color
-        return [_lamp(at, (size * 0.5, size * 0.5), sliver, 1.0)] if lit else []
+        # From the side the headlamp of one end and the tail lamp of the other show as slivers; the pixels do not tell
+        # which end is which.
+        head, tail_end = (0.04, 0.96) if u[5] < 0.5 else (0.96, 0.04)
+        slivers = ((head, color), (tail_end, settings.tail_color))
+        radii = (size * 0.5, size * 0.5)
+        return [_lamp((x1 + w * end, y1 + h * 0.55), radii, each, 1.0) for end, each in slivers] if lit else []
     ends = [share for share, gone in zip((inset, 1 - inset), cut, strict=True) if not gone]
     if front:
         power = _pick(u[5] ** 2, settings.headlamp)
