@@ -58,6 +58,7 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     warm = ["--set", f"weights={runs / 'proposals'}"] if arguments.warm_start else []
     for method in METHODS:
         own = [] if method == "vldus" else ["--embeddings", str(embeddings)]
+        own += settings(arguments.vild_set) if method == "vild" else []
         steps.append(train(method, method, arguments.steps, [*own, *held, *warm]))
     common = ["--embeddings", str(embeddings), *unseen, *preset, *device]
     command = ["openvocab", "probe", str(runs / "lp-ovod"), *common]
@@ -140,6 +141,7 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=100, help="proposals an image that are embedded")
     parser.add_argument("--night", help="translated folder to train on, beside the day")
     parser.add_argument("--set", action="append", default=[], help="a setting of all detectors, KEY=VALUE")
+    parser.add_argument("--vild-set", action="append", default=[], help="a setting of ViLD alone, KEY=VALUE")
     return work(parser, plan, report)
 
 

@@ -88,6 +88,10 @@ class RCNNSettings(Settings):
     foreground_share: float = Field(0.25, gt=0, le=1)
     #: Precomputed proposals of an image that are learned from, drawn at random (heads that learn from CLIP).
     embedded: PositiveInt = 256
+    #: Detecting: read a region again in the box found from it, and classify that. Whatever is learned from objects'
+    #: own boxes, as CLIP's embeddings are, judges them better than the proposals they were found from; as in the last
+    #: stage of a cascade (Cai and Vasconcelos, CVPR 2018).
+    second_look: bool = False
     #: Where the smooth L1 loss of the boxes becomes linear.
     beta: float = Field(1 / 9, gt=0)
     #: Weights of the losses: of the proposal network, of the boxes, of their predicted IoU (oln), of the classifier.

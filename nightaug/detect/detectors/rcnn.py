@@ -285,11 +285,16 @@ class RCNNDetector(Detector):
         """Every class over the score in every proposal, class-wise suppression, the best ``max_detections``."""
         proposals = self.proposals(forward)
         given = [each.boxes for each in proposals]
+        counts = [len(each) for each in given]
         features = self.region_features(forward, given)
-        boxes, scores, _ = self._seen(features, torch.cat(given), torch.cat([each.scores for each in proposals]))
+        boxes, scores, objectness = self._seen(
+            features, torch.cat(given), torch.cat([each.scores for each in proposals])
+        )
         height, width = forward.shared["size"]
         boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height] * 2))
-        counts = [len(each) for each in given]
+        if self.options.second_look:
+            again = self.region_features(forward, torch.split(boxes, counts))
+            scores = self.head.scores(again, objectness)
         result = []
         for score, box in zip(torch.split(scores, counts), torch.split(boxes, counts), strict=True):
             result.append(best_of_classes(box, score, self.score, self.nms, self.max_detections))

@@ -15,7 +15,8 @@ from nightaug.detect.detectors import build_detector
 from nightaug.detect.openvocab.extend import check_held_out, store_facts
 from nightaug.detect.openvocab.splits import ClassSplit, class_split
 from nightaug.detect.openvocab.store import ProposalStore
-from nightaug.detect.openvocab.vocabulary import had_boxes, lasting, load_text, set_text, taught
+from nightaug.detect.openvocab.vild import ViLDHead
+from nightaug.detect.openvocab.vocabulary import had_boxes, lasting, load_text, set_rivals, set_text, taught
 from nightaug.detect.recipe import Ready, TrainingData, run_recipe
 from nightaug.detect.settings import TWO_STAGE, DetectorSettings
 from nightaug.detect.sources import SourceSpec, known_classes, load_source, map_classes, parse_source
@@ -146,6 +147,8 @@ def _ready(
     }  # fmt: skip
     detector = build_detector(settings, data.classes, pretrained=settings.weights is None, facts=facts)
     set_text(detector, data.classes, text)
+    if isinstance(head := getattr(detector, "head", None), ViLDHead):
+        set_rivals(head, settings.rcnn.vild.rivals, data.classes, text)
     notes.append(f"embeddings: {store.facts['boxes']:,} regions of {len(store):,} images in {store.path}")
     return Ready(detector, store, notes)
 

@@ -18,6 +18,11 @@ class ViLDSettings(Settings):
     #: 256 times the mean of LP-OVOD where CLIP is 512 wide).
     text: float = Field(1.0, ge=0)
     image: float = Field(0.5, ge=0)
+    #: Beyond the paper: names that compete in the text loss of regions with a label, which are none of them: what is
+    #: labelled a car is no bus. Regions without a label may be one, and are not asked.
+    rivals: tuple[str, ...] = ()
+    #: Beyond the paper: scores are the geometric mean of the class' share and objectness.
+    objectness: bool = False
 
 
 class LPOVODSettings(Settings):

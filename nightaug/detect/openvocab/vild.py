@@ -54,34 +54,39 @@ class ViLDHead(RegionHead):
 
     class_losses = ("text", "image")
     wants_embedded = True
+    rivals: Tensor
 
     def __init__(self, settings: RCNNSettings, classes: int, facts: Mapping[str, Any]) -> None:
         super().__init__()
         self.temperature = settings.vild.temperature
+        self.objectness = settings.vild.objectness
         self.loss_weights = {"text": settings.vild.text, "image": settings.vild.image}
         self.space = ClipSpace(settings.box_features, embedding_width(facts), classes)
         self.background = nn.Parameter(F.normalize(torch.randn(embedding_width(facts)), dim=0))
+        self.register_buffer("rivals", torch.zeros(0, embedding_width(facts)), persistent=False)
 
     def logits(self, features: Tensor) -> Tensor:
         """(P, K + 1) fp32: cosines over the temperature, background last."""
-        found = self.space(features)
-        with full_precision(found):
-            known = torch.cat((self.space.text, F.normalize(self.background.float(), dim=0)[None]))
-            cosine: Tensor = found @ known.T
-            return cosine / self.temperature
+        return self._compare(features, self.space.text)
 
     def losses(self, features: Tensor, labels: Tensor, weights: Tensor, embedded: Embedded | None) -> dict[str, Tensor]:
-        """``{"text": (), "image": ()}``: :func:`text_loss`, and the L1 norm to CLIP's embeddings of the proposals."""
+        """``{"text": (), "image": ()}``: :func:`text_loss`, with the rivals beside the classes where a region has a
+        label, and the L1 norm to CLIP's embeddings of the proposals.
+        """
         assert self.space.told, "set_classes before training"
         seen, clip = embedded or (features[:0], self.space.text[:0])
-        return {
-            "text": text_loss(self.logits(features), labels, weights),
-            "image": embedding_l1(self.space(seen), clip),
-        }
+        classes = len(self.space.text)
+        logits = self._compare(features, torch.cat((self.space.text, self.rivals)))
+        if len(self.rivals):
+            unasked = (labels < 0)[:, None] & torch.ones_like(logits, dtype=torch.bool)
+            unasked[:, :classes] = unasked[:, -1] = False
+            logits = logits.masked_fill(unasked, -torch.inf)
+        return {"text": text_loss(logits, labels, weights), "image": embedding_l1(self.space(seen), clip)}
 
     def scores(self, features: Tensor, objectness: Tensor) -> Tensor:
-        """(P, K) fp32: the softmax, without background's column; objectness is not looked at."""
-        return self.logits(features).softmax(1)[:, :-1]
+        """(P, K) fp32: the softmax, without background's column; the root of it times objectness if so set."""
+        shares = self.logits(features).softmax(1)[:, :-1]
+        return (shares * objectness.float()[:, None]).sqrt() if self.objectness else shares
 
     def set_classes(self, names: Sequence[str], text: Tensor) -> None:
         """Look for these classes from now on: any number of any names.
@@ -91,3 +96,15 @@ class ViLDHead(RegionHead):
         """
         assert len(names) == len(text), f"expected a text embedding for each of {len(names)} names, got {len(text)}"
         self.space.set_text(text)
+
+    def set_rivals(self, text: Tensor) -> None:
+        """Let the classes compete with these text embeddings (R, E), too, while training."""
+        self.rivals = F.normalize(text.detach().float().to(self.space.text.device), dim=1)
+
+    def _compare(self, features: Tensor, text: Tensor) -> Tensor:
+        """(P, len(text) + 1) fp32: cosines to texts of unit length and to background, over the temperature."""
+        found = self.space(features)
+        with full_precision(found):
+            known = torch.cat((text, F.normalize(self.background.float(), dim=0)[None]))
+            cosine: Tensor = found @ known.T
+            return cosine / self.temperature

@@ -124,6 +124,23 @@ def set_text(detector: Detector, names: Sequence[str], clip: Clip) -> None:
     detector.set_classes(names, text)  # type: ignore[operator]
 
 
+def set_rivals(head: ViLDHead, names: Sequence[str], classes: Sequence[str], clip: Clip) -> None:
+    """Give a ViLD head the text embeddings of names that what is labelled as one of its classes is none of.
+
+    Args:
+        names: may be none.
+        classes: it is trained on, canonical names.
+
+    Raises:
+        ConfigError: a name is one of the classes.
+    """
+    rivals = tuple(dict.fromkeys(map(canonical_class, names)))
+    if both := [name for name in rivals if name in classes]:
+        raise ConfigError(f"rcnn.vild.rivals: {', '.join(both)} is trained on; name only classes that are not")
+    if rivals:
+        head.set_rivals(Prompts(clip).embed(rivals))
+
+
 def write_with_classes(run: Path, names: Sequence[str], file: Path, spec: str | None = None) -> tuple[str, ...]:
     """A weight file of a detector that looks for other classes; gives their canonical names.
 

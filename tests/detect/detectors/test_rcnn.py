@@ -159,8 +159,25 @@ def test_detections_are_inside_limited_and_above_the_score() -> None:
     assert all(len(one.boxes) == 0 for one in detector.found(detector(images())))
 
 
+@pytest.mark.parametrize("objectness", ["anchor", "oln"])
+def test_a_second_look_classifies_the_boxes_that_were_found(objectness: str) -> None:
+    wanted = {"score": 0.0, "nms": 1.0, "max_detections": 400}
+    once, twice = (
+        awake(make(**wanted, rcnn={"objectness": objectness, "second_look": second})).eval() for second in (False, True)
+    )
+    forward = twice(images())
+    for number, (first, found) in enumerate(zip(once.found(once(images())), twice.found(forward), strict=True)):
+        assert {tuple(box) for box in found.boxes.tolist()} == {tuple(box) for box in first.boxes.tolist()}
+        given = [found.boxes[:0], found.boxes[:0]]
+        given[number] = found.boxes
+        scores = twice.head.scores(twice.region_features(forward, given), torch.ones(len(found.boxes)))
+        own = scores[torch.arange(len(found.boxes)), found.labels]
+        assert torch.allclose(own, found.scores, atol=1e-5)
+        assert not torch.allclose(first.scores, found.scores, atol=1e-3)
+
+
 def test_an_image_without_proposals_is_no_trouble() -> None:
-    detector = make(rcnn={"rpn": {"min_side": 1000}})
+    detector = make(rcnn={"rpn": {"min_side": 1000}, "second_look": True})
     forward = detector(images(), [target(BOXES), target([])])
     sum(forward.losses.values()).backward()
     detector.eval()

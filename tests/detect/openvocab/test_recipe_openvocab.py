@@ -62,6 +62,21 @@ def test_the_proposal_network_learns_one_class_from_the_seen_ones(embedded: Path
     assert 0 < state["boxes"] <= 72
 
 
+def test_vild_learns_that_a_box_is_none_of_the_rivals(
+    capsys: pytest.CaptureFixture[str], streets: Path, embedded: Path, tmp_path: Path
+) -> None:
+    words = ("--method", "vild", "--embeddings", embedded / "emb", "--steps", 1, "--set", "log_every=1")
+    assert train(capsys, streets, tmp_path / "plain", *words)[0] == 0
+    code, _, err = train(capsys, streets, tmp_path / "own", *words, "--set", "rcnn.vild.rivals=[tree, signal]")
+    assert code == 0, err
+    losses = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("plain", "own")]
+    assert losses[1]["text"] > losses[0]["text"]
+    assert losses[1]["image"] == losses[0]["image"]
+    code, _, err = train(capsys, streets, tmp_path / "both", *words, "--set", "rcnn.vild.rivals=[tree, Car]")
+    assert code == 2
+    assert "car is trained on" in err
+
+
 def test_vild_from_training_to_pictures(
     capsys: pytest.CaptureFixture[str], streets: Path, embedded: Path, tmp_path: Path, clip_folder: Path
 ) -> None:

@@ -14,7 +14,7 @@ from nightaug.detect.rcnn_settings import RCNNSettings
 from nightaug.errors import ConfigError
 
 
-def head(classes: int = 3, features: int = 10, width: int = 6, **vild: float) -> ViLDHead:
+def head(classes: int = 3, features: int = 10, width: int = 6, **vild: object) -> ViLDHead:
     torch.manual_seed(0)
     made = ViLDHead(build(RCNNSettings, {"box_features": features, "vild": vild}), classes, {"embedding": width})
     made.set_classes([str(n) for n in range(classes)], unit(classes, width, seed=3))
@@ -124,3 +124,44 @@ def test_weights_of_other_numbers_of_classes_differ_in_the_text_alone() -> None:
     few, many = head(2).state_dict(), head(7).state_dict()
     assert few.keys() == many.keys()
     assert [key for key in few if few[key].shape != many[key].shape] == ["space.text"]
+
+
+def test_a_labelled_region_is_no_rival_and_an_unlabelled_one_may_be() -> None:
+    """The loss is the one of more classes where there is a label, and the published one where there is none."""
+    plain, own = head(temperature=0.1), head(temperature=0.1)
+    rivals = unit(2, 6, seed=9)
+    own.set_rivals(3 * rivals)
+    more = head(classes=5, temperature=0.1)
+    more.set_classes([*"01234"], torch.cat((own.space.text, rivals)))
+    more.load_state_dict(own.state_dict() | {"space.text": more.space.text})
+    features, ones = regions(4), torch.ones(4)
+    labelled, unlabelled = torch.tensor([0, 2, 1, 1]), torch.full((4,), -1)
+
+    def text(head: ViLDHead, labels: torch.Tensor) -> torch.Tensor:
+        return head.losses(features, labels, ones, None)["text"]
+
+    assert torch.allclose(text(own, labelled), text(more, labelled), rtol=1e-5)
+    assert text(own, labelled) > text(plain, labelled)
+    assert torch.allclose(text(own, unlabelled), text(plain, unlabelled), rtol=1e-5)
+    own.losses(features, torch.tensor([0, -1, -1, 2]), ones, None)["text"].backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
+    assert features.grad.abs().sum(1).gt(0).all()
+    assert "rivals" not in own.state_dict(), "a trained detector does not need them"
+    assert own.scores(features, ones).shape == (4, 3), "nor does it look for them"
+
+
+def test_scores_may_hold_objectness() -> None:
+    features, objectness = regions(3), torch.tensor([1.0, 0.25, 0.0])
+    plain = head(temperature=0.1).scores(features, objectness)
+    both = head(temperature=0.1, objectness=True).scores(features, objectness)
+    assert torch.allclose(both, (plain * objectness[:, None]).sqrt())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_regions_beside_rivals(count: int) -> None:
+    own, features = head(), regions(count)
+    own.set_rivals(unit(2, 6, seed=9))
+    losses = own.losses(features, torch.arange(count) - 1, torch.ones(count), None)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
