@@ -75,12 +75,10 @@ class ViLDHead(RegionHead):
         """
         assert self.space.told, "set_classes before training"
         seen, clip = embedded or (features[:0], self.space.text[:0])
-        classes = len(self.space.text)
         logits = self._compare(features, torch.cat((self.space.text, self.rivals)))
-        if len(self.rivals):
-            unasked = (labels < 0)[:, None] & torch.ones_like(logits, dtype=torch.bool)
-            unasked[:, :classes] = unasked[:, -1] = False
-            logits = logits.masked_fill(unasked, -torch.inf)
+        rival = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+        rival[len(self.space.text) : -1] = True
+        logits = logits.masked_fill((labels < 0)[:, None] & rival, -torch.inf)
         return {"text": text_loss(logits, labels, weights), "image": embedding_l1(self.space(seen), clip)}
 
     def scores(self, features: Tensor, objectness: Tensor) -> Tensor:
