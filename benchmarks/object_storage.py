@@ -26,7 +26,8 @@ from typing import Any
 from common import header, write_scenes
 from ray_faults import visible
 
-from nightaug.images import IMAGE_SUFFIXES, atomic_write_text
+from nightaug.data.formats.base import is_image_name
+from nightaug.images import atomic_write_text
 
 #: Says when and where it was written, so that no two are alike.
 FACTS = "translation.json"
@@ -57,10 +58,6 @@ def objects(storage: Any, bucket: str) -> list[str]:
     return [name.split("/", 1)[1] for name in storage.find(bucket)] if storage.exists(bucket) else []
 
 
-def images(names: list[str]) -> int:
-    return sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
-
-
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process and all it has started, at once: Ray's daemons leave the group, but not the session."""
     found = subprocess.run(
@@ -78,11 +75,11 @@ def measure(storage: Any, engine: str, count: int, seed: int, expected: dict[str
     run = command("s3://day/set", f"s3://{bucket}/set", "--engine", engine, "--workers", "1")
     at = random.Random(f"{seed}-{engine}").randint(count // 4, 3 * count // 4)
     first = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    while images(objects(storage, bucket)) < at and first.poll() is None:
+    while sum(map(is_image_name, objects(storage, bucket))) < at and first.poll() is None:
         time.sleep(0.2)
     killed = first.poll() is None
     stop(first)
-    there = images(objects(storage, bucket))
+    there = sum(map(is_image_name, objects(storage, bucket)))
     seconds, said = [], []
     for _ in range(2):
         began = time.perf_counter()
@@ -132,9 +129,9 @@ def main() -> None:
             storage.mkdir("day")
             for path in paths:
                 storage.put(str(path), f"day/set/{path.name}")
-            results = []
+            results, expected = [], visible(root / "night")
             for engine in arguments.engines.split(","):
-                results.append(measure(storage, engine, len(paths), arguments.seed, visible(root / "night")))
+                results.append(measure(storage, engine, len(paths), arguments.seed, expected))
                 print(", ".join(f"{key} {value}" for key, value in results[-1].items()), flush=True)
         finally:
             server.kill()

@@ -3,8 +3,7 @@
     python benchmarks/prepare_scale.py [--counts 1000,10000,100000] [--boxes 18] [--scratch DIR] [--check-brightness]
 
 Writes folders in BDD100K's layout, each frame a link to one of a few small scenes, with generated boxes, and prepares
-each in a fresh process. The goal: neither seconds an image nor memory
-grow from 1,000 to 100,000 files.
+each in a fresh process. The goal: neither seconds an image nor memory grow from 1,000 to 100,000 files.
 Start-up is measured on ten frames and shown apart.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from nightaug.data.text import plain
@@ -68,6 +69,11 @@ def canonical_class(name: str) -> str:
     """The canonical spelling of a class name: lower case, aliases resolved, in one line; unknown names stay."""
     key = plain(name).strip().lower() or "unnamed"  # an empty line of classes.txt would shift the numbers
     return ALIASES.get(key, key)
+
+
+def canonical_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Canonical names in their order, each once."""
+    return tuple(dict.fromkeys(map(canonical_class, names)))
 
 
 def canonical_time(word: str | None) -> str | None:

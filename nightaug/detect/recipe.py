@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nightaug.config import build, dump_yaml
-from nightaug.data.classes import canonical_class
+from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.frames import Frame
 from nightaug.detect.dataset import Batch, EmbeddedProposals
@@ -73,7 +73,7 @@ def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
     drawn = [source for source in sources if source.weight > 0] or sources  # without any, the mixture says so
     labelled = [frame for source in drawn for frame in source.frames]
     there = known_classes(labelled, dataset.classes)
-    classes = tuple(dict.fromkeys(map(canonical_class, settings.classes))) if settings.classes else there
+    classes = canonical_classes(settings.classes) if settings.classes else there
     unknown = [name for name in classes if name not in there]
     if unknown:
         raise ConfigError(f"--classes {', '.join(unknown)}: not in the training labels (there are: {', '.join(there)})")

@@ -273,12 +273,12 @@ class RCNNDetector(Detector):
 
     # -- detections ----------------------------------------------------------------------------------------------
 
-    def _seen(self, features: Tensor, boxes: Tensor, objectness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of regions: the boxes (P, 4) found there, their class scores (P, K), and objectness (P,), of oln with IoU."""
+    def _refined(self, features: Tensor, boxes: Tensor, objectness: Tensor) -> tuple[Tensor, Tensor]:
+        """Of regions: the boxes (P, 4) found there, and objectness (P,), of oln with IoU."""
         if self.overlap is not None:
             objectness = (objectness * self.overlap(features).float().squeeze(1).sigmoid()).sqrt()
         refined: Tensor = self.codes[1].decode_single(self.box(features).float(), boxes.float())
-        return refined, self.head.scores(features, objectness), objectness
+        return refined, objectness
 
     @torch.no_grad()
     def found(self, forward: Forward) -> list[Found]:
@@ -287,14 +287,12 @@ class RCNNDetector(Detector):
         given = [each.boxes for each in proposals]
         counts = [len(each) for each in given]
         features = self.region_features(forward, given)
-        boxes, scores, objectness = self._seen(
-            features, torch.cat(given), torch.cat([each.scores for each in proposals])
-        )
+        boxes, objectness = self._refined(features, torch.cat(given), torch.cat([each.scores for each in proposals]))
         height, width = forward.shared["size"]
         boxes = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height] * 2))
         if self.options.second_look:
-            again = self.region_features(forward, torch.split(boxes, counts))
-            scores = self.head.scores(again, objectness)
+            features = self.region_features(forward, torch.split(boxes, counts))
+        scores = self.head.scores(features, objectness)
         result = []
         for score, box in zip(torch.split(scores, counts), torch.split(boxes, counts), strict=True):
             result.append(best_of_classes(box, score, self.score, self.nms, self.max_detections))
@@ -317,7 +315,8 @@ class RCNNDetector(Detector):
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         given = [proposed[order][image[order] == number] for number in range(count)]
         features = self.region_features(forward, given)[back]
-        refined, scores, quality = self._seen(features, proposed, objectness)
+        refined, quality = self._refined(features, proposed, objectness)
+        scores = self.head.scores(features, quality)
         return RegionBatch(
             features,
             refined.detach(),

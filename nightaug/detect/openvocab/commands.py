@@ -8,7 +8,7 @@ from typing import Any
 
 from nightaug.clip.prompts import Prompts
 from nightaug.config import build
-from nightaug.data.classes import canonical_class
+from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
 from nightaug.detect.openvocab.crop_detector import CropDetector, naming_clip
@@ -144,7 +144,7 @@ def predict(
             raise ConfigError('--clip names the proposals: say what to look for, --classes "bus,ambulance"')
         return run_predict(run, input, out, dry_run=dry_run, say=say, **options)
     if bare:
-        names = tuple(dict.fromkeys(map(canonical_class, classes)))
+        names = canonical_classes(classes)
         text = naming_clip(clip, options.get("device"))
         named = Named(names, lambda device: CropDetector(load_detector(weights, device), text, names), text.sha)
         say("the proposals are named by CLIP from their crops")

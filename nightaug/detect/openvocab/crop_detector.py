@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from nightaug.clip.crops import cut, grown, large_enough
 from nightaug.clip.encoder import Clip
 from nightaug.clip.prompts import BACKGROUND, Prompts
-from nightaug.data.classes import canonical_class
+from nightaug.data.classes import canonical_classes
 from nightaug.detect.detectors import Detector, Forward, Found
 from nightaug.detect.detectors.rcnn_proposals import best_of_classes
 from nightaug.detect.openvocab.embed import CONTEXT
@@ -51,7 +51,7 @@ class CropDetector(Detector):
 
     def __init__(self, detector: Detector, clip: Clip, names: Sequence[str], most: int = MOST) -> None:
         super().__init__()
-        self.classes = tuple(dict.fromkeys(map(canonical_class, names)))
+        self.classes = canonical_classes(names)
         if not self.classes:
             raise ConfigError("name at least one class to look for")
         self.name = f"{detector.name}, named by {clip.name}"

@@ -15,8 +15,7 @@ from nightaug.detect.detectors import build_detector
 from nightaug.detect.openvocab.extend import check_held_out, store_facts
 from nightaug.detect.openvocab.splits import ClassSplit, class_split
 from nightaug.detect.openvocab.store import ProposalStore
-from nightaug.detect.openvocab.vild import ViLDHead
-from nightaug.detect.openvocab.vocabulary import had_boxes, lasting, load_text, set_rivals, set_text, taught
+from nightaug.detect.openvocab.vocabulary import had_boxes, lasting, load_text, reads_text, set_rivals, set_text, taught
 from nightaug.detect.recipe import Ready, TrainingData, run_recipe
 from nightaug.detect.settings import TWO_STAGE, DetectorSettings
 from nightaug.detect.sources import SourceSpec, known_classes, load_source, map_classes, parse_source
@@ -147,8 +146,8 @@ def _ready(
     }  # fmt: skip
     detector = build_detector(settings, data.classes, pretrained=settings.weights is None, facts=facts)
     set_text(detector, data.classes, text)
-    if isinstance(head := getattr(detector, "head", None), ViLDHead):
-        set_rivals(head, settings.rcnn.vild.rivals, data.classes, text)
+    if reads_text(detector):
+        set_rivals(detector, settings.rcnn.vild.rivals, text)
     notes.append(f"embeddings: {store.facts['boxes']:,} regions of {len(store):,} images in {store.path}")
     return Ready(detector, store, notes)
 

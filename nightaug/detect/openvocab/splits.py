@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nightaug.config import load_yaml
-from nightaug.data.classes import canonical_class
+from nightaug.data.classes import canonical_classes
 from nightaug.errors import ConfigError
 
 
@@ -57,14 +57,14 @@ def class_split(name_or_file: str | None, unseen: Sequence[str] | None, known: S
         ConfigError: neither or both are given, the name or file is unknown, a class is on both sides or not in the
             dataset, or nothing is left to see or not to see.
     """
-    there = tuple(dict.fromkeys(map(canonical_class, known)))
+    there = canonical_classes(known)
     if (name_or_file is None) == (unseen is None):
         raise ConfigError(
             "say which classes are unseen, either with --unseen a,b or with --class-split NAME "
             f"(there are: {', '.join(published_splits())}, or a file)"
         )
     if unseen is not None:
-        hidden = tuple(dict.fromkeys(map(canonical_class, unseen)))
+        hidden = canonical_classes(unseen)
         wrong = [name for name in hidden if name not in there]
         if wrong or not hidden:
             raise ConfigError(
@@ -76,7 +76,7 @@ def class_split(name_or_file: str | None, unseen: Sequence[str] | None, known: S
         return ClassSplit("own", seen, hidden)
     assert name_or_file is not None
     name, sides = _read(name_or_file)
-    first, hidden = (tuple(dict.fromkeys(map(canonical_class, sides[side]))) for side in ("seen", "unseen"))
+    first, hidden = (canonical_classes(sides[side]) for side in ("seen", "unseen"))
     both = [each for each in first if each in hidden]
     if both:
         raise ConfigError(f"--class-split {name}: {', '.join(both)} on both sides; a class is seen or unseen")

@@ -14,7 +14,7 @@ from nightaug import __version__
 from nightaug.clip.encoder import Clip, load_clip
 from nightaug.clip.prompts import Prompts
 from nightaug.config import build
-from nightaug.data.classes import canonical_class
+from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts, write_detector
 from nightaug.detect.detectors import Detector
 from nightaug.detect.detectors.region_head import RegionHead, SoftmaxHead
@@ -111,7 +111,7 @@ def name_classes(detector: Detector, names: Sequence[str], clip: Clip) -> None:
         ConfigError: it does not read text, or ``clip`` is of another width.
     """
     check_reads_text(detector)
-    set_text(detector, tuple(dict.fromkeys(map(canonical_class, names))), clip)
+    set_text(detector, canonical_classes(names), clip)
 
 
 def set_text(detector: Detector, names: Sequence[str], clip: Clip) -> None:
@@ -124,21 +124,20 @@ def set_text(detector: Detector, names: Sequence[str], clip: Clip) -> None:
     detector.set_classes(names, text)  # type: ignore[operator]
 
 
-def set_rivals(head: ViLDHead, names: Sequence[str], classes: Sequence[str], clip: Clip) -> None:
-    """Give a ViLD head the text embeddings of names that what is labelled as one of its classes is none of.
+def set_rivals(detector: Detector, names: Sequence[str], clip: Clip) -> None:
+    """Give a detector that reads text the embeddings of names that what is labelled as one of its classes is none of.
 
     Args:
         names: may be none.
-        classes: it is trained on, canonical names.
 
     Raises:
-        ConfigError: a name is one of the classes.
+        ConfigError: a name is one of the classes it is trained on.
     """
-    rivals = tuple(dict.fromkeys(map(canonical_class, names)))
-    if both := [name for name in rivals if name in classes]:
+    rivals = canonical_classes(names)
+    if both := [name for name in rivals if name in detector.classes]:
         raise ConfigError(f"rcnn.vild.rivals: {', '.join(both)} is trained on; name only classes that are not")
     if rivals:
-        head.set_rivals(Prompts(clip).embed(rivals))
+        detector.head.set_rivals(Prompts(clip).embed(rivals))  # type: ignore[operator, union-attr]
 
 
 def write_with_classes(run: Path, names: Sequence[str], file: Path, spec: str | None = None) -> tuple[str, ...]:
@@ -182,7 +181,7 @@ def narrow(detector: Detector, names: Sequence[str]) -> None:
     Raises:
         ConfigError: it does not know a class.
     """
-    wanted = tuple(dict.fromkeys(map(canonical_class, names)))
+    wanted = canonical_classes(names)
     unknown = [name for name in wanted if name not in detector.classes]
     if unknown or not wanted:
         raise ConfigError(f"the detector knows no {', '.join(unknown)}; it knows {', '.join(detector.classes)}")
