@@ -242,6 +242,7 @@ def translate(
     all_times: Annotated[
         bool, typer.Option("--all-times", help="Also frames tagged with another time of day.")
     ] = False,
+    split: Annotated[str | None, typer.Option(help="Only this one's images: train, val or test.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     workers: Annotated[
         int | None,
@@ -297,7 +298,7 @@ def translate(
         overwrite=overwrite, seed=seed, strength=strength, constants=parse_overrides(set_ or []), quality=quality,
         precision=precision.value, tile=tile, backend=backend.value if backend else None,
         device=device, images=images, labels=labels, label_format=label_format, all_times=all_times, limit=limit,
-        workers=workers, engine=engine.value, address=address, dry_run=dry_run, say=say,
+        split=split, workers=workers, engine=engine.value, address=address, dry_run=dry_run, say=say,
     )  # fmt: skip
     if curate and dry_run:
         say(f"it would then be scored{f' by the judge {judge}' if judge else ''} and curated, mode {mode or 'drop'}")

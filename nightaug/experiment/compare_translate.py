@@ -179,9 +179,8 @@ def render(
         _check_same(source, direction, folder)
         return folder
     assert source.model is not None  # see check_directions
-    plan = make_plan(data, direction)
     # Only train is ever trained on; the other splits would cost their share of the time for nothing.
-    plan = plan._replace(parts=[part for part in plan.parts if part.part.split == "train"])
+    plan = make_plan(data, direction, split="train")
     loaded = Translator.load(source.model, direction, "cpu" if cpu else None)
     out.mkdir(parents=True, exist_ok=True)
     need, free = disk_needed(plan), shutil.disk_usage(out).free

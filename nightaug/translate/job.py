@@ -90,6 +90,7 @@ def run_job(
     label_format: str | None = None,
     all_times: bool = False,
     limit: int | None = None,
+    split: str | None = None,
     workers: int | None = None,
     engine: EngineName = "local",
     address: str | None = None,
@@ -113,7 +114,7 @@ def run_job(
         plan = stack.enter_context(
             _planned(
                 source, images, labels, direction=direction, format=format, seed=seed, label_format=label_format,
-                all_times=all_times, limit=limit,
+                all_times=all_times, limit=limit, split=split,
             )
         )  # fmt: skip
         load = partial(

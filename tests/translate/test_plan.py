@@ -67,6 +67,15 @@ def test_prepared_day_images_go_to_the_night_domain(domains: Path) -> None:
     assert plan.skipped == {"not daytime": 8}
 
 
+def test_only_one_split_if_asked(domains: Path) -> None:
+    plan = make_plan(domains, "day2night", split="val")
+    every = make_plan(domains, "day2night")
+    assert plan.items == [item for item in every.items if item.source.startswith("val/")] != []
+    assert len(plan.items) + sum(plan.skipped.values()) == len(every.items) + sum(every.skipped.values())
+    with pytest.raises(DatasetError, match=r"no split test \(there are: train, val\)"):
+        make_plan(domains, "day2night", split="test")
+
+
 def test_seeds_depend_on_name_and_seed_alone() -> None:
     assert image_seed("a", 0) == image_seed("a", 0)
     assert len({image_seed("a", 0), image_seed("b", 0), image_seed("a", 1)}) == 3
