@@ -205,6 +205,21 @@ def test_signs_stand_out_from_what_is_around_them() -> None:
         assert values[153:177, 423:447].mean() > 1.2 * values[150:180, 380:412].mean()
 
 
+def test_a_car_is_brighter_than_the_road_in_one_frame_and_darker_in_another() -> None:
+    # A label that always shines would teach a detector to look for light, and real nights hide cars in the dark.
+    image = day()
+    box = Box(270, 230, 370, 290, "car")
+    no_lamps = dataclasses.replace(QUIET, lit_on_road=0.0, lit_at_side=0.0, reflector=(0.0, 0.0))
+    over = []
+    for seed in range(40):
+        values = luma(relight(image, [box], seed=seed, settings=no_lamps))
+        around = np.concatenate([values[235:285, 200:255], values[235:285, 385:440]]).mean()
+        over.append(values[240:280, 290:350].mean() / around)
+    assert 0.15 < np.mean(np.array(over) < 1) < 0.6
+    assert max(over) > 1.2
+    assert min(over) < 0.85
+
+
 def test_every_labelled_class_is_taken() -> None:
     names = [*BDD100K_CLASSES, "something else"]
     boxes = [Box(20 + 50 * k, 180, 60 + 50 * k, 250, name) for k, name in enumerate(names)]

@@ -52,7 +52,7 @@ _FARTHEST = 8.0
 #: What a constant's every octave away from relight's own must bring, or chance would decide.
 _PRICE = 0.004
 #: Part of a search's identity; raised when relight draws otherwise with the same constants.
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)

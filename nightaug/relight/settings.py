@@ -68,8 +68,8 @@ class RelightSettings:
     sky_colors: tuple[RGB, ...] = ((1.2, 0.96, 0.8), (1.0, 1.0, 1.0), (0.9, 0.98, 1.2))  #: linear RGB
 
     # -- objects: light on them, times the light around ---------------------------------------------------
-    vehicle_light: Range = (1.1, 4.5)
-    person_light: Range = (1.1, 4.0)  #: pedestrians, riders, bicycles, motorcycles
+    vehicle_light: Range = (0.4, 2.0)  #: as many darker than the road as on real nights: a light box would be a tell
+    person_light: Range = (0.6, 2.4)  #: pedestrians, riders, bicycles, motorcycles
     sign_light: Range = (3.0, 12.0)  #: retro-reflective
     signal_light: Range = (0.5, 1.1)  #: the housing of a traffic light
     bus_interior: Range = (1.5, 5.0)  #: windows of a bus or train

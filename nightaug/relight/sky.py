@@ -17,6 +17,7 @@ _TOP = 0.15  # share of the height in which a piece of sky must begin
 _FADE = (0.52, 0.64)  # share of the height over which sky stops being likely
 _MIN_LUMA = 85.0  # grey levels: darker than this is sky only when it is clearly blue
 _MIN_BLUE_LUMA = 50.0
+_BLUE_SHARE = 0.45  # of the sky's grey level: a darker blue is a wall in the shade, unless it is deep
 _SMOOTH = 13.0  # grey levels: local standard deviation inside sky
 _SAME_COLOR = 30.0  # grey levels: how far sky seen through trees may be from the open sky
 _CORNER_COLOR = 20.0  # grey levels: the same inside a labelled box
@@ -53,6 +54,7 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     top_luma = float(np.percentile(gray[: max(h // 3, 1)], 95))
     bright = (gray > max(_MIN_LUMA, 0.68 * top_luma)) & ((blue > red - 14) | ((gray > _WHITE) & (blue > 0.8 * red)))
     blueish = (blue - red > 14) & (blue >= small[..., 1].astype(np.float32) - 6) & (gray > _MIN_BLUE_LUMA)
+    blueish &= (gray > _BLUE_SHARE * top_luma) | (blue - red > _DEEP_BLUE)
     looks = (bright | blueish) & (solid == 0)
     rows = np.arange(h, dtype=np.float32)[:, None] / h
     prior = np.clip(

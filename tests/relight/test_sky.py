@@ -1,0 +1,46 @@
+"""What is taken for sky: the open one, whatever its blue, and no wall under it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nightaug.relight.sky import sky_maps
+
+U8 = NDArray[np.uint8]
+
+
+def street(sky: tuple[int, int, int], walls: tuple[int, int, int]) -> U8:
+    """A street between two houses that reach the top of the frame."""
+    image = np.full((180, 320, 3), (120, 120, 122), np.uint8)
+    image[:70] = sky
+    image[:100, :100], image[:100, 220:] = walls, walls
+    noise = np.random.default_rng(1).integers(-3, 4, (180, 320, 1))
+    return np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def shares(image: U8) -> tuple[float, float]:
+    """How much of the open sky, and of the walls, is sky."""
+    maps = sky_maps(image, np.zeros(image.shape[:2], np.uint8))
+    assert maps is not None
+    core = maps[0] > 0.5
+    return float(core[5:60, 110:210].mean()), float(np.concatenate([core[5:90, 5:90], core[5:90, 230:315]]).mean())
+
+
+@pytest.mark.parametrize("wall", [(70, 78, 92), (60, 70, 84), (80, 88, 100)])
+def test_a_wall_in_the_blue_shade_under_a_white_sky_is_none(wall: tuple[int, int, int]) -> None:
+    sky, walls = shares(street((232, 240, 250), wall))
+    assert sky > 0.95
+    assert walls < 0.05
+
+
+@pytest.mark.parametrize("sky", [(60, 110, 190), (40, 70, 110), (150, 190, 240), (200, 205, 210)])
+def test_the_open_sky_is_one(sky: tuple[int, int, int]) -> None:
+    assert shares(street(sky, (110, 80, 60)))[0] > 0.95
+
+
+def test_the_deep_blue_beside_the_glare_of_the_sun_is_sky() -> None:
+    image = street((50, 80, 120), (110, 80, 60))
+    image[:60, 180:216] = (250, 252, 255)
+    assert shares(image)[0] > 0.95
