@@ -242,7 +242,7 @@ def translate(
     all_times: Annotated[
         bool, typer.Option("--all-times", help="Also frames tagged with another time of day.")
     ] = False,
-    split: Annotated[str | None, typer.Option(help="Only this one's images: train, val or test.")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     workers: Annotated[
         int | None,

@@ -90,7 +90,7 @@ def run_job(
     label_format: str | None = None,
     all_times: bool = False,
     limit: int | None = None,
-    split: str | None = None,
+    split: str = "all",
     workers: int | None = None,
     engine: EngineName = "local",
     address: str | None = None,

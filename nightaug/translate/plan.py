@@ -122,19 +122,19 @@ def make_plan(
     label_format: str | None = None,
     all_times: bool = False,
     limit: int | None = None,
-    split: str | None = None,
+    split: str = "all",
 ) -> Plan:
     """Find the images of an input and give each its place in the translated folder.
 
     Where labels know the time of day, only frames of the source's time enter (``all_times`` takes all):
     a night frame rendered night is no pair of anything. Frames without a time of day always enter. Of a prepared
-    dataset only the source's domain is translated. With ``split`` only that one's frames enter.
+    dataset only the source's domain is translated. With a ``split`` only that one's frames enter.
 
     Raises:
         DatasetError: nothing to translate, or no such split.
     """
     dataset = open_dataset(source, images, labels, label_format)
-    if split is not None and split not in dataset.splits:
+    if split != "all" and split not in dataset.splits:
         there = ", ".join(dataset.splits) or "none"
         raise DatasetError(f"{source}: it has no split {split} (there are: {there})")
     wanted, target = SOURCE_TIME[direction], TARGET_TIME[direction]
@@ -152,7 +152,7 @@ def make_plan(
             time = frame.timeofday or own_time
             # Both domains of a prepared dataset would end up in one folder of the target domain.
             other_time = time is not None and time != wanted and (not all_times or own_time is not None)
-            if split is not None and part.split != split:
+            if split not in ("all", part.split):
                 skipped[f"not of {split}"] += 1
             elif frame.path is None:
                 skipped["image missing"] += 1
