@@ -20,7 +20,7 @@ from nightaug.boxes import iou
 from nightaug.clip.encoder import Clip
 from nightaug.clip.prompts import Prompts
 from nightaug.clip.region_cache import RegionCache, regions_of
-from nightaug.data.classes import canonical_class
+from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.frames import Box, Frame
 from nightaug.errors import ConfigError
 
@@ -87,7 +87,7 @@ def gate_classes(classes: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: fewer than two.
     """
-    names = list(dict.fromkeys(canonical_class(name) for name in classes))
+    names = list(canonical_classes(classes))
     if len(names) < 2:
         raise ConfigError(
             "clip_gate asks CLIP which of several classes an object is: train two or more, or leave it out"

@@ -15,7 +15,7 @@ from nightaug.curate.judge import find_boxes
 from nightaug.curate.pairs import Pair, on_image
 from nightaug.curate.rows import PairRow
 from nightaug.curate.scores import BoxScore
-from nightaug.data.classes import BDD100K_CLASSES, canonical_class
+from nightaug.data.classes import BDD100K_CLASSES, canonical_class, canonical_classes
 from nightaug.data.frames import Box
 from nightaug.runs import StopRequest, user_cache
 
@@ -112,7 +112,7 @@ def ask_clip(
         pairs: their images need not be readable; such boxes have no answer.
         classes: of the labels; with fewer than two, BDD100K's are chosen from, too.
     """
-    names = list(dict.fromkeys(canonical_class(name) for name in classes))
+    names = list(canonical_classes(classes))
     if len(names) < 2:
         names = list(dict.fromkeys([*names, *BDD100K_CLASSES]))
     cache = RegionCache.open(user_cache("regions"), clip)

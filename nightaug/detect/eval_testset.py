@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nightaug.data.classes import canonical_class
+from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.frames import Frame
 from nightaug.detect.sources import is_labelled, load_frames
@@ -102,7 +102,7 @@ def choose_classes(
             boxes[box.category] += 1
     able = test.classes if known is None else tuple(canonical_class(name) for name in known)
     if asked is not None and list(asked) != [ALL_CLASSES]:
-        chosen = tuple(dict.fromkeys(canonical_class(name) for name in asked))
+        chosen = canonical_classes(asked)
         unknown = [name for name in chosen if name not in boxes]
         if unknown or not chosen:
             raise ConfigError(

@@ -54,12 +54,11 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     top_luma = float(np.percentile(gray[: max(h // 3, 1)], 95))
     bright = (gray > max(_MIN_LUMA, 0.68 * top_luma)) & ((blue > red - 14) | ((gray > _WHITE) & (blue > 0.8 * red)))
     blueish = (blue - red > 14) & (blue >= small[..., 1].astype(np.float32) - 6) & (gray > _MIN_BLUE_LUMA)
-    blueish &= (gray > _BLUE_SHARE * top_luma) | (blue - red > _DEEP_BLUE)
+    deep = blue - red > _DEEP_BLUE
+    blueish &= (gray > _BLUE_SHARE * top_luma) | deep
     looks = (bright | blueish) & (solid == 0)
     rows = np.arange(h, dtype=np.float32)[:, None] / h
-    prior = np.clip(
-        (_FADE[1] - rows + 0.1 * (blueish & (blue - red > _DEEP_BLUE))) / (_FADE[1] - _FADE[0]), 0, 1
-    ).astype(np.float32)
+    prior = np.clip((_FADE[1] - rows + 0.1 * (blueish & deep)) / (_FADE[1] - _FADE[0]), 0, 1).astype(np.float32)
     candidate = (looks & (deviation < _SMOOTH) & (prior > 0)).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(candidate, connectivity=4)
     keep = (stats[:, cv2.CC_STAT_TOP] < _TOP * h) & (stats[:, cv2.CC_STAT_AREA] > 0.001 * h * w)
@@ -68,7 +67,7 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     # Holes between leaves are too ragged to be smooth or joined: nothing else up there is so bright or so
     # blue, or they have the open sky's colour and lie no lower than it. Wet roads and pale walls have that
     # too, so the brightness has to be the sky's.
-    holes = ((gray > _GLARE) | (blueish & (blue - red > _DEEP_BLUE))) & (rows < _HOLES)
+    holes = ((gray > _GLARE) | (blueish & deep)) & (rows < _HOLES)
     if sky.any():
         color = small[sky].mean(axis=0)
         distance = np.abs(small.astype(np.float32) - color.astype(np.float32)).max(axis=2)

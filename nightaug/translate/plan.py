@@ -144,6 +144,9 @@ def make_plan(
     left = limit if limit is not None else -1
     root = dataset.root if dataset.root.is_dir() else dataset.root.parent
     for part in dataset.parts:
+        if split not in ("all", part.split):
+            skipped[f"not of {split}"] += len(part.labels.frames) + len(part.labels.unlabelled)
+            continue
         items: list[Item] = []
         own_time = _domain_time(part)
         base = _inside(part.images, root) or part.images.name
@@ -152,9 +155,7 @@ def make_plan(
             time = frame.timeofday or own_time
             # Both domains of a prepared dataset would end up in one folder of the target domain.
             other_time = time is not None and time != wanted and (not all_times or own_time is not None)
-            if split not in ("all", part.split):
-                skipped[f"not of {split}"] += 1
-            elif frame.path is None:
+            if frame.path is None:
                 skipped["image missing"] += 1
             elif other_time:
                 skipped[f"not {wanted}"] += 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from nightaug.data.classes import canonical_class
+from nightaug.data.classes import canonical_classes
 from nightaug.data.formats.base import ImageIndex, LabelSet, Problem, Problems, ordered_classes, safe_name
 from nightaug.data.formats.frame_json import FrameStream
 from nightaug.data.formats.raw_frames import FrameConverter, read_attributes
@@ -53,8 +53,7 @@ def _config_classes(config: dict[str, Any] | None) -> tuple[str, ...]:
     categories = (config or {}).get("categories")
     if not isinstance(categories, list):
         return ()
-    names = [c["name"] for c in categories if isinstance(c, dict) and isinstance(c.get("name"), str)]
-    return tuple(dict.fromkeys(canonical_class(name) for name in names))
+    return canonical_classes(c["name"] for c in categories if isinstance(c, dict) and isinstance(c.get("name"), str))
 
 
 def note_unknown(problems: Problems, converter: FrameConverter) -> None:
