@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -151,7 +151,7 @@ class _Job(NamedTuple):
     file: str  # SHA-256 of the image before
     night: Path
     day: Path
-    boxes: list[Box]
+    boxes: Sequence[Box]
 
 
 class _Curation:

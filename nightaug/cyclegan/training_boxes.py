@@ -191,8 +191,11 @@ def _read_labels(source: Path, notes: list[str]) -> list[Frame]:
         except (OSError, ValueError, RecursionError):
             entries = []  # a file that is only partly sound has been read entry by entry, without scores
         scores = {str(entry.id): entry.score for entry in entries if entry.score is not None}
-        for box in (box for frame in labels.frames for box in frame.boxes):
-            box.weight = min(box.weight, scores.get(box.id or "", 1.0))
+        for frame in labels.frames:
+            boxes = list(frame.boxes)
+            for box in boxes:
+                box.weight = min(box.weight, scores.get(box.id or "", 1.0))
+            frame.boxes = boxes
     return labels.frames
 
 
@@ -237,6 +240,7 @@ def _read_results(source: Path, notes: list[str]) -> list[Frame] | None:
     images: _Images = _decoded(listed, _Images)
     names = {category.id: canonical_class(category.name) for category in images.categories}
     frames = {image.id: Frame(image.file_name) for image in images.images}
+    boxes: dict[int | str, list[Box]] = {number: [] for number in frames}
     odd = 0
     for entry in entries:
         x, y, width, height = entry.bbox
@@ -244,9 +248,11 @@ def _read_results(source: Path, notes: list[str]) -> list[Frame] | None:
         if frame is None or name is None or not plausible(x, y, x + width, y + height) or not 0 <= entry.score <= 1:
             odd += 1
             continue
-        frame.boxes.append(Box(x, y, x + width, y + height, name, weight=entry.score))
+        boxes[entry.image_id].append(Box(x, y, x + width, y + height, name, weight=entry.score))
     if odd:
         notes.append(f"{odd:,} unusable detections in {results} skipped")
+    for number, frame in frames.items():
+        frame.boxes = boxes[number]
     return list(frames.values())
 
 

@@ -23,6 +23,7 @@ from nightaug.data.formats.discover import DOMAINS, SPLITS
 from nightaug.data.frames import Frame
 from nightaug.data.links import LinkMode
 from nightaug.data.ownership import check_claim, claiming, load_looks, saving_looks
+from nightaug.data.packed import packed
 from nightaug.data.prepared import Item, write_folder
 from nightaug.data.splits import assign, find_drives, parse_split
 from nightaug.data.text import encodable
@@ -335,7 +336,7 @@ def _fit_boxes(frame: Frame, problems: Problems) -> None:
             if not slight:
                 problems.add("box cut to the image", frame.name, detail)
         kept.append(box)
-    frame.boxes = kept
+    frame.boxes = packed(kept)
 
 
 def _count(items: list[Item]) -> dict[str, dict[str, dict[str, Any]]]:

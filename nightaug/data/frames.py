@@ -5,13 +5,14 @@ Plain msgspec structs, kept out of the garbage collector: a full BDD100K is 1.3 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 
-class Box(msgspec.Struct, gc=False):
+class Box(msgspec.Struct, array_like=True, gc=False):
     """One labelled object.
 
     Attributes:
@@ -46,7 +47,8 @@ class Frame(msgspec.Struct, gc=False):
 
     Attributes:
         name: file name relative to the image root, with forward slashes.
-        boxes: the objects; an empty list is a frame without objects, and is kept.
+        boxes: the objects; an empty list is a frame without objects, and is kept. As read from a file they are packed
+            (packed.py): give the frame a new list to change them.
         width, height: pixels of the original image, None until known (some formats do not say).
         timeofday: ``"daytime"``, ``"night"``, ``"dawn/dusk"`` or None (undefined).
         weather, scene: the dataset's own words, None where undefined.
@@ -56,7 +58,7 @@ class Frame(msgspec.Struct, gc=False):
     """
 
     name: str
-    boxes: list[Box] = msgspec.field(default_factory=list)
+    boxes: Sequence[Box] = msgspec.field(default_factory=list)
     width: int | None = None
     height: int | None = None
     timeofday: str | None = None

@@ -45,7 +45,7 @@ from nightaug.images import IMAGE_SUFFIXES, atomic_open, atomic_write_bytes, ato
 _MAX_NAME = 240  # bytes
 
 
-@dataclass
+@dataclass(slots=True)
 class Item:
     """A frame on its way into the folder.
 
@@ -66,7 +66,7 @@ class Item:
     file: str = ""
     mistagged: bool = False
     look: Look = field(default=Look(0, 0, None, None))
-    companions: list[tuple[Path, str]] = field(default_factory=list)
+    companions: Sequence[tuple[Path, str]] = ()
 
 
 def name_files(items: Sequence[Item]) -> int:
@@ -186,10 +186,10 @@ def _write_images(
     numbers = {name: number for number, name in enumerate(classes)}
     for item in items:
         stem = os.path.splitext(item.file)[0]
-        item.companions = [
+        item.companions = tuple(
             (file, f"{item.split}/{item.domain}_extra/{kind}/{stem}{ending}")
             for file, kind, ending in companions.of(item.frame)
-        ]
+        )
     wanted = {name: None for item in items for name in _files_of(item)}
     # Before the first file is made: a killed run's files must be known as ours.
     before = made_files(out)

@@ -22,6 +22,7 @@ from nightaug.data.formats.frame_json import FrameStream, loads, no_gc
 from nightaug.data.formats.raw_frames import FrameConverter, RawFrame, RawLabel
 from nightaug.data.formats.scalabel import frame_attributes, frame_item, label_item, note_unknown, write_json
 from nightaug.data.frames import Box, Frame
+from nightaug.data.packed import pack_frames
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
@@ -82,12 +83,12 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
                     continue
                 if found:
                     layout = layout_here
-                frames += found
+                frames += pack_frames(found)
         if not frames and problems.counts["unreadable label file"] == len(files):
             raise DatasetError(problems.listed[0].detail)
     elif is_list(path):
         stream = FrameStream(path, problems)
-        frames = list(stream)
+        frames = pack_frames(stream)
         converter, layout = stream.converter, "list"
     else:
         layout, frames = _read_one(path, path.stem, converter)

@@ -6,7 +6,9 @@ those nobody has labelled (``Frame.extra["labelled"]``); other readers ignore th
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +28,7 @@ from nightaug.data.formats.base import (
 )
 from nightaug.data.formats.frame_json import loads, no_gc
 from nightaug.data.frames import Box, Frame
+from nightaug.data.packed import packed
 from nightaug.data.text import plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_open
@@ -116,6 +119,7 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
         by_id[category.id] = name
     frames: list[Frame] = []
     by_image: dict[int | str, Frame] = {}
+    boxes: dict[int | str, list[Box]] = defaultdict(list)
     for image in document.images:
         raw = image.file_name
         if raw is None:
@@ -165,7 +169,9 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
         weight = a.weight if 0 <= a.weight <= 1 else 1.0
         box = Box(x1, y1, x2, y2, category_name, a.light_color, a.occluded, a.truncated, bool(a.iscrowd), weight)
         box.id = None if a.id is None else str(a.id)
-        owner.boxes.append(box)
+        boxes[a.image_id].append(box)
+    for number, frame in by_image.items():
+        frame.boxes = packed(boxes.pop(number, []))
     meta = {"category_ids": ids, "names": names}
     return LabelSet(frames, tuple(classes), "coco", "", problems, meta)
 
@@ -193,10 +199,14 @@ def _loose(value: Any, path: Path, problems: Problems) -> _Document:
 
 def _box_ids(frames: Sequence[Frame]) -> Iterator[int]:
     """The boxes' own ids where they are whole numbers and unique, otherwise 1, 2, 3 ..."""
-    own = [box.id for frame in frames for box in frame.boxes]
-    if all(i is not None and i.isascii() and i.isdecimal() and len(i) < 16 for i in own) and len(set(own)) == len(own):
-        return (int(i) for i in own if i is not None)
-    return iter(range(1, len(own) + 1))
+    seen: set[int] = set()
+    for frame in frames:
+        for box in frame.boxes:
+            text = box.id or ""
+            if not (text.isascii() and text.isdecimal() and len(text) < 16) or int(text) in seen:
+                return itertools.count(1)
+            seen.add(int(text))
+    return (int(box.id or 0) for frame in frames for box in frame.boxes)
 
 
 def write(

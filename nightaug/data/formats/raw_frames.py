@@ -111,7 +111,7 @@ class FrameConverter:
             frame = self._frame(raw)
             if frame is None:
                 continue
-            boxes = frame.boxes
+            boxes: list[Box] = []
             for label in raw.labels or ():
                 b = label.box2d
                 if b is None:
@@ -140,6 +140,7 @@ class FrameConverter:
                 if identity is not None:
                     box.id = identity if type(identity) is str else f"{identity}"
                 boxes.append(box)
+            frame.boxes = boxes
             frames.append(frame)
         self._count_unknown(frames)
         return frames
@@ -190,7 +191,7 @@ class FrameConverter:
             if frame is None:
                 continue
             labels = item.get("labels")
-            loose_boxes(labels, frame, self.problems, self.categories)
+            frame.boxes = loose_boxes(labels, frame.name, self.problems, self.categories)
             frames.append(frame)
         self._count_unknown(frames)
         return frames
@@ -204,15 +205,16 @@ class FrameConverter:
                         self.unknown[box.category] += 1
 
 
-def loose_boxes(labels: Any, frame: Frame, problems: Problems, categories: Categories) -> None:
-    """Append the sound labels of a plain JSON list to ``frame.boxes``; count the others in ``problems``."""
+def loose_boxes(labels: Any, name: str, problems: Problems, categories: Categories) -> list[Box]:
+    """The sound labels of a plain JSON list; the others are counted in ``problems``."""
+    boxes: list[Box] = []
     if not isinstance(labels, list):
         if labels is not None:
-            problems.add("labels are not a list", shown(frame.name), shown(labels, 60))
-        return
+            problems.add("labels are not a list", shown(name), shown(labels, 60))
+        return boxes
     for label in labels:
         if not isinstance(label, dict) or not isinstance(label.get("category"), str):
-            problems.add("label without a category skipped", shown(frame.name), shown(label, 60))
+            problems.add("label without a category skipped", shown(name), shown(label, 60))
             continue
         raw_box = label.get("box2d")
         if raw_box is None:
@@ -221,15 +223,15 @@ def loose_boxes(labels: Any, frame: Frame, problems: Problems, categories: Categ
         try:
             x1, y1, x2, y2 = (float(raw_box[key]) for key in ("x1", "y1", "x2", "y2"))
         except (TypeError, ValueError, KeyError, IndexError, OverflowError):
-            problems.add("box without four numbers skipped", shown(frame.name), shown(raw_box, 60))
+            problems.add("box without four numbers skipped", shown(name), shown(raw_box, 60))
             continue
         if not plausible(x1, y1, x2, y2):
-            problems.add(why_implausible(x1, y1, x2, y2), shown(frame.name), f"{x1:g},{y1:g},{x2:g},{y2:g}")
+            problems.add(why_implausible(x1, y1, x2, y2), shown(name), f"{x1:g},{y1:g},{x2:g},{y2:g}")
             continue
         a = label.get("attributes")
         a = a if isinstance(a, dict) else {}
         identity = label.get("id")
-        frame.boxes.append(
+        boxes.append(
             Box(
                 x1,
                 y1,
@@ -244,6 +246,7 @@ def loose_boxes(labels: Any, frame: Frame, problems: Problems, categories: Categ
                 None if identity is None else str(identity)[:200],
             )
         )
+    return boxes
 
 
 def _flag(value: object) -> bool | None:

@@ -17,6 +17,7 @@ from nightaug.data.formats.base import ImageIndex, LabelSet, Problem, Problems, 
 from nightaug.data.formats.frame_json import FrameStream
 from nightaug.data.formats.raw_frames import FrameConverter, read_attributes
 from nightaug.data.frames import Box, Frame
+from nightaug.data.packed import pack_frames
 from nightaug.images import atomic_write_bytes
 
 _LIGHTS = {"red": "R", "yellow": "Y", "green": "G"}
@@ -30,7 +31,7 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     """
     problems = Problems()
     stream = FrameStream(path, problems)
-    frames = list(stream)
+    frames = pack_frames(stream)
     note_unknown(problems, stream.converter)
     config = stream.config if isinstance(stream.config, dict) else None
     classes = _config_classes(config) or ordered_classes(stream.converter.unknown)

