@@ -22,7 +22,7 @@ def fit_relight(
             metavar="real|none|DETECTIONS", help="Labels of the night images, none, or what nightaug predict found."
         ),
     ] = "real",
-    split: Annotated[str, typer.Option(help="Images to fit to.")] = "train",
+    split: Annotated[str, typer.Option(help="Split to fit to, or all.")] = "train",
     days: Annotated[int, typer.Option(min=8, help="Day images that are drawn as night again and again.")] = 48,
     nights: Annotated[int, typer.Option(min=8, help="Night images they are held against.")] = 200,
     side: Annotated[int, typer.Option(min=64, help="Longer side of the images while they are compared, pixels.")] = 512,

@@ -51,12 +51,10 @@ def open_test_set(
     if not parts:
         lost = dataset.problems.lost_files()
         raise DatasetError(f"{root}: it has images but no labels, so nothing can be measured; pass --labels{lost}")
-    if split != "all" and split not in dataset.splits:
-        if set(dataset.splits) != {"all"}:
-            there = ", ".join(dataset.splits)
-            raise DatasetError(f"{root}: it has no split {split}; choose one with --split ({there}, or all)")
+    if split != "all" and set(dataset.splits) == {"all"}:
         notes.append(f"the dataset has no splits: all of it is measured, not only {split}")
         split = "all"
+    dataset.require_split(split)
     labelled = Dataset(dataset.root, parts, dataset.prepared, dataset.problems)
     every = labelled.frames(None if split == "all" else split, domain)
     frames = load_frames(labelled, split, domain or "all")

@@ -134,9 +134,7 @@ def make_plan(
         DatasetError: nothing to translate, or no such split.
     """
     dataset = open_dataset(source, images, labels, label_format)
-    if split != "all" and split not in dataset.splits:
-        there = ", ".join(dataset.splits) or "none"
-        raise DatasetError(f"{source}: it has no split {split} (there are: {there})")
+    dataset.require_split(split)
     wanted, target = SOURCE_TIME[direction], TARGET_TIME[direction]
     skipped: Counter[str] = Counter()
     taken: set[str] = set()

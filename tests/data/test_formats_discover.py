@@ -100,6 +100,10 @@ def test_roboflow_coco_and_yolo(tmp_path: Path) -> None:
     assert {split: names for split, (names, _) in found.items()} == {s: ["x.jpg"] for s in ("train", "val", "test")}
     dataset = open_dataset(tmp_path / "yolo")
     assert set(dataset.splits) == {"train", "val", "test"}
+    for name in ("val", "all"):
+        dataset.require_split(name)
+    with pytest.raises(DatasetError, match=r"no split valid; choose one with --split \(.*val.*, or all\)"):
+        dataset.require_split("valid")
     assert [box.category for f in dataset.frames() for box in f.boxes] == ["car"] * 3
     paths = {f.path for f in dataset.frames()}
     assert len(paths) == 3  # three images of one name, each the one of its own split
@@ -152,6 +156,14 @@ def test_images_alone(tmp_path: Path) -> None:
     one = open_dataset(tmp_path / "flat/a.jpg")
     assert [f.path for f in one.frames()] == [tmp_path / "flat/a.jpg"]
     assert one.format is None
+
+
+def test_images_that_are_not_split_have_all_alone(tmp_path: Path) -> None:
+    image(tmp_path / "a.jpg")
+    dataset = open_dataset(tmp_path)
+    dataset.require_split("all")
+    with pytest.raises(DatasetError, match="not split, give --split all"):
+        dataset.require_split("train")
 
 
 def test_one_label_file_finds_its_images(tmp_path: Path) -> None:

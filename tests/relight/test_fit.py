@@ -211,6 +211,7 @@ def test_without_labels_of_the_nights(capsys: pytest.CaptureFixture[str], data: 
         (["--out", "a.json"], "expected a .yaml file"),
         (["--out", "a.yaml", "--night-boxes", "absent.json"], "absent.json"),
         (["--out", "a.yaml", "--split", "val"], "too few"),
+        (["--out", "a.yaml", "--split", "holdout"], "no split holdout; choose one with --split (train"),
     ],
 )
 def test_mistakes_get_one_line(

@@ -73,7 +73,7 @@ def test_only_one_split_if_asked(domains: Path) -> None:
     assert plan.items == [item for item in every.items if item.source.startswith("val/")] != []
     assert len(plan.items) + sum(plan.skipped.values()) == len(every.items) + sum(every.skipped.values())
     assert make_plan(domains, "day2night", split="all").items == every.items
-    with pytest.raises(DatasetError, match=r"no split test \(there are: train, val\)"):
+    with pytest.raises(DatasetError, match=r"no split test; choose one with --split \(train, val, or all\)"):
         make_plan(domains, "day2night", split="test")
 
 

@@ -89,6 +89,13 @@ class Dataset:
     def splits(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(part.split for part in self.parts))
 
+    def require_split(self, split: str) -> None:
+        """Raise a DatasetError that names the splits there are, if ``split`` is none of them; ``all`` always is one."""
+        if split != "all" and split not in self.splits:
+            there = ", ".join(name for name in self.splits if name != "all")
+            choose = f"choose one with --split ({there}, or all)" if there else "it is not split, give --split all"
+            raise DatasetError(f"{self.root}: it has no split {split}; {choose}")
+
     def frames(self, split: str | None = None, domain: str | None = None) -> list[Frame]:
         """Frames of a split and a domain (``A`` day, ``B`` night); None takes all.
 
