@@ -8,7 +8,8 @@ An arm is a list of parts; training draws from them by weight, half and half whe
 - ``translated:NAME``: the rendered ones alone.
 - ``seed-translated:NAME``: day rendered night and night rendered day; uses night labels, and is named so.
 
-Without ``:NAME`` an arm stands for one arm of each translator. ``day+adapt``, ``day+translated+adapt:NAME``,
+Without ``:NAME`` an arm stands for one arm of each translator; ``:ONE+OTHER`` is one arm of both translators' images,
+in equal parts. ``day+adapt``, ``day+translated+adapt:NAME``,
 ``translated+adapt:NAME`` and the like also learn from unlabelled night images, and ``-without-PART`` leaves a part of
 that out (see :mod:`nightaug.experiment.compare_adapt`).
 """
@@ -56,7 +57,7 @@ _DAY_PART = SourceSpec(data=DATASET, domain="A")
 _NIGHT_PART = SourceSpec(data=DATASET, domain="B")
 #: Arms that need no translator.
 FIXED: dict[str, Parts] = {DAY: (_DAY_PART,), "night": (_NIGHT_PART,), "day+night": (_DAY_PART, _NIGHT_PART)}
-#: Arms of one translator each; their parts are made by :func:`_of_translator`.
+#: Arms of one translator each, or of several mixed; their parts are made by :func:`_of_translators`.
 PER_TRANSLATOR = ("day+translated", "translated", "seed-translated")
 #: Built-in arms that can learn from unlabelled night images beside: those without night labels.
 _ADAPTABLE = (DAY, "day+translated", "translated")
@@ -77,13 +78,13 @@ class Asked(NamedTuple):
     ablated: tuple[str, ...]
 
 
-def _of_translator(kind: str, name: str) -> Parts:
-    rendered_night = SourceSpec(data=f"{TRANSLATED}:{name}", domain="B")
-    rendered_day = SourceSpec(data=f"{TRANSLATED}:{name}", domain="A")
+def _of_translators(kind: str, names: Sequence[str]) -> Parts:
+    rendered_night = [SourceSpec(data=f"{TRANSLATED}:{name}", domain="B") for name in names]
+    rendered_day = [SourceSpec(data=f"{TRANSLATED}:{name}", domain="A") for name in names]
     return {
-        "day+translated": (_DAY_PART, rendered_night),
-        "translated": (rendered_night,),
-        "seed-translated": (rendered_night, rendered_day),
+        "day+translated": (_DAY_PART, *rendered_night),
+        "translated": (*rendered_night,),
+        "seed-translated": (*rendered_night, *rendered_day),
     }[kind]
 
 
@@ -245,8 +246,13 @@ def _expanded(name: str, own: Mapping[str, OwnArm], translators: Sequence[str]) 
             raise ConfigError(f"arm '{name}' needs a translator: add --translator relight, a run or a folder")
         found = {}
         for one in [wanted] if colon else translators:
-            _check_translator(f"arm '{name}'", one, translators)
-            found[f"{kind}:{one}"] = _of_translator(kind, one)
+            # A translator's own name may hold a plus; such a one is mixed by an arms file.
+            mixed = [one] if one in translators else one.split("+")
+            for each in mixed:
+                _check_translator(f"arm '{name}'", each, translators)
+            if len(set(mixed)) < len(mixed):
+                raise ConfigError(f"arm '{name}': it names a translator twice; weights are for an --arms-file")
+            found[f"{kind}:{one}"] = _of_translators(kind, mixed)
     else:
         known = [*FIXED, *PER_TRANSLATOR, *map(adapted, _ADAPTABLE), *own]
         raise ConfigError(f"unknown arm '{name}'{_hint(name, known)} (there are: {', '.join(known)})")

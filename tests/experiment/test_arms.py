@@ -36,6 +36,16 @@ def test_translated_arms_come_once_a_translator_and_day_always_first() -> None:
     assert slug("day+translated:gan") == "day+translated-gan"
 
 
+def test_several_translators_in_one_arm() -> None:
+    arms = expand(["day+translated:gan+relight", "translated+adapt:a+b"], {}, ["relight", "gan", "a+b"])
+    assert [part.data for part in arms["day+translated:gan+relight"]] == [
+        "dataset", "translated:gan", "translated:relight"
+    ]  # fmt: skip
+    assert [part.data for part in arms["translated+adapt:a+b"]] == ["translated:a+b"], "a name of its own"
+    with pytest.raises(ConfigError, match="unknown translator 'a'"):
+        expand(["translated:relight+a"], {}, ["relight", "a+b"])
+
+
 def test_parts_weigh_the_same_where_nothing_is_said() -> None:
     for parts in expand(["day+night", "day+translated", "seed-translated"], {}, ["gan"]).values():
         assert shares(parts) == [1 / len(parts)] * len(parts)
@@ -82,6 +92,8 @@ def test_arms_with_a_part_left_out() -> None:
         (["seed-translated+adapt"], ["gan"], "+adapt is for arms without night labels"),
         (["translated+adapt:gn"], ["gan"], "arm 'translated+adapt:gn': unknown translator 'gn'; did you mean 'gan'"),
         (["translated:relihgt"], ["relight"], "unknown translator 'relihgt'; did you mean 'relight'"),
+        (["translated:gan+relihgt"], ["gan", "relight"], "unknown translator 'relihgt'; did you mean 'relight'"),
+        (["translated:gan+gan"], ["gan"], "names a translator twice"),
     ],
 )
 def test_unknown_names_are_one_line_with_a_hint(names: list[str], translators: list[str], why: str) -> None:
