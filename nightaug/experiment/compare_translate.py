@@ -113,7 +113,7 @@ def _translated_folder(source: str) -> Direction | None:
     """The direction of a folder of translated images, None where ``source`` is something that translates.
 
     Raises:
-        ConfigError: a folder that is neither.
+        ConfigError: a folder that is neither, or a translation that was stopped or still runs.
     """
     path = Path(source)
     if source == RELIGHT or path.is_file():
@@ -121,10 +121,17 @@ def _translated_folder(source: str) -> Direction | None:
     if (path / "prepare.json").exists():
         raise ConfigError(f"translator {source} is a prepared dataset, not a translation of one")
     try:
-        direction = json.loads((path / "translation.json").read_text("utf-8"))["direction"]
+        facts = json.loads((path / "translation.json").read_text("utf-8"))
+        direction, unfinished = facts["direction"], facts.get("finished") is False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        direction, unfinished = None, False
+    if unfinished:
+        # An arm of it would be trained on what happens to be there, and its labels come last.
+        raise ConfigError(
+            f"translator {source}: the translation is not finished; run nightaug translate again first"
+        )
+    if direction is not None:
         return "night2day" if direction == "night2day" else "day2night"
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
     if any((path / f"{name}.safetensors").exists() for name in ("best", "last")) or (path / "config.yaml").exists():
         return None
     if (path / "train" / "B").is_dir():

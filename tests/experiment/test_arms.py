@@ -238,6 +238,16 @@ def test_names_of_translators(tmp_path: Path) -> None:
         parse_translators([str(data / "annotations")])
 
 
+def test_a_translation_that_was_stopped_is_refused(tmp_path: Path) -> None:
+    made = make_translated(tmp_path / "made", make_dataset(tmp_path / "data"))
+    facts = {"direction": "night2day", "finished": False}
+    (made / "translation.json").write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match=r"made: the translation is not finished; run its nightaug translate again"):
+        parse_translators([str(made)])
+    (made / "translation.json").write_text(json.dumps(facts | {"finished": True}))
+    assert list(parse_translators([str(made)])["made"].folders) == ["night2day"]
+
+
 def test_images_of_other_weights_are_refused(tmp_path: Path) -> None:
     weights = tmp_path / "gan.safetensors"
     weights.write_bytes(b"first")
