@@ -127,9 +127,7 @@ def _translated_folder(source: str) -> Direction | None:
         direction, unfinished = None, False
     if unfinished:
         # An arm of it would be trained on what happens to be there, and its labels come last.
-        raise ConfigError(
-            f"translator {source}: the translation is not finished; run nightaug translate again first"
-        )
+        raise ConfigError(f"translator {source}: the translation is not finished; run nightaug translate again first")
     if direction is not None:
         return "night2day" if direction == "night2day" else "day2night"
     if any((path / f"{name}.safetensors").exists() for name in ("best", "last")) or (path / "config.yaml").exists():

@@ -242,7 +242,7 @@ def test_a_translation_that_was_stopped_is_refused(tmp_path: Path) -> None:
     made = make_translated(tmp_path / "made", make_dataset(tmp_path / "data"))
     facts = {"direction": "night2day", "finished": False}
     (made / "translation.json").write_text(json.dumps(facts))
-    with pytest.raises(ConfigError, match=r"made: the translation is not finished; run its nightaug translate again"):
+    with pytest.raises(ConfigError, match=r"made: the translation is not finished; run nightaug translate again"):
         parse_translators([str(made)])
     (made / "translation.json").write_text(json.dumps(facts | {"finished": True}))
     assert list(parse_translators([str(made)])["made"].folders) == ["night2day"]
