@@ -139,7 +139,8 @@ def _wanted(
         assert frame.path is not None
         status = os.stat(frame.path) if frame.path.exists() else None
         facts = (str(frame.path), status and (status.st_size, status.st_mtime_ns), frame.timeofday)
-        digest.update(repr((facts, [(frame.boxes[at].xyxy, frame.boxes[at].category) for at in picked])).encode())
+        boxes = list(frame.boxes)
+        digest.update(repr((facts, [(boxes[at].xyxy, boxes[at].category) for at in picked])).encode())
     return digest.hexdigest()
 
 
@@ -172,13 +173,14 @@ def _cut(
             scale = side / (outer[:, 2:] - outer[:, :2])
             inner = (near - outer[:, :2].repeat(1, 2)) * scale.repeat(1, 2)
             pixels = (cut(image, outer.to(device), (side, side)) * 255).round().byte().cpu()
+            labels = list(frame.boxes)
             facts = [
                 (
-                    names[canonical_class(frame.boxes[at].category)],
+                    names[canonical_class(box.category)],
                     TIMES.index(frame.timeofday) if frame.timeofday in TIMES else 0,
-                    COLORS.index(frame.boxes[at].light_color) if frame.boxes[at].light_color in COLORS else 0,
+                    COLORS.index(box.light_color) if box.light_color in COLORS else 0,
                 )
-                for at in picked
+                for box in (labels[at] for at in picked)
             ]
             parts.append((pixels, inner, facts))
             show(done + 1, "")
