@@ -56,7 +56,7 @@ def open_test_set(
         split = "all"
     dataset.require_split(split)
     labelled = Dataset(dataset.root, parts, dataset.prepared, dataset.problems)
-    every = labelled.frames(None if split == "all" else split, domain)
+    every = labelled.frames(split, domain)
     frames = load_frames(labelled, split, domain or "all")
     missing = sum(frame.path is None for frame in every)
     if missing == len(every):

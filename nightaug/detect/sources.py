@@ -84,11 +84,7 @@ def load_frames(dataset: Dataset, split: str, domain: str, rows: Mapping[str, _R
     ``dropped_boxes`` of the manifest get weight 0, an image's weight goes to ``extra["weight"]``, and images of
     weight 0 are left out. ``rows`` are the manifest's where the caller has them (see :func:`read_weights`).
     """
-    frames = [
-        frame
-        for frame in dataset.frames(None if split == "all" else split, None if domain == "all" else domain)
-        if frame.path is not None
-    ]
+    frames = [frame for frame in dataset.frames(split, None if domain == "all" else domain) if frame.path is not None]
     rows = read_weights(dataset.root) if rows is None else rows
     if not rows:
         return frames

@@ -317,9 +317,7 @@ def _train_only(spec: SourceSpec, title: str) -> None:
 
 def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data: Data) -> ArmSource:
     found = open_dataset(folder)
-    split = None if spec.split == "all" else spec.split
-    if split is not None and found.splits == ("all",):
-        split = None  # a folder without splits
+    split = "all" if found.splits == ("all",) else spec.split  # a folder without splits is taken whole
     frames = _usable(found.frames(split, spec.domain))
     own_drives = dict(zip(map(id, frames), find_drives(frames), strict=True))
     rows = {os.path.abspath(folder / row.output): row for row in read_manifest(folder)}

@@ -62,10 +62,9 @@ def run_fit(
         raise ConfigError(f"{out} is there already; choose another --out, or --overwrite")
     opened = open_dataset(dataset)
     opened.require_split(split)
-    part = None if split == "all" else split
     notes: list[str] = []
-    day = [frame for frame in opened.frames(part, "A") if frame.path is not None and frame.boxes]
-    night = [frame for frame in opened.frames(part, "B") if frame.path is not None]
+    day = [frame for frame in opened.frames(split, "A") if frame.path is not None and frame.boxes]
+    night = [frame for frame in opened.frames(split, "B") if frame.path is not None]
     rng = np.random.default_rng(seed)
     day, night = (_drawn(frames, 2 * count, rng) for frames, count in ((day, days), (night, nights)))
     for frames, what in ((day, "labelled day frames"), (night, "night frames")):

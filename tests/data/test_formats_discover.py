@@ -106,6 +106,7 @@ def test_roboflow_coco_and_yolo(tmp_path: Path) -> None:
         dataset.require_split("valid")
     assert [box.category for f in dataset.frames() for box in f.boxes] == ["car"] * 3
     paths = {f.path for f in dataset.frames()}
+    assert dataset.frames("all") == dataset.frames()
     assert len(paths) == 3  # three images of one name, each the one of its own split
 
 

@@ -97,14 +97,14 @@ class Dataset:
             raise DatasetError(f"{self.root}: it has no split {split}; {choose}")
 
     def frames(self, split: str | None = None, domain: str | None = None) -> list[Frame]:
-        """Frames of a split and a domain (``A`` day, ``B`` night); None takes all.
+        """Frames of a split and a domain (``A`` day, ``B`` night); None takes all, and so does the split ``all``.
 
         In a dataset that is not prepared, the time of day decides about the domain.
         """
         found: list[Frame] = []
         time = {"A": DAY, "B": NIGHT}.get(domain or "")
         for part in self.parts:
-            if split is not None and part.split != split:
+            if split not in (None, "all", part.split):
                 continue
             if domain is None or part.domain == domain:
                 found += part.labels.frames
