@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nightaug.cyclegan.blocked import use_blocks
 from nightaug.cyclegan.checkpoint import find_weights, read_generator, read_night_boxes, read_relit_strength
 from nightaug.cyclegan.dataset import to_image
 from nightaug.cyclegan.student import Generator
@@ -152,7 +153,7 @@ class CycleGANTranslator:
     """Translates images with one generator.
 
     Args:
-        network: the generator.
+        network: the generator; it is changed, and is the translator's from now on.
         direction: which way it translates; kept for the manifest.
         device: where it runs; None takes a GPU if there is one.
         precision: ``bf16`` (about twice as fast, 43 dB from fp32), ``fp32``, or ``auto``: bf16 where the
@@ -187,6 +188,8 @@ class CycleGANTranslator:
             precision = "bf16" if resolve_precision("auto", self.device.type == "cpu") == "bf16" else "fp32"
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         network = network.eval().requires_grad_(False).to(self.device, self.dtype)
+        if self.device.type == "cpu":  # GPUs are not measured
+            network = use_blocks(network)
         # A fifth faster than contiguous memory on a CPU in bf16 (measured; GPUs are not yet).
         self.network = network.to(memory_format=torch.channels_last)
         self.direction, self.tile, self.name, self.sha = direction, tile, name, sha

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from nightaug.cyclegan.blocked import BLOCK, block_weights, pays
 from nightaug.cyclegan.networks import ResidualBlock, ResnetGenerator
 from nightaug.cyclegan.student import Generator, SeparableBlock, StudentGenerator
 
@@ -78,6 +79,11 @@ class _Writer:
         return self.module(network.head, x)
 
     def _conv(self, conv: Any, x: str) -> str:
+        if pays(conv):
+            weight, bias = block_weights(conv)
+            inputs = [x, self.weights(weight)] + ([] if bias is None else [self.weights(bias)])
+            blocks = self.node("Conv", *inputs, strides=[BLOCK, BLOCK])
+            return self.node("DepthToSpace", blocks, blocksize=BLOCK, mode="CRD")
         transposed = isinstance(conv, nn.ConvTranspose2d)
         inputs = [x, self.weights(conv.weight)] + ([] if conv.bias is None else [self.weights(conv.bias)])
         options: dict[str, Any] = {"strides": list(conv.stride), "pads": list(conv.padding) * 2, "group": conv.groups}
