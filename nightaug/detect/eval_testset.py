@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.frames import Frame
-from nightaug.detect.sources import is_labelled, load_frames
+from nightaug.detect.sources import is_labelled, load_frames, map_classes
 from nightaug.errors import ConfigError, DatasetError
 
 #: What ``--classes`` says for every class of the dataset, also those a detector cannot know.
@@ -79,6 +79,18 @@ def open_test_set(
             for name, number in part.labels.meta.get("category_ids", {}).items():
                 ids.setdefault(name, number)
     return LabelledSet(frames, classes, ids, notes)
+
+
+def renamed(test: LabelledSet, rename: Mapping[str, str]) -> LabelledSet:
+    """The set with its classes renamed as a detector's training labels were (``--rename``), and a note of it."""
+    names = {canonical_class(old): canonical_class(new) for old, new in rename.items()}
+    done = {old: new for old, new in names.items() if old in test.classes}
+    if not done:
+        return test
+    note = "classes renamed as for the detector's training: " + ", ".join(f"{a} to {b}" for a, b in done.items())
+    classes = tuple(dict.fromkeys(done.get(name, name) for name in test.classes))
+    # Numbers of the dataset's own file are for results of other programs, which know nothing of this.
+    return LabelledSet(map_classes(test.frames, done), classes, {}, [*test.notes, note])
 
 
 def choose_classes(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nightaug import __version__
 from nightaug.detect.eval_results import check_rows, find_numbering, read_results, read_rows, write_results
 from nightaug.detect.eval_table import metrics_lines
-from nightaug.detect.eval_testset import LabelledSet, choose_classes, open_test_set
+from nightaug.detect.eval_testset import LabelledSet, choose_classes, open_test_set, renamed
 from nightaug.detect.evaluate import evaluate
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
@@ -67,7 +67,8 @@ def run_evaluate(
         run_or_results: a train-detector run folder or weight file; or a ``.json`` of COCO results by any program.
         out: a ``.json`` file.
         split, domain: which part of the dataset; ``all`` and None take everything.
-        classes: names, or ``["all"]``; None measures the classes both know.
+        classes: names, or ``["all"]``; None measures the classes both know. A detector that was trained with
+            ``--rename`` is measured on labels renamed so.
         truth_file: the truth file whose numbers a results file uses; ``X.truth.json`` beside ``X.detections.json``, and
             predict's ``images.json`` beside its ``detections.json``, are found by themselves; other files count after
             the dataset's own COCO file, names or positions.
@@ -86,7 +87,10 @@ def run_evaluate(
     check_paths(files, KIND, run_or_results, dataset, truth_file)
     from_file = run_or_results.suffix.lower() == ".json"
     test = open_test_set(dataset, split, domain, images=images, labels=labels, format=format)
-    known = None if from_file else _detector_classes(run_or_results)
+    known = None
+    if not from_file:
+        known, rename = _detector_classes(run_or_results)
+        test = renamed(test, rename)
     chosen, notes = choose_classes(test, classes, known)
     truth = Truth.from_frames(test.frames, chosen)
     for note in [*test.notes, *notes, *(f"{number:,} x {reason}" for reason, number in truth.skipped.items())]:
@@ -204,10 +208,12 @@ def _beside(results: Path) -> Path | None:
 # -- detectors -------------------------------------------------------------------------------------------------------
 
 
-def _detector_classes(run: Path) -> list[str]:
+def _detector_classes(run: Path) -> tuple[list[str], dict[str, str]]:
+    """What a detector knows, and how its training labels were renamed."""
     from nightaug.detect.checkpoint import find_detector, read_facts
 
-    return [str(name) for name in read_facts(find_detector(run))["classes"]]
+    facts = read_facts(find_detector(run))
+    return [str(name) for name in facts["classes"]], dict(facts["settings"].get("rename") or {})
 
 
 def weights_hash(run: Path) -> str:

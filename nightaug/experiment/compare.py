@@ -32,6 +32,7 @@ from nightaug.experiment.compare_settings import (
     DAY,
     CompareOptions,
     CompareSettings,
+    check_layers,
     check_out,
     joined,
     read_settings,
@@ -125,6 +126,7 @@ def run_compare(
     flags = {"detector": detector, "steps": steps, "weights": weights}
     given = {key: value for key, value in flags.items() if value is not None}
     recorded = [{**before.detector, "steps": before.steps}] if before else []
+    check_layers(layers)
     if any(layer.get("adapt", "none") != "none" or layer.get("target") for layer in layers):
         say("adapt and target are left out: an arm adapts where it is named so, such as day+adapt")
     # An early stop would be another budget; what adapts, and to what, is said by the arms.

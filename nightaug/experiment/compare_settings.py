@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,10 @@ class TranslatorRecord(Settings):
     model: str | None = None
     day2night: str | None = None
     night2day: str | None = None
+
+
+#: Detector settings that say which labels are trained on. Nothing here would heed them.
+CHOOSING = ("rename", "classes", "exclude", "data", "validation")
 
 
 class CompareOptions(Settings):
@@ -114,6 +118,20 @@ class CompareSettings(CompareOptions):
 def read_settings(path: Path) -> CompareSettings | None:
     """What ``compare.yaml`` holds, None where nothing was begun."""
     return build(CompareSettings, load_yaml(path)) if path.exists() else None
+
+
+def check_layers(layers: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse detector settings that choose among a dataset's labels: arms and test images would not agree on them.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    named = [key for key in CHOOSING if any(layer.get(key) for layer in layers)]
+    if named:
+        raise ConfigError(
+            f"{', '.join(named)} cannot be set in a comparison, whose arms and test images have all the classes of the "
+            "dataset: change its labels, or choose what an arm is trained on with --arms-file"
+        )
 
 
 def check_out(out: Path, dataset: Path) -> None:

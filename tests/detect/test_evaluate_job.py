@@ -235,7 +235,7 @@ class _Stub:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
         self.calls = 0
         weights.write_bytes(b"weights")
-        monkeypatch.setattr(evaluate_job, "_detector_classes", lambda run: ["car", "tram"])
+        monkeypatch.setattr(evaluate_job, "_detector_classes", lambda run: (["car", "tram"], {}))
         monkeypatch.setattr(evaluate_job, "weights_hash", evaluate_job.file_sha256)
         monkeypatch.setattr(evaluate_job, "_detect", self.detect)
 
@@ -261,6 +261,26 @@ def test_only_the_classes_both_know_are_measured(
     assert metrics["per_class"]["bus"]["AP"] == 0
     assert metrics["all"]["AP"] == pytest.approx(1 / 3)
     assert "count as never found: bus (3 boxes), rider (1 boxes)" in "\n".join(lines)
+
+
+def test_labels_are_renamed_as_the_detectors_were(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained with ``--rename bus=car``, it calls a bus a car: no false alarm, and a missed bus is a missed car."""
+    weights = tmp_path / "last.safetensors"
+    stub = _Stub(monkeypatch, weights)
+    monkeypatch.setattr(evaluate_job, "_detector_classes", lambda run: (["car", "tram"], {"bus": "car"}))
+    lines: list[str] = []
+    metrics = run_evaluate(weights, dataset, out=tmp_path / "m.json", say=lines.append)
+    assert metrics["classes"] == ["car"]
+    assert metrics["per_class"]["car"]["boxes"] == 6
+    assert metrics["all"]["AR_100"] == pytest.approx(0.5), "three cars found, three buses missed"
+    assert metrics["made"]["not_measured"] == {"rider": 1}
+    assert any("renamed as for the detector's training: bus to car" in line for line in lines)
+    monkeypatch.setattr(stub, "detect", None)
+    both = [_row(image, 7, box) for image in (12, 25, 31) for box in (CAR, BUS)]
+    foreign = run_evaluate(_results(tmp_path / "r.json", both), dataset, out=tmp_path / "f.json")
+    assert foreign["classes"] == ["bus", "car", "rider"], "a results file says nothing of a training"
 
 
 def test_detections_are_used_again_while_nothing_has_changed(

@@ -212,6 +212,14 @@ def test_changed_settings_are_refused_all_at_once(world: World) -> None:
         world.run(arms=["mine"], arms_file=arms)
 
 
+@pytest.mark.parametrize("setting", [{"rename": {"truck": "car"}}, {"classes": ["car"]}, {"exclude": ["truck"]}])
+def test_settings_that_choose_among_labels_are_refused(world: World, setting: dict[str, Any]) -> None:
+    """The test images would have the classes that the arms no longer have."""
+    with pytest.raises(ConfigError, match=f"{next(iter(setting))} cannot be set in a comparison"):
+        world.run(arms=["day"], layers=[setting])
+    assert not world.out.exists()
+
+
 def test_other_weights_to_start_from_are_refused(world: World) -> None:
     world.run(arms=["day"])
     start = world.out / "checkpoints" / "seed0" / "last.safetensors"

@@ -21,7 +21,7 @@ from nightaug.detect.average_precision import match
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
 from nightaug.detect.detectors import Detector
 from nightaug.detect.eval_results import read_results, write_results
-from nightaug.detect.eval_testset import LabelledSet, open_test_set
+from nightaug.detect.eval_testset import LabelledSet, open_test_set, renamed
 from nightaug.detect.evaluate import UNDEFINED
 from nightaug.detect.evaluate_job import check_paths, detect_truth, read_made, truth_hash
 from nightaug.detect.openvocab.crop_detector import CropDetector, naming_clip
@@ -115,6 +115,7 @@ def run_evaluation(
     weights = find_detector(run)
     test = open_test_set(dataset, split, domain, images=images, labels=labels, format=format)
     facts = read_facts(weights)
+    test = renamed(test, facts["settings"].get("rename") or {})
     crops = is_class_agnostic(facts)
     knows = list(test.classes) if crops else [canonical_class(str(name)) for name in facts["classes"]]
     classes, notes = _choose(test, unseen, split_name, knows)
