@@ -15,12 +15,16 @@ from typing import IO, Any
 
 import msgspec
 
-from nightaug.data.classes import canonical_class, canonical_time
+from nightaug.data.classes import canonical_time
 from nightaug.data.formats.base import (
     MAX_COORDINATE,
     ImageIndex,
     LabelSet,
     Problems,
+    first_places,
+    own_classes,
+    own_name,
+    place_of,
     read_bytes,
     safe_name,
     shown,
@@ -29,7 +33,6 @@ from nightaug.data.formats.base import (
 from nightaug.data.formats.frame_json import loads, no_gc
 from nightaug.data.frames import Box, Frame
 from nightaug.data.packed import packed
-from nightaug.data.text import plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_open
 
@@ -107,16 +110,10 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
 
 
 def _convert(document: _Document, problems: Problems) -> LabelSet:
-    classes: dict[str, None] = {}
-    names: dict[str, str] = {}  # canonical -> as the file writes it
-    ids: dict[str, int | str] = {}
-    by_id: dict[int | str, str] = {}
-    for category in document.categories:
-        name = canonical_class(category.name)
-        classes.setdefault(name)
-        names.setdefault(name, plain(category.name).strip() or name)
-        ids.setdefault(name, category.id)
-        by_id[category.id] = name
+    meta: dict[str, Any] = {"categories": [{"id": c.id, "name": own_name(c.name)} for c in document.categories]}
+    own = own_classes(meta)
+    first = first_places(own)
+    by_id = {category.id: place for place, category in enumerate(document.categories)}
     frames: list[Frame] = []
     by_image: dict[int | str, Frame] = {}
     boxes: dict[int | str, list[Box]] = defaultdict(list)
@@ -153,8 +150,8 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
         if owner is None:
             problems.add("annotation of an unknown image skipped", str(a.image_id)[:80], f"annotation {a.id}")
             continue
-        category_name = by_id.get(a.category_id)
-        if category_name is None:
+        place = by_id.get(a.category_id)
+        if place is None:
             problems.add("annotation of an unknown category skipped", shown(owner.name), f"category id {a.category_id}")
             continue
         bbox = a.bbox
@@ -167,13 +164,13 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
             problems.add(why_implausible(x1, y1, x2, y2), shown(owner.name), f"annotation {a.id}: {bbox}")
             continue
         weight = a.weight if 0 <= a.weight <= 1 else 1.0
-        box = Box(x1, y1, x2, y2, category_name, a.light_color, a.occluded, a.truncated, bool(a.iscrowd), weight)
+        box = Box(x1, y1, x2, y2, own[place], a.light_color, a.occluded, a.truncated, bool(a.iscrowd), weight)
         box.id = None if a.id is None else str(a.id)
+        box.source_category = None if first[box.category] == place else place
         boxes[a.image_id].append(box)
     for number, frame in by_image.items():
         frame.boxes = packed(boxes.pop(number, []))
-    meta = {"category_ids": ids, "names": names}
-    return LabelSet(frames, tuple(classes), "coco", "", problems, meta)
+    return LabelSet(frames, tuple(first), "coco", "", problems, meta)
 
 
 def _loose(value: Any, path: Path, problems: Problems) -> _Document:
@@ -221,32 +218,27 @@ def write(
     Args:
         out: the .json file.
         classes: canonical names, numbered from 1 unless ``meta`` has their ids; classes that only boxes name follow.
-        meta: as read; category ids, the file's own class names, and image ids (in ``Frame.extra``) are kept.
+        meta: as read; the file's own categories are kept, and so are image ids (in ``Frame.extra``).
 
     Returns:
         The one file written, atomically.
     """
     meta = meta or {}
+    own = own_classes(meta)
+    categories: list[dict[str, Any]] = list(meta.get("categories", ()))
     seen = {box.category for frame in frames for box in frame.boxes}
-    order = [*classes, *sorted(seen - set(classes))]
-    ids: dict[str, int | str] = {k: v for k, v in meta.get("category_ids", {}).items() if k in order}
-    taken = set(ids.values())
-    following = 1
-    for name in order:
-        if name not in ids:
-            while following in taken:
-                following += 1
-            ids[name] = following
-            taken.add(following)
-    own_names = meta.get("names", {})
+    others = list(dict.fromkeys([*own, *classes, *sorted(seen)]))[len(set(own)) :]
+    taken = {category["id"] for category in categories}
+    free = (number for number in itertools.count(1) if number not in taken)
+    categories += [{"id": number, "name": name} for name, number in zip(others, free, strict=False)]
+    first = first_places([*own, *others])
     identities = _image_ids(frames)
     box_ids = _box_ids(frames)
-    images = ([_image(frame, own)] for frame, own in zip(frames, identities, strict=True))
+    images = ([_image(frame, image)] for frame, image in zip(frames, identities, strict=True))
     annotations = (
-        [_annotation(next(box_ids), own, ids[box.category], box) for box in frame.boxes]
-        for frame, own in zip(frames, identities, strict=True)
+        [_annotation(next(box_ids), image, categories[place_of(box, own, first)]["id"], box) for box in frame.boxes]
+        for frame, image in zip(frames, identities, strict=True)
     )
-    categories = [{"id": ids[name], "name": own_names.get(name, name)} for name in order]
     # Image by image: the annotations of 70,000 frames as objects, and then as text, would take most of the memory.
     with atomic_open(out) as stream:
         for opening, parts in ((b'{"images":', images), (b',"annotations":', annotations)):
