@@ -27,8 +27,12 @@ MAX_COORDINATE = 1e7
 SPECIAL = "no ordinary file, skipped"
 #: Problems listed in full per kind; beyond it they are still counted.
 MAX_LISTED = 20_000
-#: Kinds of which a whole file is gone: said by name where all others are only counted.
-_WHOLE_FILES = frozenset({"file that is no label file", "unreadable label file", "folder that cannot be listed"})
+#: The kind of problem where only the folder of images was given and its labels lie beside it.
+LABELS_BESIDE = "folder of labels beside the images, not used"
+#: Kinds that cost a whole file or folder of labels: said by name where all others are only counted.
+_NAMED = frozenset(
+    {"file that is no label file", "unreadable label file", "folder that cannot be listed", LABELS_BESIDE}
+)
 
 
 class Problem(NamedTuple):
@@ -64,10 +68,8 @@ class Problems:
         """Lines for people: the counts, and the files of which nothing was read, with the reason of each."""
         if not self.counts:
             return []
-        lost = [f"  {problem.where}: {problem.detail}" for problem in self.listed if problem.kind in _WHOLE_FILES]
-        rest = [f"  ... and {len(lost) - most:,} files more"] if len(lost) > most else []
         counts = ", ".join(f"{number:,} {kind}" for kind, number in self.counts.most_common())
-        return [f"noticed in the labels: {counts}", *lost[:most], *rest]
+        return [f"noticed in the labels: {counts}", *named(self.listed, most)]
 
     def lost_files(self) -> str:
         """For the end of an error's line: the files of which nothing was read; empty where there are none."""
@@ -79,6 +81,13 @@ class Problems:
 
     def __len__(self) -> int:
         return sum(self.counts.values())
+
+
+def named(problems: Sequence[Problem], most: int = 3) -> list[str]:
+    """Lines for people: the files and folders of labels of which nothing was read, with the reason or what to do."""
+    lost = [f"  {problem.where}: {problem.detail}" for problem in problems if problem.kind in _NAMED]
+    rest = [f"  ... and {len(lost) - most:,} more"] if len(lost) > most else []
+    return [*lost[:most], *rest]
 
 
 @dataclass
