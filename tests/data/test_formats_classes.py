@@ -99,3 +99,27 @@ def test_new_classes_get_free_ids(tmp_path: Path) -> None:
         (2, "person"), ("x", "Car"), (1, "tram"), (3, "bus"),
     ]  # fmt: skip
     assert [a["category_id"] for a in written["annotations"]] == [1, "x", 3]
+
+
+@pytest.mark.parametrize("loose", [False, True])
+def test_coco_segmentations_are_counted_and_the_rest_is_written_back(tmp_path: Path, loose: bool) -> None:
+    shapes: list[Any] = [[[1, 2, 9, 2, 9, 8]], {"counts": "abc", "size": [9, 9]}, [], None]
+    annotations = [
+        {"id": n, "image_id": 9, "category_id": 1, "bbox": [10, 20, 8, 30], "segmentation": shape}
+        for n, shape in enumerate(shapes)
+    ]
+    more = {
+        "annotations": [*annotations, {"image_id": 9, "category_id": "1" if loose else 1, "bbox": [1, 2, 3, 4]}],
+        "categories": [{"id": 1, "name": "car", "supercategory": "vehicle"}],
+        "images": [{"id": 9, "file_name": "a.jpg", "width": "200" if loose else 200, "height": 100}],
+        "info": {"year": 2020, "contributor": None},
+        "licenses": [{"id": 1, "name": "CC"}],
+    }
+    labels = read_labels(coco(tmp_path / "in.json", **more))
+    assert labels.problems.counts["segmentation of which only the box is kept"] == 2
+    assert len(labels.frames[0].boxes) == (4 if loose else 5)
+    (file,) = write_labels(labels, tmp_path / "out.json")
+    written = json.loads(file.read_text())
+    assert written["categories"] == more["categories"]
+    if not loose:
+        assert (written["info"], written["licenses"]) == (more["info"], more["licenses"])

@@ -2,6 +2,9 @@
 
 nightaug's own files add ``timeofday``, ``weather``, ``scene`` and ``video`` to each image, and ``"labelled": false`` to
 those nobody has labelled (``Frame.extra["labelled"]``); other readers ignore these.
+
+Of an annotation only box and attributes are kept: the polygons of COCO's 118,000 images would take several times the
+memory of all else.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import msgspec
 from nightaug.data.classes import canonical_time
 from nightaug.data.formats.base import (
     MAX_COORDINATE,
+    SEGMENTATION,
     ImageIndex,
     LabelSet,
     Problems,
@@ -59,17 +63,21 @@ class _Annotation(msgspec.Struct, gc=False):
     truncated: bool | None = None
     light_color: str | None = None
     weight: float = 1.0
+    segmentation: msgspec.Raw = msgspec.Raw()  # not decoded, only counted
 
 
 class _Category(msgspec.Struct, gc=False):
     id: int | str
     name: str
+    supercategory: Any = None
 
 
 class _Document(msgspec.Struct, gc=False):
     images: list[_Image]
     annotations: list[_Annotation] = []
     categories: list[_Category] = []
+    info: Any = None
+    licenses: Any = None
 
 
 class _Written(msgspec.Struct, gc=False, omit_defaults=True):
@@ -87,6 +95,8 @@ class _Written(msgspec.Struct, gc=False, omit_defaults=True):
     weight: float = 1.0
 
 
+#: Bytes of a segmentation that is none: ``null``, ``[]``, ``[[]]``.
+_NO_SEGMENTATION = 4
 _DECODER = msgspec.json.Decoder(_Document)
 
 
@@ -110,7 +120,8 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
 
 
 def _convert(document: _Document, problems: Problems) -> LabelSet:
-    meta: dict[str, Any] = {"categories": [{"id": c.id, "name": own_name(c.name)} for c in document.categories]}
+    meta: dict[str, Any] = {"categories": [_entry(category) for category in document.categories]}
+    meta.update((key, value) for key in ("info", "licenses") if (value := getattr(document, key)) is not None)
     own = own_classes(meta)
     first = first_places(own)
     by_id = {category.id: place for place, category in enumerate(document.categories)}
@@ -145,6 +156,7 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
         )
         by_image[image.id] = frame
         frames.append(frame)
+    segmentations = 0
     for a in document.annotations:
         owner = by_image.get(a.image_id)
         if owner is None:
@@ -168,9 +180,19 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
         box.id = None if a.id is None else str(a.id)
         box.source_category = None if first[box.category] == place else place
         boxes[a.image_id].append(box)
+        segmentations += len(memoryview(a.segmentation)) > _NO_SEGMENTATION
+    problems.count(SEGMENTATION, segmentations)
     for number, frame in by_image.items():
         frame.boxes = packed(boxes.pop(number, []))
     return LabelSet(frames, tuple(first), "coco", "", problems, meta)
+
+
+def _entry(category: _Category) -> dict[str, Any]:
+    """A category as it is written back."""
+    entry: dict[str, Any] = {"id": category.id, "name": own_name(category.name)}
+    if isinstance(category.supercategory, str):
+        entry["supercategory"] = category.supercategory
+    return entry
 
 
 def _loose(value: Any, path: Path, problems: Problems) -> _Document:
@@ -187,6 +209,8 @@ def _loose(value: Any, path: Path, problems: Problems) -> _Document:
         entries = value.get(key)
         for entry in entries if isinstance(entries, list) else ():
             try:
+                if isinstance(entry, dict) and "segmentation" in entry:
+                    entry["segmentation"] = msgspec.Raw(b"[0,0]" if entry["segmentation"] else b"")
                 found.append(msgspec.convert(entry, kind, strict=False))
             except (msgspec.ValidationError, RecursionError) as error:
                 problems.add(f'entry of "{key}" not understood, skipped', shown(entry, 60), str(error)[:200])
@@ -218,7 +242,8 @@ def write(
     Args:
         out: the .json file.
         classes: canonical names, numbered from 1 unless ``meta`` has their ids; classes that only boxes name follow.
-        meta: as read; the file's own categories are kept, and so are image ids (in ``Frame.extra``).
+        meta: as read; the file's own categories, info and licenses are kept, and so are image ids (in
+            ``Frame.extra``).
 
     Returns:
         The one file written, atomically.
@@ -244,7 +269,8 @@ def write(
         for opening, parts in ((b'{"images":', images), (b',"annotations":', annotations)):
             stream.write(opening)
             _write_list(stream, parts)
-        stream.write(b',"categories":' + msgspec.json.encode(categories) + b"}")
+        rest = {"categories": categories} | {key: meta[key] for key in ("info", "licenses") if key in meta}
+        stream.write(b"," + msgspec.json.encode(rest)[1:])
     return [out]
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.formats.base import (
+    SEGMENTATION,
     ImageIndex,
     LabelSet,
     Problems,
@@ -119,8 +120,9 @@ def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> tup
         if len(values) < 4 or not 0 <= number < limit:
             problems.add("line that is no YOLO label skipped", shown(frame.name), shown(line, 60))
             continue
-        if len(values) >= 6 and len(values) % 2 == 0:
-            xs, ys = values[0::2], values[1::2]  # a polygon
+        polygon = len(values) >= 6 and len(values) % 2 == 0
+        if polygon:
+            xs, ys = values[0::2], values[1::2]
             x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
         else:
             cx, cy, w, h = values[:4]  # a fifth number is a prediction's confidence
@@ -129,6 +131,7 @@ def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> tup
         if not plausible(x1, y1, x2, y2):
             problems.add(why_implausible(x1, y1, x2, y2), shown(frame.name), shown(line, 60))
             continue
+        problems.count(SEGMENTATION, int(polygon))
         highest = max(highest, number)
         boxes.append(Box(x1, y1, x2, y2, str(number)))
     return boxes, highest
