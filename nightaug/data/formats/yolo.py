@@ -207,6 +207,20 @@ def lines(frame: Frame, numbers: Mapping[str, int], own: Sequence[str] = ()) -> 
     return "".join(rows)
 
 
+def dataset_yaml(folders: Mapping[str, Sequence[str]], names: Sequence[str], note: str) -> str:
+    """The text of a ``dataset.yaml`` as ultralytics reads it.
+
+    Args:
+        folders: split -> folders of images (or lists of them), relative to where the file will lie.
+        names: of the classes, in the order of their numbers.
+        note: what the file says of itself, one line or more.
+    """
+    # Without "path" all is relative to the file itself, wherever the folder is moved.
+    value = {**{split: list(places) for split, places in folders.items()}, "names": dict(enumerate(names))}
+    comment = "".join(f"# {line}\n" for line in note.splitlines())
+    return comment + yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+
+
 def write(
     frames: Sequence[Frame],
     out: Path,
