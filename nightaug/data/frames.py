@@ -23,6 +23,8 @@ class Box(msgspec.Struct, array_like=True, gc=False):
         crowd: a group of objects in one box (COCO ``iscrowd``); never a training target.
         weight: in [0, 1], how far this label is trusted; 1 for labels made by people.
         id: the label's own id in its source file, as text, None where there is none.
+        source_category: place of the label's own class in the source's list (``LabelSet.meta["categories"]``) where
+            several classes of that list are one here (``pedestrian``, ``person``) and it is not their first; else None.
     """
 
     x1: float
@@ -36,6 +38,7 @@ class Box(msgspec.Struct, array_like=True, gc=False):
     crowd: bool = False
     weight: float = 1.0
     id: str | None = None
+    source_category: int | None = None
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:

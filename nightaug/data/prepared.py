@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from nightaug.data.checks import Look
 from nightaug.data.companions import Companions
@@ -300,9 +299,6 @@ def _yolo_list(out: Path, split: str, domain: str, group: Sequence[Item]) -> str
 
 
 def _yolo_yaml(lists: dict[tuple[str, str], str], classes: tuple[str, ...]) -> str:
-    value: dict[str, Any] = {
-        split: [lists[split, domain] for domain in DOMAINS if lists[split, domain]] for split in SPLITS
-    }
-    value["names"] = dict(enumerate(classes))
-    note = "# Made by nightaug prepare. A is day, B is night; train on one by naming only that folder.\n"
-    return note + yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    folders = {split: [lists[split, domain] for domain in DOMAINS if lists[split, domain]] for split in SPLITS}
+    note = "Made by nightaug prepare. A is day, B is night; train on one by naming only that folder."
+    return yolo.dataset_yaml(folders, classes, note)

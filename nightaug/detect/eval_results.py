@@ -153,7 +153,7 @@ def find_numbering(
     rows: Sequence[ResultRow],
     truth: Truth,
     dataset_classes: Sequence[str],
-    category_ids: Mapping[str, int | str],
+    category_ids: Mapping[int | str, str],
     companion: Truth | None = None,
 ) -> Numbering:
     """How a stranger's file counts: after the first of the usual ways that knows all its numbers.
@@ -164,8 +164,8 @@ def find_numbering(
 
     Args:
         truth: made with :meth:`Truth.from_frames`.
-        dataset_classes: all canonical class names of the dataset, in order.
-        category_ids: canonical name -> id in the dataset's COCO file; empty for other formats.
+        dataset_classes: canonical name of each class of the dataset's own list, in order.
+        category_ids: id in the dataset's COCO file -> canonical name; empty for other formats.
         companion: the truth file the results were made with; then nothing is guessed.
 
     Raises:
@@ -198,7 +198,7 @@ def find_numbering(
     if not used:
         image_way = "images by name"
     class_ways: list[tuple[str, Mapping[Any, Any]]] = [
-        ("its category ids", {i: measured.get(name, 0) for name, i in category_ids.items() if isinstance(i, int)}),
+        ("its category ids", {i: measured.get(name, 0) for i, name in category_ids.items() if isinstance(i, int)}),
         *(
             (f"classes counted from {first}", {n: measured.get(c, 0) for n, c in enumerate(dataset_classes, first)})
             for first in (1, 0)

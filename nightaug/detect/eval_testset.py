@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.formats import Dataset, open_dataset
+from nightaug.data.formats.base import own_classes
 from nightaug.data.frames import Frame
 from nightaug.detect.sources import is_labelled, load_frames, map_classes
 from nightaug.errors import ConfigError, DatasetError
@@ -21,7 +22,8 @@ class LabelledSet(NamedTuple):
 
     frames: list[Frame]
     classes: tuple[str, ...]  # canonical, in the dataset's order; classes that only boxes name follow
-    category_ids: dict[str, int | str]  # canonical name -> id in the dataset's COCO file; empty for other formats
+    numbered: tuple[str, ...]  # the same as the dataset itself counts them: a class it has two names of is there twice
+    category_ids: dict[int | str, str]  # id in the dataset's COCO file -> canonical name; empty for other formats
     notes: list[str]  # for the user
 
 
@@ -73,12 +75,15 @@ def open_test_set(
     seen = {box.category for frame in frames for box in frame.boxes}
     named = [name for part in parts for name in part.labels.classes]
     classes = tuple(dict.fromkeys([*named, *sorted(seen)]))
-    ids: dict[str, int | str] = {}
+    own = own_classes(parts[0].labels.meta)
+    numbered = (*own, *(name for name in classes if name not in own))
+    ids: dict[int | str, str] = {}
     for part in parts:
-        if split in (part.split, "all") and (domain is None or part.domain in (domain, None)):
-            for name, number in part.labels.meta.get("category_ids", {}).items():
-                ids.setdefault(name, number)
-    return LabelledSet(frames, classes, ids, notes)
+        chosen = split in (part.split, "all") and (domain is None or part.domain in (domain, None))
+        if chosen and part.labels.format == "coco":
+            for category in part.labels.meta["categories"]:
+                ids.setdefault(category["id"], canonical_class(category["name"]))
+    return LabelledSet(frames, classes, numbered, ids, notes)
 
 
 def renamed(test: LabelledSet, rename: Mapping[str, str]) -> LabelledSet:

@@ -182,7 +182,7 @@ def _foreign_results(
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     companion = Truth.read(file) if (file := truth_file or _beside(path)) is not None else None
     rows, left_out = read_rows(path)
-    numbering = find_numbering(rows, truth, test.classes, test.category_ids, companion)
+    numbering = find_numbering(rows, truth, test.numbered, test.category_ids, companion)
     results = check_rows(rows, numbering, left_out)
     if rows and not results.rows:
         raise DatasetError(f"{path}: none of its {len(rows):,} detections can be used ({_listed(left_out)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nightaug.data.domains import PrepareReport
+from nightaug.data.formats.base import named
 from nightaug.data.text import table
 
 
@@ -18,7 +19,7 @@ def prepare_table(report: PrepareReport) -> list[str]:
     if report.excluded:
         lines += ["", f"left out of {report.frames_read:,} frames: " + _counts(report.excluded)]
     if report.problem_counts:
-        lines += ["noticed (listed in problems.jsonl): " + _counts(report.problem_counts)]
+        lines += ["noticed (listed in problems.jsonl): " + _counts(report.problem_counts), *named(report.problems)]
     return lines
 
 

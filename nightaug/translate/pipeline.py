@@ -41,6 +41,7 @@ from nightaug.translate.plan import (
     read_manifest,
     translated_frames,
     translated_labels,
+    translated_yaml,
 )
 from nightaug.translate.storage import Storage
 from nightaug.translate.translators import Translator
@@ -297,12 +298,18 @@ def _finish(
 ) -> None:
     """Labels of the images that are there, and the manifest in the input's order."""
     target = TARGET_TIME[translator.direction]
+    written = []
     for planned in plan.parts:
         present = [item for item in planned.items if item.output in rows]
         if planned.labels is None or not present:
             continue
         labels = translated_labels(planned.part, translated_frames(present, planned.part, target))
         result.labels += write_labels(labels, out / planned.labels)
+        written.append(planned)
+    text = translated_yaml(plan, written)
+    if text is not None:
+        atomic_write_text(out / "dataset.yaml", text)
+        result.labels.append(out / "dataset.yaml")
     with atomic_open(out / "manifest.jsonl", "wb") as stream:
         for item in plan.items:
             if item.output in rows:

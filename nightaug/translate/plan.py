@@ -6,14 +6,15 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import msgspec
 
 from nightaug.data.classes import DAY, NIGHT, Direction
-from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset
+from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset, yolo
+from nightaug.data.formats.discover import SPLITS
 from nightaug.data.frames import Frame
 from nightaug.data.results import result_suffix
 from nightaug.data.upright import upright
@@ -256,6 +257,33 @@ def translated_labels(part: Part, frames: list[Frame]) -> LabelSet:
     """A label set like the source's with other frames, for the writer of its format."""
     labels = part.labels
     return LabelSet(frames, labels.classes, labels.format, labels.layout, meta=dict(labels.meta))
+
+
+def translated_yaml(plan: Plan, parts: Sequence[PlannedPart]) -> str | None:
+    """The ``dataset.yaml`` of a translated YOLO dataset, None for other formats.
+
+    Also None where the source's folders are not laid out as ultralytics looks for labels (``images`` becomes
+    ``labels``, or they lie beside the images), or its parts name classes differently: no such file would be true.
+    """
+    root = plan.dataset.root if plan.dataset.root.is_dir() else plan.dataset.root.parent
+    folders: dict[str, list[str]] = {}
+    names: list[str] = []
+    for part, _, labels in parts:
+        if labels is None or part.labels.format != "yolo":
+            return None
+        images = _inside(part.images, root) or part.images.name
+        if "/labels/".join(f"/{images}/".rsplit("/images/", 1)) != f"/{labels.as_posix()}/":
+            return None
+        own = [category["name"] for category in part.labels.meta["categories"]]
+        if own[: len(names)] != names[: len(own)]:
+            return None
+        names = max(names, own, key=len)
+        folders.setdefault("train" if part.split == "all" else part.split, []).append(images)
+    note = "Made by nightaug translate."
+    if "val" not in folders:
+        note += "\nNo val was translated: ultralytics wants one, name a folder of validation images under it."
+    ordered = {split: folders[split] for split in SPLITS if split in folders}
+    return yolo.dataset_yaml(ordered, names, note) if ordered else None
 
 
 def summary(plan: Plan) -> str:

@@ -202,3 +202,47 @@ def test_labels_that_are_not_there(tmp_path: Path) -> None:
         open_dataset(tmp_path, labels=tmp_path / "empty")
     with pytest.raises(DatasetError, match="no such folder of images"):
         open_dataset(tmp_path, images=tmp_path / "gone")
+
+
+def yolo_set(root: Path) -> Path:
+    for number in range(3):
+        image(root / f"images/train/{number}.jpg")
+        text(root / f"labels/train/{number}.txt", "0 0.5 0.5 0.2 0.2\n")
+    text(root / "data.yaml", "names: [car]\n")
+    return root
+
+
+@pytest.mark.parametrize("given", ["images", "images/train"])
+def test_labels_beside_the_images_that_were_given_are_named(tmp_path: Path, given: str) -> None:
+    root = yolo_set(tmp_path / "set")
+    dataset = open_dataset(root / given)
+    assert [len(frame.boxes) for frame in dataset.frames()] == [0, 0, 0]
+    assert dataset.problems.noticed()[1:] == [f"  {root / 'labels'}: give {root} to use it"]
+    assert not open_dataset(root).problems
+
+
+def test_labels_beside_are_named_as_the_images_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(yolo_set(tmp_path / "set") / "images")
+    assert open_dataset(".").problems.noticed()[1:] == ["  ../labels: give .. to use it"]
+
+
+def test_no_labels_beside_no_hint(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path / "set")
+    assert not open_dataset(root / "images", labels=root / "labels").problems, "they were given"
+    assert not open_dataset(root / "images/train/0.jpg").problems
+    for file in (root / "labels/train").iterdir():
+        file.unlink()
+    assert not open_dataset(root / "images").problems, "an empty folder"
+    image(tmp_path / "pictures/a.jpg")
+    text(tmp_path / "labels/a.txt", "0 0.5 0.5 0.2 0.2\n")
+    assert not open_dataset(tmp_path / "pictures").problems, "no folder of a dataset by its name"
+
+
+def test_prepare_names_labels_beside_both_folders(tmp_path: Path) -> None:
+    from nightaug.data.domains import prepare
+    from nightaug.experiment.tables import prepare_table
+
+    day, night = yolo_set(tmp_path / "day"), yolo_set(tmp_path / "night")
+    report = prepare(a=day / "images", b=night / "images", out=tmp_path / "out", check_brightness=False)
+    assert report.images == 6
+    assert prepare_table(report)[-2:] == [f"  {root / 'labels'}: give {root} to use it" for root in (day, night)]

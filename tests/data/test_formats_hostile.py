@@ -107,7 +107,7 @@ def test_files_of_which_nothing_was_read_are_named(tmp_path: Path) -> None:
     assert counts == "noticed in the labels: 5 file that is no label file"
     assert [line.split(":")[0] for line in lost] == ["  0.json", "  1.json", "  2.json"]
     assert "JSON" in lost[0]
-    assert more == "  ... and 2 files more"
+    assert more == "  ... and 2 more"
     assert problems.lost_files().startswith(" (0.json: ")
     assert Problems().noticed() == []
     assert Problems().lost_files() == ""

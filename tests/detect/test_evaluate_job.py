@@ -32,7 +32,7 @@ def dataset(tmp_path: Path) -> Path:
         time = "night" if name == "a.jpg" else "daytime"
         frames.append(Frame(name, boxes, 96, 64, time, "clear", extra={"id": number}))
     frames[2].boxes.append(Box(30, 30, 50, 60, "rider"))
-    meta = {"category_ids": {"car": 7, "bus": 3, "rider": 5}}
+    meta = {"categories": [{"id": 3, "name": "bus"}, {"id": 7, "name": "car"}, {"id": 5, "name": "rider"}]}
     coco.write(frames, root / "annotations" / "test.json", ("bus", "car", "rider"), meta=meta)
     return root
 
@@ -89,6 +89,35 @@ def test_other_ways_of_counting(dataset: Path, tmp_path: Path, rows: list[dict[s
     metrics = run_evaluate(_results(tmp_path / "r.json", rows), dataset, out=tmp_path / "m.json")
     assert metrics["per_class"]["car"]["AP"] == 1
     assert metrics["per_class"]["bus"]["AP"] == 1
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (0, 1, 2)], ids=["ids, and positions from 1", "from 0"])
+def test_two_categories_of_one_class(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    """COCO's person and pedestrian are one class here: every number of the file is understood."""
+    root, places = tmp_path / "data", [[4.0, 5.0, 20.0, 30.0], [30.0, 5.0, 20.0, 30.0], [60.0, 5.0, 20.0, 30.0]]
+    write_image(root / "images" / "a.jpg", picture(1))
+    image = {"id": 5, "file_name": "a.jpg", "width": 96, "height": 64}
+    annotations = [{"id": n, "image_id": 5, "category_id": n, "bbox": box} for n, box in enumerate(places, 1)]
+    categories = [{"id": n, "name": name} for n, name in enumerate(("pedestrian", "person", "car"), 1)]
+    document = {"images": [image], "annotations": annotations, "categories": categories}
+    (root / "labels.json").write_text(json.dumps(document))
+    rows = [_row(5, number, box) for number, box in zip(numbers, places, strict=True)]
+    metrics = run_evaluate(_results(tmp_path / "r.json", rows), root, out=tmp_path / "m.json")
+    assert metrics["made"]["results_left_out"] == {}
+    assert metrics["classes"] == ["pedestrian", "car"]
+    assert [metrics["per_class"][name]["AP"] for name in ("pedestrian", "car")] == pytest.approx([1, 1])
+
+
+def test_yolo_results_of_two_names_of_one_class(tmp_path: Path) -> None:
+    root, places = tmp_path / "data", [[4.0, 5.0, 20.0, 30.0], [30.0, 5.0, 20.0, 30.0], [60.0, 5.0, 20.0, 30.0]]
+    write_image(root / "images" / "7.jpg", picture(1))
+    (root / "labels").mkdir()
+    lines = [f"{n} {(x + w / 2) / 96} {(y + h / 2) / 64} {w / 96} {h / 64}\n" for n, (x, y, w, h) in enumerate(places)]
+    (root / "labels" / "7.txt").write_text("".join(lines))
+    (root / "data.yaml").write_text("names: [pedestrian, person, car]\n")
+    rows = [_row(7, number, box) for number, box in enumerate(places, 1)]  # as ultralytics counts
+    metrics = run_evaluate(_results(tmp_path / "r.json", rows), root, out=tmp_path / "m.json")
+    assert [metrics["per_class"][name]["AP"] for name in ("pedestrian", "car")] == pytest.approx([1, 1])
 
 
 def test_our_own_results_again_with_other_classes(dataset: Path, tmp_path: Path) -> None:

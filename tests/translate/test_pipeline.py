@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from helpers import picture, scalabel
 
 from nightaug.data.formats import open_dataset
@@ -88,6 +89,58 @@ def test_every_label_format_stays_true(tmp_path: Path, format: str) -> None:
         assert len(new.boxes) == 1
         if format != "yolo":  # YOLO has no word for the time of day
             assert new.timeofday == "night"
+
+
+def yolo_set(root: Path, *folders: tuple[str, str]) -> Path:
+    """An image with two boxes in each folder of images, its labels in the folder beside it in the list."""
+    for images, labels in folders:
+        write_image(root / images / "a.jpg", picture(1))
+        (root / labels).mkdir(parents=True, exist_ok=True)
+        (root / labels / "a.txt").write_text("2 0.5 0.5 0.25 0.5\n1 0.25 0.5 0.125 0.25\n")
+    (root / "data.yaml").write_text("names: [pedestrian, person, Car]\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"train": ("images/train", "labels/train"), "val": ("images/val", "labels/val")},
+        {"train": ("train/images", "train/labels"), "val": ("valid/images", "valid/labels")},
+        {"train": ("train", "train"), "val": ("val", "val"), "test": ("test", "test")},
+    ],
+    ids=["images/train", "train/images", "beside"],
+)
+def test_a_yolo_set_can_be_given_to_ultralytics(tmp_path: Path, folders: dict[str, tuple[str, str]]) -> None:
+    root, out = yolo_set(tmp_path / "in", *folders.values()), tmp_path / "out"
+    translate(make_plan(root, "day2night"), darker(), out)
+    said = yaml.safe_load((out / "dataset.yaml").read_text())
+    assert said.pop("names") == {0: "pedestrian", 1: "person", 2: "Car"}
+    assert said == {split: [images] for split, (images, _) in folders.items()}
+    for images, labels in folders.values():
+        assert (out / images / "a.jpg").is_file()
+        assert (out / labels / "a.txt").read_text() == (root / labels / "a.txt").read_text()
+
+
+def test_a_yolo_set_without_val_says_so(tmp_path: Path) -> None:
+    root = yolo_set(tmp_path / "in", ("images/train", "labels/train"), ("images/val", "labels/val"))
+    translate(make_plan(root, "day2night", split="train"), darker(), tmp_path / "out")
+    text = (tmp_path / "out" / "dataset.yaml").read_text()
+    assert yaml.safe_load(text)["train"] == ["images/train"]
+    assert "No val was translated" in text
+    flat = yolo_set(tmp_path / "flat", ("images", "labels"))
+    translate(make_plan(flat, "day2night"), darker(), tmp_path / "out2")
+    assert yaml.safe_load((tmp_path / "out2" / "dataset.yaml").read_text())["train"] == ["images"]
+
+
+def test_no_yaml_that_would_not_be_true(tmp_path: Path) -> None:
+    translate(make_plan(scalabel(tmp_path / "s", ["daytime"]), "day2night"), darker(), tmp_path / "o1")
+    strange = yolo_set(tmp_path / "strange", ("pictures", "text"))
+    translate(make_plan(strange, "day2night"), darker(), tmp_path / "o2")
+    assert (tmp_path / "o2" / "text" / "classes.txt").is_file()
+    other = yolo_set(tmp_path / "other", ("images/train", "labels/train"), ("images/val", "labels/val"))
+    (other / "labels" / "val" / "classes.txt").write_text("Car\nperson\npedestrian\n")
+    translate(make_plan(other, "day2night"), darker(), tmp_path / "o3")
+    assert not list(tmp_path.glob("o*/dataset.yaml"))
 
 
 def test_prepared_datasets_become_night_domains(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nightaug.data.classes import BDD100K_CLASSES, canonical_class
 from nightaug.data.companion_names import without_companions
-from nightaug.data.frames import Frame
+from nightaug.data.frames import Box, Frame
 from nightaug.data.text import encodable, plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
@@ -25,10 +25,16 @@ from nightaug.images import IMAGE_SUFFIXES
 MAX_COORDINATE = 1e7
 #: The kind of problem of what :func:`is_special` finds.
 SPECIAL = "no ordinary file, skipped"
+#: The kind of problem of a polygon or mask: only boxes are read, and so only boxes are written back.
+SEGMENTATION = "segmentation of which only the box is kept"
 #: Problems listed in full per kind; beyond it they are still counted.
 MAX_LISTED = 20_000
-#: Kinds of which a whole file is gone: said by name where all others are only counted.
-_WHOLE_FILES = frozenset({"file that is no label file", "unreadable label file", "folder that cannot be listed"})
+#: The kind of problem where only the folder of images was given and its labels lie beside it.
+LABELS_BESIDE = "folder of labels beside the images, not used"
+#: Kinds that cost a whole file or folder of labels: said by name where all others are only counted.
+_NAMED = frozenset(
+    {"file that is no label file", "unreadable label file", "folder that cannot be listed", LABELS_BESIDE}
+)
 
 
 class Problem(NamedTuple):
@@ -64,10 +70,8 @@ class Problems:
         """Lines for people: the counts, and the files of which nothing was read, with the reason of each."""
         if not self.counts:
             return []
-        lost = [f"  {problem.where}: {problem.detail}" for problem in self.listed if problem.kind in _WHOLE_FILES]
-        rest = [f"  ... and {len(lost) - most:,} files more"] if len(lost) > most else []
         counts = ", ".join(f"{number:,} {kind}" for kind, number in self.counts.most_common())
-        return [f"noticed in the labels: {counts}", *lost[:most], *rest]
+        return [f"noticed in the labels: {counts}", *named(self.listed, most)]
 
     def lost_files(self) -> str:
         """For the end of an error's line: the files of which nothing was read; empty where there are none."""
@@ -81,6 +85,13 @@ class Problems:
         return sum(self.counts.values())
 
 
+def named(problems: Sequence[Problem], most: int = 3) -> list[str]:
+    """Lines for people: the files and folders of labels of which nothing was read, with the reason or what to do."""
+    lost = [f"  {problem.where}: {problem.detail}" for problem in problems if problem.kind in _NAMED]
+    rest = [f"  ... and {len(lost) - most:,} more"] if len(lost) > most else []
+    return [*lost[:most], *rest]
+
+
 @dataclass
 class LabelSet:
     """The frames of one label file or folder.
@@ -91,7 +102,8 @@ class LabelSet:
         format: key of ``READERS``.
         layout: variant inside the format, which its writer takes back (``list``, ``per-image``, ``frames`` ...).
         problems: what was skipped or mended while reading.
-        meta: what the writer of the same format wants back (category ids, the dataset's own class names, ...).
+        meta: what the writer of the same format wants back (the dataset's own class names, ...). Of COCO and YOLO
+            ``categories`` is the source's own list of classes, ``{"id": ..., "name": ...}`` in its order.
         unlabelled: images that no label names, relative to the image root, without other images' masks.
     """
 
@@ -159,15 +171,34 @@ def ordered_classes(seen: Iterable[str]) -> tuple[str, ...]:
     return BDD100K_CLASSES + tuple(others)
 
 
-def class_map(names: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Class names of a file in their order -> canonical names in that order, and canonical -> the file's name.
+def own_name(name: str) -> str:
+    """A class name as its file has it, in one line and never empty."""
+    return plain(name).strip() or canonical_class(name)
 
-    Two names of one class (``person``, ``pedestrian``) become one, at the place of the first.
+
+def own_classes(meta: Mapping[str, Any] | None) -> list[str]:
+    """Canonical name of each class of the source's own list; two of its names may be one class here."""
+    return [canonical_class(category["name"]) for category in (meta or {}).get("categories", ())]
+
+
+def first_places(names: Iterable[str]) -> dict[str, int]:
+    """Name -> where it stands first."""
+    places: dict[str, int] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, place)
+    return places
+
+
+def place_of(box: Box, own: Sequence[str], first: Mapping[str, int]) -> int:
+    """Where a box's class stands in a list of classes.
+
+    Args:
+        own: canonical names of the source's list, which the box may say its place in.
+        first: canonical name -> where it stands first, in ``own`` or behind it.
     """
-    own: dict[str, str] = {}
-    for name in names:
-        own.setdefault(canonical_class(name), plain(name).strip() or canonical_class(name))
-    return tuple(own), own
+    place = box.source_category
+    # A box that was given another class since, or was read from another list, has lost its place.
+    return place if place is not None and place < len(own) and own[place] == box.category else first[box.category]
 
 
 def refused_link(path: str, real_root: str) -> str:

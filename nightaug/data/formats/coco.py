@@ -2,6 +2,9 @@
 
 nightaug's own files add ``timeofday``, ``weather``, ``scene`` and ``video`` to each image, and ``"labelled": false`` to
 those nobody has labelled (``Frame.extra["labelled"]``); other readers ignore these.
+
+Of an annotation only box and attributes are kept: the polygons of COCO's 118,000 images would take several times the
+memory of all else.
 """
 
 from __future__ import annotations
@@ -15,12 +18,17 @@ from typing import IO, Any
 
 import msgspec
 
-from nightaug.data.classes import canonical_class, canonical_time
+from nightaug.data.classes import canonical_time
 from nightaug.data.formats.base import (
     MAX_COORDINATE,
+    SEGMENTATION,
     ImageIndex,
     LabelSet,
     Problems,
+    first_places,
+    own_classes,
+    own_name,
+    place_of,
     read_bytes,
     safe_name,
     shown,
@@ -29,7 +37,6 @@ from nightaug.data.formats.base import (
 from nightaug.data.formats.frame_json import loads, no_gc
 from nightaug.data.frames import Box, Frame
 from nightaug.data.packed import packed
-from nightaug.data.text import plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_open
 
@@ -56,17 +63,21 @@ class _Annotation(msgspec.Struct, gc=False):
     truncated: bool | None = None
     light_color: str | None = None
     weight: float = 1.0
+    segmentation: msgspec.Raw = msgspec.Raw()  # not decoded, only counted
 
 
 class _Category(msgspec.Struct, gc=False):
     id: int | str
     name: str
+    supercategory: Any = None
 
 
 class _Document(msgspec.Struct, gc=False):
     images: list[_Image]
     annotations: list[_Annotation] = []
     categories: list[_Category] = []
+    info: Any = None
+    licenses: Any = None
 
 
 class _Written(msgspec.Struct, gc=False, omit_defaults=True):
@@ -84,6 +95,8 @@ class _Written(msgspec.Struct, gc=False, omit_defaults=True):
     weight: float = 1.0
 
 
+#: Bytes of a segmentation that is none: ``null``, ``[]``, ``[[]]``.
+_NO_SEGMENTATION = 4
 _DECODER = msgspec.json.Decoder(_Document)
 
 
@@ -107,16 +120,11 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
 
 
 def _convert(document: _Document, problems: Problems) -> LabelSet:
-    classes: dict[str, None] = {}
-    names: dict[str, str] = {}  # canonical -> as the file writes it
-    ids: dict[str, int | str] = {}
-    by_id: dict[int | str, str] = {}
-    for category in document.categories:
-        name = canonical_class(category.name)
-        classes.setdefault(name)
-        names.setdefault(name, plain(category.name).strip() or name)
-        ids.setdefault(name, category.id)
-        by_id[category.id] = name
+    meta: dict[str, Any] = {"categories": [_entry(category) for category in document.categories]}
+    meta.update((key, value) for key in ("info", "licenses") if (value := getattr(document, key)) is not None)
+    own = own_classes(meta)
+    first = first_places(own)
+    by_id = {category.id: place for place, category in enumerate(document.categories)}
     frames: list[Frame] = []
     by_image: dict[int | str, Frame] = {}
     boxes: dict[int | str, list[Box]] = defaultdict(list)
@@ -148,13 +156,14 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
         )
         by_image[image.id] = frame
         frames.append(frame)
+    segmentations = 0
     for a in document.annotations:
         owner = by_image.get(a.image_id)
         if owner is None:
             problems.add("annotation of an unknown image skipped", str(a.image_id)[:80], f"annotation {a.id}")
             continue
-        category_name = by_id.get(a.category_id)
-        if category_name is None:
+        place = by_id.get(a.category_id)
+        if place is None:
             problems.add("annotation of an unknown category skipped", shown(owner.name), f"category id {a.category_id}")
             continue
         bbox = a.bbox
@@ -167,13 +176,23 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
             problems.add(why_implausible(x1, y1, x2, y2), shown(owner.name), f"annotation {a.id}: {bbox}")
             continue
         weight = a.weight if 0 <= a.weight <= 1 else 1.0
-        box = Box(x1, y1, x2, y2, category_name, a.light_color, a.occluded, a.truncated, bool(a.iscrowd), weight)
+        box = Box(x1, y1, x2, y2, own[place], a.light_color, a.occluded, a.truncated, bool(a.iscrowd), weight)
         box.id = None if a.id is None else str(a.id)
+        box.source_category = None if first[box.category] == place else place
         boxes[a.image_id].append(box)
+        segmentations += len(memoryview(a.segmentation)) > _NO_SEGMENTATION
+    problems.count(SEGMENTATION, segmentations)
     for number, frame in by_image.items():
         frame.boxes = packed(boxes.pop(number, []))
-    meta = {"category_ids": ids, "names": names}
-    return LabelSet(frames, tuple(classes), "coco", "", problems, meta)
+    return LabelSet(frames, tuple(first), "coco", "", problems, meta)
+
+
+def _entry(category: _Category) -> dict[str, Any]:
+    """A category as it is written back."""
+    entry: dict[str, Any] = {"id": category.id, "name": own_name(category.name)}
+    if isinstance(category.supercategory, str):
+        entry["supercategory"] = category.supercategory
+    return entry
 
 
 def _loose(value: Any, path: Path, problems: Problems) -> _Document:
@@ -190,6 +209,8 @@ def _loose(value: Any, path: Path, problems: Problems) -> _Document:
         entries = value.get(key)
         for entry in entries if isinstance(entries, list) else ():
             try:
+                if isinstance(entry, dict) and "segmentation" in entry:
+                    entry["segmentation"] = msgspec.Raw(b"[0,0]" if entry["segmentation"] else b"")
                 found.append(msgspec.convert(entry, kind, strict=False))
             except (msgspec.ValidationError, RecursionError) as error:
                 problems.add(f'entry of "{key}" not understood, skipped', shown(entry, 60), str(error)[:200])
@@ -221,38 +242,35 @@ def write(
     Args:
         out: the .json file.
         classes: canonical names, numbered from 1 unless ``meta`` has their ids; classes that only boxes name follow.
-        meta: as read; category ids, the file's own class names, and image ids (in ``Frame.extra``) are kept.
+        meta: as read; the file's own categories, info and licenses are kept, and so are image ids (in
+            ``Frame.extra``).
 
     Returns:
         The one file written, atomically.
     """
     meta = meta or {}
+    own = own_classes(meta)
+    categories: list[dict[str, Any]] = list(meta.get("categories", ()))
     seen = {box.category for frame in frames for box in frame.boxes}
-    order = [*classes, *sorted(seen - set(classes))]
-    ids: dict[str, int | str] = {k: v for k, v in meta.get("category_ids", {}).items() if k in order}
-    taken = set(ids.values())
-    following = 1
-    for name in order:
-        if name not in ids:
-            while following in taken:
-                following += 1
-            ids[name] = following
-            taken.add(following)
-    own_names = meta.get("names", {})
+    others = list(dict.fromkeys([*own, *classes, *sorted(seen)]))[len(set(own)) :]
+    taken = {category["id"] for category in categories}
+    free = (number for number in itertools.count(1) if number not in taken)
+    categories += [{"id": number, "name": name} for name, number in zip(others, free, strict=False)]
+    first = first_places([*own, *others])
     identities = _image_ids(frames)
     box_ids = _box_ids(frames)
-    images = ([_image(frame, own)] for frame, own in zip(frames, identities, strict=True))
+    images = ([_image(frame, image)] for frame, image in zip(frames, identities, strict=True))
     annotations = (
-        [_annotation(next(box_ids), own, ids[box.category], box) for box in frame.boxes]
-        for frame, own in zip(frames, identities, strict=True)
+        [_annotation(next(box_ids), image, categories[place_of(box, own, first)]["id"], box) for box in frame.boxes]
+        for frame, image in zip(frames, identities, strict=True)
     )
-    categories = [{"id": ids[name], "name": own_names.get(name, name)} for name in order]
     # Image by image: the annotations of 70,000 frames as objects, and then as text, would take most of the memory.
     with atomic_open(out) as stream:
         for opening, parts in ((b'{"images":', images), (b',"annotations":', annotations)):
             stream.write(opening)
             _write_list(stream, parts)
-        stream.write(b',"categories":' + msgspec.json.encode(categories) + b"}")
+        rest = {"categories": categories} | {key: meta[key] for key in ("info", "licenses") if key in meta}
+        stream.write(b"," + msgspec.json.encode(rest)[1:])
     return [out]
 
 

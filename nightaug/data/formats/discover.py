@@ -15,7 +15,15 @@ from pathlib import Path
 
 from nightaug.data.classes import DAY, NIGHT
 from nightaug.data.companion_names import without_companions
-from nightaug.data.formats.base import ImageIndex, LabelSet, Problems, is_image_name, resolve, shown
+from nightaug.data.formats.base import (
+    LABELS_BESIDE,
+    ImageIndex,
+    LabelSet,
+    Problems,
+    is_image_name,
+    resolve,
+    shown,
+)
 from nightaug.data.formats.detect import detect_format
 from nightaug.data.formats.registry import READERS, check_format
 from nightaug.data.formats.tree import (
@@ -25,6 +33,7 @@ from nightaug.data.formats.tree import (
     descend,
     find_sources,
     images_for,
+    labels_beside,
     parents,
     split_word,
     walk,
@@ -167,8 +176,8 @@ def open_dataset(
             raise DatasetError(f"{label_base}: no such file or folder of labels")
         tree = image_tree if label_base == image_base else walk(label_base, dataset.problems)
         sources = list(find_sources(label_base, tree, format, dataset.problems))
-        if labels is not None and not sources:
-            raise DatasetError(f"{label_base}: no label files found (looked for {', '.join(READERS)})")
+        if not sources:
+            _without_labels(label_base, labels is not None, dataset.problems)
     else:
         sources = []
     _read_parts(dataset, sources, image_base, image_tree)
@@ -184,6 +193,15 @@ def _check_encodable(*given: str | os.PathLike[str] | None) -> None:
     for path in given:
         if path is not None and not encodable(str(path)):
             raise DatasetError(f"{shown(path)}: the name is not UTF-8, which no label file can hold; rename it")
+
+
+def _without_labels(base: Path, asked: bool, problems: Problems) -> None:
+    """No label files lie in ``base``: an error where they were asked for, else a word on those that lie beside it."""
+    if asked:
+        raise DatasetError(f"{base}: no label files found (looked for {', '.join(READERS)})")
+    beside = labels_beside(base)
+    if beside is not None:
+        problems.add(LABELS_BESIDE, str(beside), f"give {beside.parent} to use it")
 
 
 def _keep_first(dataset: Dataset) -> None:

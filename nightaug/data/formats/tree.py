@@ -23,6 +23,8 @@ from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
 IMAGE_FOLDERS = ("images", "JPEGImages", "jpegimages", "image", "img", "imgs")
+#: Names of the folder of labels that lies beside one of these.
+_LABEL_FOLDERS = ("labels", "annotations", "Annotations")
 _SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -124,6 +126,22 @@ def _unusable(entry: os.DirEntry[str], real_root: str) -> tuple[str, str]:
     if is_special(entry):
         return SPECIAL, "a pipe, a socket or a device"
     return "", ""
+
+
+def labels_beside(images: Path) -> Path | None:
+    """The folder of labels that belongs to a folder of images, or to one inside it; None where there is none.
+
+    ``set/labels`` for ``set/images`` as for ``set/images/train``.
+    """
+    place = images.absolute()
+    around = next((folder.parent for folder in [place, *place.parents][:4] if folder.name in IMAGE_FOLDERS), None)
+    if around is None:
+        return None
+    for name in _LABEL_FOLDERS:
+        for _, _, files in os.walk(around / name):
+            if any(file.lower().endswith((".txt", ".json", ".xml")) for file in files):
+                return around / name if images.is_absolute() else Path(os.path.relpath(around / name))
+    return None
 
 
 def parents(name: str) -> list[str]:

@@ -6,17 +6,22 @@ folders above. Pixels need the image's size, so a text file whose image is missi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.formats.base import (
+    SEGMENTATION,
     ImageIndex,
     LabelSet,
     Problems,
-    class_map,
+    first_places,
+    own_classes,
+    own_name,
+    place_of,
     plausible,
     shown,
     why_implausible,
@@ -82,19 +87,19 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
         frames.append(frame)
     for number in range(len(names), highest + 1):
         names.append(f"class{number}")
-    classes, own = class_map(names)
-    canonical = {name: cls for cls, name in own.items()}
     if not given and highest >= 0:
         problems.add("no class names found", str(path), "add a classes.txt or dataset.yaml; named class0, class1, ...")
-    from nightaug.data.classes import canonical_class
-
+    canonical = [canonical_class(name) for name in names]
+    first = first_places(canonical)
     for frame in frames:
         boxes = list(frame.boxes)
         for box in boxes:
             number = int(box.category)
-            box.category = canonical.get(names[number]) or canonical_class(names[number])
+            box.category = canonical[number]
+            box.source_category = None if first[box.category] == number else number
         frame.boxes = packed(boxes)
-    return LabelSet(frames, classes, "yolo", "", problems, {"names": own})
+    categories = [{"id": number, "name": own_name(name)} for number, name in enumerate(names)]
+    return LabelSet(frames, canonical_classes(names), "yolo", "", problems, {"categories": categories})
 
 
 def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> tuple[list[Box], int]:
@@ -115,8 +120,9 @@ def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> tup
         if len(values) < 4 or not 0 <= number < limit:
             problems.add("line that is no YOLO label skipped", shown(frame.name), shown(line, 60))
             continue
-        if len(values) >= 6 and len(values) % 2 == 0:
-            xs, ys = values[0::2], values[1::2]  # a polygon
+        polygon = len(values) >= 6 and len(values) % 2 == 0
+        if polygon:
+            xs, ys = values[0::2], values[1::2]
             x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
         else:
             cx, cy, w, h = values[:4]  # a fifth number is a prediction's confidence
@@ -125,6 +131,7 @@ def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> tup
         if not plausible(x1, y1, x2, y2):
             problems.add(why_implausible(x1, y1, x2, y2), shown(frame.name), shown(line, 60))
             continue
+        problems.count(SEGMENTATION, int(polygon))
         highest = max(highest, number)
         boxes.append(Box(x1, y1, x2, y2, str(number)))
     return boxes, highest
@@ -177,8 +184,12 @@ def _yaml_names(value: Any) -> list[str]:
     return []
 
 
-def lines(frame: Frame, numbers: dict[str, int]) -> str:
+def lines(frame: Frame, numbers: Mapping[str, int], own: Sequence[str] = ()) -> str:
     """The text of one label file.
+
+    Args:
+        numbers: canonical name -> class number.
+        own: canonical names in the order of the source's own class numbers, which then are kept.
 
     Raises:
         DatasetError: the frame's size is not known.
@@ -192,8 +203,22 @@ def lines(frame: Frame, numbers: dict[str, int]) -> str:
         cx, cy = (box.x1 + box.x2) / 2 / frame.width, (box.y1 + box.y2) / 2 / frame.height
         w, h = (box.x2 - box.x1) / frame.width, (box.y2 - box.y1) / frame.height
         # A percent format, as it is twice as quick as an f-string with five fields.
-        rows.append("%d %.7g %.7g %.7g %.7g\n" % (numbers[box.category], cx, cy, w, h))  # noqa: UP031
+        rows.append("%d %.7g %.7g %.7g %.7g\n" % (place_of(box, own, numbers), cx, cy, w, h))  # noqa: UP031
     return "".join(rows)
+
+
+def dataset_yaml(folders: Mapping[str, Sequence[str]], names: Sequence[str], note: str) -> str:
+    """The text of a ``dataset.yaml`` as ultralytics reads it.
+
+    Args:
+        folders: split -> folders of images (or lists of them), relative to where the file will lie.
+        names: of the classes, in the order of their numbers.
+        note: what the file says of itself, one line or more.
+    """
+    # Without "path" all is relative to the file itself, wherever the folder is moved.
+    value = {**{split: list(places) for split, places in folders.items()}, "names": dict(enumerate(names))}
+    comment = "".join(f"# {line}\n" for line in note.splitlines())
+    return comment + yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 def write(
@@ -207,14 +232,17 @@ def write(
 
     Args:
         classes: canonical names in the order of their numbers; classes that only boxes name follow.
+        meta: as read; the source's own list of classes then comes first, so that its class numbers stay.
     """
-    order = [*classes, *sorted({b.category for f in frames for b in f.boxes} - set(classes))]
-    numbers = {name: number for number, name in enumerate(order)}
-    own = (meta or {}).get("names", {})
+    own = own_classes(meta)
+    seen = {box.category for frame in frames for box in frame.boxes}
+    others = list(dict.fromkeys([*own, *classes, *sorted(seen)]))[len(set(own)) :]
+    numbers = first_places([*own, *others])
+    names = [category["name"] for category in (meta or {}).get("categories", ())] + others
     written: list[Path] = []
     for frame in frames:
         target = out / PurePosixPath(frame.name).with_suffix(".txt")
-        atomic_write_bytes(target, lines(frame, numbers).encode())
+        atomic_write_bytes(target, lines(frame, numbers, own).encode())
         written.append(target)
-    atomic_write_text(out / "classes.txt", "".join(f"{own.get(name, name)}\n" for name in order))
+    atomic_write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
     return [*written, out / "classes.txt"]
