@@ -95,7 +95,7 @@ def renamed(test: LabelledSet, rename: Mapping[str, str]) -> LabelledSet:
     note = "classes renamed as for the detector's training: " + ", ".join(f"{a} to {b}" for a, b in done.items())
     classes = tuple(dict.fromkeys(done.get(name, name) for name in test.classes))
     # Numbers of the dataset's own file are for results of other programs, which know nothing of this.
-    return LabelledSet(map_classes(test.frames, done), classes, {}, [*test.notes, note])
+    return LabelledSet(map_classes(test.frames, done), classes, classes, {}, [*test.notes, note])
 
 
 def choose_classes(
