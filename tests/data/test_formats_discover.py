@@ -246,3 +246,15 @@ def test_prepare_names_labels_beside_both_folders(tmp_path: Path) -> None:
     report = prepare(a=day / "images", b=night / "images", out=tmp_path / "out", check_brightness=False)
     assert report.images == 6
     assert prepare_table(report)[-2:] == [f"  {root / 'labels'}: give {root} to use it" for root in (day, night)]
+
+
+def test_a_data_yaml_stands_for_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = yolo_set(tmp_path / "set")
+    monkeypatch.chdir(root)
+    for given in (root / "data.yaml", "data.yaml"):
+        dataset = open_dataset(given)
+        assert dataset.root == root
+        assert [[box.category for box in frame.boxes] for frame in dataset.frames()] == [["car"]] * 3
+    text(root / "coco128.yaml", "names: [car]\n")
+    with pytest.raises(DatasetError, match=r"coco128\.yaml: give the dataset's folder"):
+        open_dataset(root / "coco128.yaml")

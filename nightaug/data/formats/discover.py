@@ -24,7 +24,7 @@ from nightaug.data.formats.base import (
     resolve,
     shown,
 )
-from nightaug.data.formats.detect import detect_format
+from nightaug.data.formats.detect import YOLO_FILES, detect_format
 from nightaug.data.formats.registry import READERS, check_format
 from nightaug.data.formats.tree import (
     IMAGE_FOLDERS,
@@ -64,6 +64,9 @@ class Part:
     labels: LabelSet
     images: Path
     source: Path | None
+
+
+_YAML = (".yaml", ".yml")
 
 
 @dataclass
@@ -136,7 +139,7 @@ def open_dataset(
     """Find and read everything in a dataset's folder.
 
     Args:
-        root: the folder; or one label file; or one image.
+        root: the folder; or one label file; or one image; or the ``data.yaml`` in a YOLO dataset's folder.
         images, labels: say where they are instead of searching.
         format: a key of ``READERS`` where looking would be wrong.
 
@@ -145,7 +148,7 @@ def open_dataset(
         ConfigError: unknown ``format``.
     """
     check_format(format)
-    root = Path(root)
+    root = _folder_of_yaml(Path(root))
     _check_encodable(root, images, labels)
     if not root.is_file() and not root.is_dir():
         what = "a pipe, a socket or a device; give a file or a folder" if root.exists() else "no such file or folder"
@@ -187,6 +190,20 @@ def open_dataset(
         hint = f"; {links[0]} is a link that leads out of it, pass --images and --labels" if links else ""
         raise DatasetError(f"{root}: no images and no label files found{hint}")
     return dataset
+
+
+def _folder_of_yaml(file: Path) -> Path:
+    """The folder of the YOLO dataset that a ``data.yaml`` lies in, where its class names are read; others as given.
+
+    Raises:
+        DatasetError: a file of another name, such as those that ultralytics ships: its images lie elsewhere.
+    """
+    if file.suffix.lower() not in _YAML or not file.is_file():
+        return file
+    if file.name not in YOLO_FILES:
+        names = " or ".join(name for name in YOLO_FILES if name.endswith(".yaml"))
+        raise DatasetError(f"{file}: give the dataset's folder; class names are read from {names} in it")
+    return file.absolute().parent
 
 
 def _check_encodable(*given: str | os.PathLike[str] | None) -> None:
