@@ -123,3 +123,29 @@ def test_coco_segmentations_are_counted_and_the_rest_is_written_back(tmp_path: P
     assert written["categories"] == more["categories"]
     if not loose:
         assert (written["info"], written["licenses"]) == (more["info"], more["licenses"])
+
+
+def scalabel(path: Path, *categories: str) -> Path:
+    labels = [
+        {"id": str(n), "category": name, "box2d": {"x1": 10 * n, "y1": 20, "x2": 10 * n + 8, "y2": 50}}
+        for n, name in enumerate(categories)
+    ]
+    path.write_text(json.dumps([{"name": "a.jpg", "labels": labels}]))
+    return path
+
+
+def test_scalabel_keeps_the_files_own_names(tmp_path: Path) -> None:
+    labels = read_labels(scalabel(tmp_path / "in.json", "person", "motor", "car"), format="scalabel")
+    assert [box.category for box in labels.frames[0].boxes] == ["pedestrian", "motorcycle", "car"]
+    assert not labels.problems
+    write_labels(labels, tmp_path / "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [label["category"] for label in written[0]["labels"]] == ["person", "motor", "car"]
+
+
+def test_a_second_name_that_would_be_lost_is_said(tmp_path: Path) -> None:
+    labels = read_labels(scalabel(tmp_path / "in.json", "person", "pedestrian", "person"), format="scalabel")
+    assert dict(labels.problems.counts) == {"second name of a class, which is written back under its first": 1}
+    write_labels(labels, tmp_path / "out.json")
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert [label["category"] for label in written[0]["labels"]] == ["person"] * 3

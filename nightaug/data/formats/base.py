@@ -25,6 +25,8 @@ from nightaug.images import IMAGE_SUFFIXES
 MAX_COORDINATE = 1e7
 #: The kind of problem of what :func:`is_special` finds.
 SPECIAL = "no ordinary file, skipped"
+#: The kind of problem of ``person`` beside ``pedestrian`` in formats whose boxes cannot say which it was.
+SECOND_NAME = "second name of a class, which is written back under its first"
 #: The kind of problem of a polygon or mask: only boxes are read, and so only boxes are written back.
 SEGMENTATION = "segmentation of which only the box is kept"
 #: Problems listed in full per kind; beyond it they are still counted.

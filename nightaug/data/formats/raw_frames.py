@@ -12,7 +12,15 @@ from typing import Any
 import msgspec
 
 from nightaug.data.classes import BDD100K_CLASSES, canonical_class, canonical_light, canonical_time
-from nightaug.data.formats.base import MAX_COORDINATE, Problems, plausible, safe_name, shown, why_implausible
+from nightaug.data.formats.base import (
+    MAX_COORDINATE,
+    SECOND_NAME,
+    Problems,
+    plausible,
+    safe_name,
+    shown,
+    why_implausible,
+)
 from nightaug.data.frames import Box, Frame
 from nightaug.data.text import plain
 
@@ -74,6 +82,14 @@ class Categories(dict[str, str]):
             self.unknown.add(name)
         self[word] = name
         return name
+
+    def own_names(self, problems: Problems) -> dict[str, str]:
+        """Canonical name -> as the file writes it, if that differs; of several spellings the first and a problem."""
+        first: dict[str, str] = {}
+        for word, name in self.items():
+            if first.setdefault(name, word) != word:
+                problems.add(SECOND_NAME, shown(word), f"{first[name]} is the same class, and what would be written")
+        return {name: word for name, word in first.items() if name != word}
 
 
 class Lights(dict[str, str | None]):

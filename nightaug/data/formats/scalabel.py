@@ -41,7 +41,9 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
             for frame in frames:
                 if frame.width is None and size["width"] > 0 and size["height"] > 0:
                     frame.width, frame.height = size["width"], size["height"]
-    meta = {} if config is None else {"config": config}
+    meta: dict[str, Any] = {} if config is None else {"config": config}
+    if names := stream.converter.categories.own_names(problems):
+        meta["names"] = names
     return LabelSet(frames, classes, "scalabel", stream.layout, problems, meta)
 
 
@@ -159,12 +161,13 @@ def write(
         out: the .json file.
         classes: named in the document's ``config`` where ``meta`` has none.
         layout: ``list`` or ``frames``.
-        meta: as read; its ``config`` is written back.
+        meta: as read; its ``config`` is written back, and classes under the file's own names.
 
     Returns:
         The one file written, atomically.
     """
-    items = [frame_item(f, [label_item(b) for b in f.boxes]) for f in frames]
+    names = (meta or {}).get("names")
+    items = [frame_item(f, [label_item(b, names=names) for b in f.boxes]) for f in frames]
     if layout != "frames":
         write_json(out, items)
         return [out]

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from nightaug.data.classes import BDD100K_CLASSES, canonical_class, canonical_light, canonical_time
 from nightaug.data.formats.base import (
+    SECOND_NAME,
     ImageIndex,
     LabelSet,
     Problems,
@@ -118,7 +119,9 @@ def _read_one(file: Path, own: dict[str, str], problems: Problems) -> Frame | No
             problems.add(why_implausible(x1, y1, x2, y2), shown(name), f"{x1:g},{y1:g},{x2:g},{y2:g}")
             continue
         category = canonical_class(label)
-        own.setdefault(category, plain(label))
+        if own.setdefault(category, plain(label)) != plain(label):
+            detail = f"{shown(label)}: {own[category]} is the same class, and what would be written"
+            problems.add(SECOND_NAME, shown(name), detail)
         boxes.append(
             Box(
                 x1,
