@@ -170,7 +170,7 @@ def _facts(plan: Plan, translator: Translator, quality: int) -> dict[str, Any]:
     """What ``translation.json`` says of a folder; the settings among it decide whether it can be gone on with."""
     return {
         "nightaug": __version__,
-        "input": str(plan.dataset.root) if plan.origin is None else plan.origin.url,
+        "input": os.path.abspath(plan.dataset.root) if plan.origin is None else plan.origin.url,
         "translator": translator.name,
         "checkpoint_sha": translator.sha,
         "direction": translator.direction,
