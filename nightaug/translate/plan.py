@@ -69,6 +69,8 @@ class PlannedPart(NamedTuple):
 class Plan(NamedTuple):
     """Everything that will be translated, and how many images were left out, by reason.
 
+    ``split`` is what was asked for; ``sources`` knows the images of all the other splits, too, which may lie in the
+    translated folder already: each output's source, in the input's order.
     ``origin`` is set where the dataset is a listing of one in object storage, see :mod:`nightaug.translate.storage`.
     """
 
@@ -76,6 +78,8 @@ class Plan(NamedTuple):
     parts: list[PlannedPart]
     skipped: Counter[str]
     seed: int
+    split: str
+    sources: dict[str, str]
     origin: Storage | None = None
 
     @property
@@ -139,13 +143,12 @@ def make_plan(
     wanted, target = SOURCE_TIME[direction], TARGET_TIME[direction]
     skipped: Counter[str] = Counter()
     taken: set[str] = set()
+    sources: dict[str, str] = {}
     parts: list[PlannedPart] = []
     left = limit if limit is not None else -1
     root = dataset.root if dataset.root.is_dir() else dataset.root.parent
     for part in dataset.parts:
-        if split not in ("all", part.split):
-            skipped[f"not of {split}"] += len(part.labels.frames) + len(part.labels.unlabelled)
-            continue
+        asked = split in ("all", part.split)
         items: list[Item] = []
         own_time = _domain_time(part)
         base = _inside(part.images, root) or part.images.name
@@ -154,17 +157,22 @@ def make_plan(
             time = frame.timeofday or own_time
             # Both domains of a prepared dataset would end up in one folder of the target domain.
             other_time = time is not None and time != wanted and (not all_times or own_time is not None)
-            if frame.path is None:
+            if not asked:
+                skipped[f"not of {split}"] += 1
+            elif frame.path is None:
                 skipped["image missing"] += 1
             elif other_time:
                 skipped[f"not {wanted}"] += 1
             elif left == 0:
                 skipped["over the limit"] += 1
-            else:
+            if frame.path is None or other_time or (asked and left == 0):
+                continue
+            place = _inside(frame.path, root) or str(PurePosixPath(base, frame.name))
+            output = _free(_with_format(_moved(place, part, target), format), place, taken)
+            sources[output] = place
+            if asked:
                 left -= 1
                 turned = upright(frame)
-                place = _inside(frame.path, root) or str(PurePosixPath(base, frame.name))
-                output = _free(_with_format(_moved(place, part, target), format), place, taken)
                 items.append(Item(turned, place, output, image_seed(place, seed), inputs_checksum(turned)))
         where = None
         if part.source is not None:
@@ -177,7 +185,7 @@ def make_plan(
     if not parts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "no images found"
         raise DatasetError(f"{source}: nothing to translate ({reasons})")
-    return Plan(dataset, parts, skipped, seed)
+    return Plan(dataset, parts, skipped, seed, split, sources)
 
 
 def _domain_time(part: Part) -> str | None:
