@@ -102,7 +102,7 @@ def score_translation(
     skipped: dict[str, str] = {}
     arbiter = Judge(judge, device, precision) if judge is not None else None
     saw_nights = judge_night_boxes(judge, source) if judge is not None else False
-    network = load_clip(clip, device) if clip != "none" else None
+    network = load_clip(clip, device, optional=True) if clip != "none" else None
     eyes = _open_eyes(arbiter, network, features, device, skipped)
     targets = _targets(pairs, arbiter)
     boxes = sum(len(pair.frame.boxes) for pair in pairs.items)

@@ -122,7 +122,7 @@ def check_curating(
     if clip is not None and clip != "none":
         from nightaug.clip.encoder import load_clip
 
-        load_clip(clip, device or "cpu")
+        load_clip(clip, device or "cpu", optional=True)
 
 
 def _own_scores(

@@ -445,7 +445,7 @@ def test_translate_curates_what_it_made(
     fake = types.ModuleType("nightaug.curate.faithfulness")
     fake.score_translation = score_translation  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nightaug.curate.faithfulness", fake)
-    monkeypatch.setattr("nightaug.clip.encoder.load_clip", lambda *given: None)
+    monkeypatch.setattr("nightaug.clip.encoder.load_clip", lambda *given, **options: None)
     command = ["translate", str(root), "--out", str(out)]
 
     def run(*more: str) -> int:
