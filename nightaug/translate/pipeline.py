@@ -325,6 +325,8 @@ def _finish(
         labels = translated_labels(planned.part, translated_frames(present, planned.part, target))
         result.labels += write_labels(labels, out / planned.labels)
         written.append(planned)
+    # Label files of other splits stay as they are; the one file about all of them names those, too.
+    written += [planned for planned, outputs in plan.others if planned.labels and any(name in rows for name in outputs)]
     text = translated_yaml(plan, written)
     if text is not None:
         atomic_write_text(out / "dataset.yaml", text)
