@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nightaug.cli_common import Device, DryRun, Set, Trust, say
+from nightaug.cli_common import Device, DryRun, Trust, say
 
 app = typer.Typer()
 
@@ -94,7 +94,10 @@ def curate(
     clip: CuratingClip = None,
     real: Real = None,
     undo: Annotated[bool, typer.Option("--undo", help="Give everything back as it was translated.")] = False,
-    set_: Set = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. lost_below=0.5. Repeatable."),
+    ] = None,
     device: Device = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Threads; all cores otherwise.")] = None,
     dry_run: DryRun = False,

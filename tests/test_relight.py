@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from nightaug.data.classes import BDD100K_CLASSES
 from nightaug.data.frames import Box
+from nightaug.errors import ConfigError
 from nightaug.relight import RelightSettings, relight
 from nightaug.relight.tone import to_linear
 
@@ -238,6 +240,13 @@ def test_unusable_boxes_light_nothing() -> None:
         Box(100, 100, 400, 300, "car", crowd=True),
     ]
     assert np.array_equal(relight(image, bad, seed=2), relight(image, [], seed=2))
+
+
+@pytest.mark.parametrize("boxes", [np.array([[4.0, 5.0, 30.0, 40.0]]), [(4, 5, 30, 40)]])
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_boxes_without_a_class_are_refused_with_what_is_taken(boxes: Any, strength: float) -> None:
+    with pytest.raises(ConfigError, match=r"expected boxes as nightaug.data.frames.Box\(x1, y1, x2, y2, category\)"):
+        relight(day(), boxes, strength=strength)
 
 
 def test_boxes_over_the_edge_are_cut() -> None:

@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from nightaug.clip.weights import (
     CONFIG_NAME,
-    WITHOUT_NETWORK,
     Source,
     find_weights,
     open_clip_module,
     without_hub_retries,
+    without_network,
 )
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.pickles import load_torch, trusted
@@ -106,13 +106,14 @@ class Clip:
         return torch.cat(parts)
 
 
-def load_clip(spec: str, device: str | torch.device = "cpu", precision: str = "auto") -> Clip:
+def load_clip(spec: str, device: str | torch.device = "cpu", precision: str = "auto", optional: bool = False) -> Clip:
     """Load a CLIP, frozen and in evaluation mode.
 
     Args:
         spec: ``MODEL:TAG`` (fetched by open_clip unless it is in the machine's cache), ``MODEL:FILE``,
             ``local-dir:FOLDER``, or a tiny model's folder or file.
         precision: ``auto`` (bf16 or fp16 on a GPU; on a CPU bf16 where that is fast), ``fp32``, ``fp16`` or ``bf16``.
+        optional: whoever asks does without CLIP, too (``--clip none``); the messages then say so.
 
     Raises:
         ConfigError: open_clip is missing, or the model or tag is unknown.
@@ -124,13 +125,13 @@ def load_clip(spec: str, device: str | torch.device = "cpu", precision: str = "a
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("no GPU is available to this process; use the device cpu")
     precision = resolve_precision(precision, device.type == "cpu")
-    source = find_weights(spec)
+    source = find_weights(spec, optional)
     with tempfile.TemporaryDirectory() as folder:
-        model, tokenizer, config = _build(source, Path(folder), precision)
+        model, tokenizer, config = _build(source, Path(folder), precision, optional)
     return Clip(model.to(device), tokenizer, source.name, config, file_sha256(source.weights), device, precision)
 
 
-def _build(source: Source, folder: Path, precision: str) -> tuple[nn.Module, Any, dict[str, Any]]:
+def _build(source: Source, folder: Path, precision: str, optional: bool) -> tuple[nn.Module, Any, dict[str, Any]]:
     open_clip = open_clip_module()
     preprocess = dict(source.preprocess)
     quick_gelu = bool(preprocess.pop("quick_gelu", False))
@@ -158,7 +159,7 @@ def _build(source: Source, folder: Path, precision: str) -> tuple[nn.Module, Any
     except ImportError as error:
         raise ConfigError(f"{source.name} needs a package that is missing here ({error}); pip install it") from error
     except OSError as error:
-        raise CheckpointError(f"{source.name}: its tokenizer cannot be fetched: {WITHOUT_NETWORK}") from error
+        raise CheckpointError(f"{source.name}: its tokenizer cannot be fetched: {without_network(optional)}") from error
     except (RuntimeError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise CheckpointError(f"{where}: its description does not make a model ({_line(error)})") from error
     # Refuses what is not plain tensors and was not said to be trusted, in our words, before open_clip looks at it.

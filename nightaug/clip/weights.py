@@ -21,11 +21,6 @@ from typing import Any
 
 from nightaug.errors import CheckpointError, ConfigError, first_line
 
-#: What a user can do about weights that cannot be had.
-WITHOUT_NETWORK = (
-    "fetch them where there is a network and give the file (--clip MODEL:FILE or local-dir:FOLDER), or train without "
-    "CLIP (--clip none)"
-)
 #: Seconds a hub may take to say that it is there.
 PATIENCE = 4.0
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
@@ -56,8 +51,21 @@ class Source:
     folder: Path | None = None
 
 
-def open_clip_module() -> Any:
+def without_network(optional: bool) -> str:
+    """What a user can do about weights that cannot be had.
+
+    Args:
+        optional: whoever asks does without CLIP, too.
+    """
+    fetch = "fetch them where there is a network and give the file (MODEL:FILE or local-dir:FOLDER)"
+    return f"{fetch}, or go without CLIP (--clip none)" if optional else fetch
+
+
+def open_clip_module(optional: bool = False) -> Any:
     """The open_clip package.
+
+    Args:
+        optional: as in :func:`without_network`.
 
     Raises:
         ConfigError: it is not installed.
@@ -65,23 +73,25 @@ def open_clip_module() -> Any:
     try:
         return importlib.import_module("open_clip")
     except ImportError as error:
+        none = ", or --clip none" if optional else ""
         raise ConfigError(
-            f"CLIP needs open_clip, which is missing here ({error}): pip install 'nightaug[clip]', or --clip none"
+            f"CLIP needs open_clip, which is missing here ({error}): pip install 'nightaug[clip]'{none}"
         ) from error
 
 
-def find_weights(spec: str) -> Source:
+def find_weights(spec: str, optional: bool = False) -> Source:
     """Find, or fetch, what ``spec`` names.
 
     Args:
         spec: ``MODEL:TAG`` (say, ``ViT-B-32:laion2b_s34b_b79k``), ``MODEL:FILE``, ``local-dir:FOLDER``, or a folder
             or weight file made by the tiny model's trainer.
+        optional: whoever asks does without CLIP, too; the messages then say how.
 
     Raises:
         ConfigError: not one of these, or an unknown model or tag; the message names the closest ones.
         CheckpointError: the weights are not here and cannot be fetched.
     """
-    open_clip = open_clip_module()
+    open_clip = open_clip_module(optional)
     head, colon, tail = spec.partition(":")
     if head == "local-dir" and colon:
         return _from_folder(Path(tail))
@@ -92,7 +102,7 @@ def find_weights(spec: str) -> Source:
         return _from_file(path)
     models = open_clip.list_models()
     if not colon or not tail or head.replace("/", "-") not in models:
-        raise ConfigError(_unknown(spec, head, models))
+        raise ConfigError(_unknown(spec, head, models, optional))
     model = head.replace("/", "-")
     if Path(tail).is_file():
         return Source(f"{model}:{Path(tail).name}", model, Path(tail))
@@ -102,7 +112,7 @@ def find_weights(spec: str) -> Source:
         preprocess = {key: facts[key] for key in known if key in facts}
         if facts.get("quick_gelu"):
             preprocess["quick_gelu"] = True
-        return Source(f"{model}:{tail}", model, _fetched(spec, facts), None, preprocess)
+        return Source(f"{model}:{tail}", model, _fetched(spec, facts, optional), None, preprocess)
     if Path(tail).suffix in WEIGHT_SUFFIXES or "/" in tail:
         raise CheckpointError(f"{tail}: no such weight file")
     tags = open_clip.list_pretrained_tags_by_model(model)
@@ -111,14 +121,13 @@ def find_weights(spec: str) -> Source:
     raise ConfigError(f"open_clip has no weights '{tail}' for {model}{hint} (there are: {', '.join(tags) or 'none'})")
 
 
-def _unknown(spec: str, head: str, models: list[str]) -> str:
+def _unknown(spec: str, head: str, models: list[str], optional: bool) -> str:
     if Path(spec).suffix in WEIGHT_SUFFIXES or ("/" in spec and ":" not in spec):
         return f"{spec}: no such CLIP folder or weight file"
     close = difflib.get_close_matches(head, models, 2)
     hint = f"; did you mean {' or '.join(close)}?" if close and head not in models else ""
-    return (
-        f"expected a CLIP as MODEL:TAG, MODEL:FILE, local-dir:FOLDER, a tiny model's folder or none, got '{spec}'{hint}"
-    )
+    last = ", a tiny model's folder or none" if optional else " or a tiny model's folder"
+    return f"expected a CLIP as MODEL:TAG, MODEL:FILE, local-dir:FOLDER{last}, got '{spec}'{hint}"
 
 
 def _from_folder(folder: Path) -> Source:
@@ -159,7 +168,7 @@ def _checked(where: Path, text: str | bytes) -> dict[str, Any]:
     return config
 
 
-def _fetched(spec: str, facts: dict[str, Any]) -> Path:
+def _fetched(spec: str, facts: dict[str, Any], optional: bool) -> Path:
     """The file of a tag: from the machine's cache where it is there, else from the net.
 
     Raises:
@@ -171,12 +180,13 @@ def _fetched(spec: str, facts: dict[str, Any]) -> Path:
         return cached
     why = unreachable(str(facts.get("hf_hub") or ""), str(facts.get("url") or ""))
     if why:
-        raise CheckpointError(f"no weights for {spec} on this machine, and {why}: {WITHOUT_NETWORK}")
+        raise CheckpointError(f"no weights for {spec} on this machine, and {why}: {without_network(optional)}")
     try:
         return Path(open_clip.download_pretrained(facts))
     except (OSError, RuntimeError, ValueError) as error:
         line = first_line(error)
-        raise CheckpointError(f"the weights for {spec} cannot be fetched ({line}): {WITHOUT_NETWORK}") from error
+        hint = without_network(optional)
+        raise CheckpointError(f"the weights for {spec} cannot be fetched ({line}): {hint}") from error
 
 
 def _cached(facts: dict[str, Any]) -> Path | None:

@@ -92,7 +92,7 @@ def curate(
     scores: TranslationScores,
     settings: CurateSettings | None = None,
     *,
-    source: Path | None = None,
+    source: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     dry_run: bool = False,
     bar: Bar = _no_bar,
@@ -115,6 +115,7 @@ def curate(
         NightaugError: the disk is full or cannot be written; run again to go on, or undo.
     """
     folder = Path(translated)
+    source = None if source is None else Path(source)
     settings = settings or CurateSettings()
     read_rows(folder)  # refuse what is no translated folder before a lock is put into it
     if dry_run:

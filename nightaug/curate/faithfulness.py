@@ -45,12 +45,12 @@ _MOST_WORKERS = 8
 
 
 def score_translation(
-    source: Path,
-    translated: Path,
+    source: str | os.PathLike[str],
+    translated: str | os.PathLike[str],
     *,
-    out: Path,
-    real: Path | None = None,
-    judge: Path | None = None,
+    out: str | os.PathLike[str],
+    real: str | os.PathLike[str] | None = None,
+    judge: str | os.PathLike[str] | None = None,
     clip: str = "none",
     features: Sequence[str] | None = None,
     score: float | None = None,
@@ -89,6 +89,9 @@ def score_translation(
         CheckpointError: no usable judge or CLIP.
         Interrupted: stopped by Ctrl-C; what was measured is kept.
     """
+    source, translated, out = Path(source), Path(translated), Path(out)
+    real = None if real is None else Path(real)
+    judge = None if judge is None else Path(judge)
     _check(out, score, batch, workers)
     device = default_device() if device is None else device
     check_device(device)
@@ -99,7 +102,7 @@ def score_translation(
     skipped: dict[str, str] = {}
     arbiter = Judge(judge, device, precision) if judge is not None else None
     saw_nights = judge_night_boxes(judge, source) if judge is not None else False
-    network = load_clip(clip, device) if clip != "none" else None
+    network = load_clip(clip, device, optional=True) if clip != "none" else None
     eyes = _open_eyes(arbiter, network, features, device, skipped)
     targets = _targets(pairs, arbiter)
     boxes = sum(len(pair.frame.boxes) for pair in pairs.items)
@@ -148,8 +151,8 @@ def score_translation(
         "real": None if real is None else str(real), "real_images": len(measured.real_rows),
     }  # fmt: skip
     scores = TranslationScores(
-        nightaug=__version__, source=str(source), translated=str(translated), settings=settings, summary=summary,
-        images=images, failed=failed,
+        nightaug=__version__, source=os.path.abspath(source), translated=os.path.abspath(translated), settings=settings,
+        summary=summary, images=images, failed=failed,
     )  # fmt: skip
     with writing(str(out.parent), "what was measured is kept, run again"):
         write_scores(out, scores)

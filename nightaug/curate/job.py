@@ -27,14 +27,14 @@ Say = Callable[[str], None]
 
 
 def run_curate(
-    translated: Path,
+    translated: str | os.PathLike[str],
     layers: Sequence[Mapping[str, Any]] = (),
     *,
-    scores: Path | None = None,
-    source: Path | None = None,
-    judge: Path | None = None,
+    scores: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | None = None,
+    judge: str | os.PathLike[str] | None = None,
     clip: str | None = None,
-    real: Path | None = None,
+    real: str | os.PathLike[str] | None = None,
     device: str | None = None,
     workers: int | None = None,
     dry_run: bool = False,
@@ -55,6 +55,8 @@ def run_curate(
         Interrupted: stopped by Ctrl-C; run again to go on.
         NightaugError: the folder cannot be written.
     """
+    translated = Path(translated)
+    source, judge, real = (None if path is None else Path(path) for path in (source, judge, real))
     making = {"--judge": judge, "--clip": clip, "--real": real}
     given = [name for name, value in making.items() if value is not None]
     if (undone or scores is not None) and given:
@@ -120,7 +122,7 @@ def check_curating(
     if clip is not None and clip != "none":
         from nightaug.clip.encoder import load_clip
 
-        load_clip(clip, device or "cpu")
+        load_clip(clip, device or "cpu", optional=True)
 
 
 def _own_scores(

@@ -6,6 +6,7 @@ has *moved* when its box no longer fits, and an image shows *invented* objects w
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ class TranslationScores(msgspec.Struct, kw_only=True):
 
     Attributes:
         nightaug: version that wrote it.
-        source, translated: folders.
+        source, translated: folders, absolute, so that the file can be used from anywhere.
         settings: everything the numbers depend on: judge (name, sha), CLIP, features, thresholds.
         summary: numbers of the whole set, by name (kept, moved and invented by class, FID, KID, CMMD, night, ...).
         images: in the manifest's order.
@@ -107,18 +108,20 @@ class TranslationScores(msgspec.Struct, kw_only=True):
     failed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-def write_scores(path: Path, scores: TranslationScores) -> None:
+def write_scores(path: str | os.PathLike[str], scores: TranslationScores) -> None:
     """Write ``path``, atomically."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_bytes(path, msgspec.json.format(msgspec.json.encode(scores), indent=1) + b"\n")
 
 
-def read_scores(path: Path) -> TranslationScores:
+def read_scores(path: str | os.PathLike[str]) -> TranslationScores:
     """Read what :func:`write_scores` wrote.
 
     Raises:
         DatasetError: it is not there, or not such a file.
     """
+    path = Path(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=TranslationScores)
     except FileNotFoundError as error:

@@ -6,6 +6,7 @@ step costs one pass of the teacher and three of the student, and the loss says h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -198,9 +199,9 @@ class Distiller(CropTrainer):
 
 
 def run_distill(
-    teacher: Path,
-    dataset: Path,
-    out: Path,
+    teacher: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     layers: Sequence[Mapping[str, Any]],
     resume: bool = False,
     cpu: bool = False,
@@ -215,6 +216,7 @@ def run_distill(
         CheckpointError: no usable teacher.
         NightaugError: out of memory, disk full, or a loss became non-finite.
     """
+    teacher, dataset, out = Path(teacher), Path(dataset), Path(out)
     settings = build(DistillSettings, *layers)
     distiller = Distiller(teacher, dataset, out, settings, cpu)
     main = distiller.accelerator.is_main_process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ def epoch_steps(epochs: int, images: int, global_batch: int) -> int:
 
 
 def run_recipe(
-    dataset: Path,
-    out: Path,
+    dataset: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     layers: Sequence[Mapping[str, Any]],
     epochs: int | None = None,
     resume: bool = False,
@@ -47,6 +48,7 @@ def run_recipe(
         DatasetError: no training images.
         NightaugError: out of memory, disk full, or a loss became non-finite.
     """
+    dataset, out = Path(dataset), Path(out)
     settings = build(TranslatorSettings, *layers)
     judge: nn.Module | None = None
     if settings.faithful.weights.object and settings.faithful.judge is not None:

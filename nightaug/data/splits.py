@@ -166,10 +166,12 @@ def assign(
         The splits, and the indices of frames that were moved because their drive is also in a test split.
 
     The rule: with an own test split, the own splits stay (a missing val is cut from train). An own val without a
-    test becomes test, and val is cut from train in the proportion train:val. Without either, the fractions apply.
+    test becomes test, and val is cut from train in the proportion train:val. Without either, the fractions apply,
+    also to a domain without splits beside one that has them: else it would be left without a test split.
     """
     own = set(given)
     train, val, test = fractions
+    whole = {"train": train, "val": val, "test": test}
     named: dict[str, str] = {}
     if "test" in own and own != {"test"}:
         named = {"test": "test", "val": "val"}
@@ -194,9 +196,17 @@ def assign(
     elif named:
         shares_ = {"train": train / (train + val), "val": val / (train + val)}
     else:
-        shares_ = {"train": train, "val": val, "test": test}
-    for i, split in zip(
-        open_, cut([drives[i] for i in open_], [domains[i] for i in open_], shares_, seed), strict=True
-    ):
-        result[i] = split
+        shares_ = whole
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for domain, split in zip(domains, given, strict=True):
+        splits_of[domain].add(split)
+    unsplit = {domain for domain, splits in splits_of.items() if named and splits == {"all"}}
+    # Drives that a domain with splits shares go first, and take the others' frames along.
+    bound = {drives[i] for i in open_ if domains[i] not in unsplit}
+    groups = ([i for i in open_ if drives[i] in bound], shares_), ([i for i in open_ if drives[i] not in bound], whole)
+    for group, wanted in groups:
+        for i, split in zip(
+            group, cut([drives[i] for i in group], [domains[i] for i in group], wanted, seed), strict=True
+        ):
+            result[i] = split
     return result, moved

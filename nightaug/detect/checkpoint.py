@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     return dict(facts)
 
 
-def load_detector(path: str | Path, device: str | torch.device = "cpu", which: str | None = None) -> Detector:
+def load_detector(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", which: str | None = None
+) -> Detector:
     """A trained detector, in evaluation mode.
 
     Raises:

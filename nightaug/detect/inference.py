@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,7 @@ def find(detector: Detector, images: Tensor, device: torch.device, precision: st
 @torch.inference_mode()
 def detect_images(
     detector: Detector,
-    paths: Sequence[Path],
+    paths: Sequence[str | os.PathLike[str]],
     *,
     batch: int = 8,
     device: str | torch.device = "cpu",
@@ -85,7 +86,7 @@ def detect_images(
     precision = resolve_precision(precision, device.type == "cpu")
     training = detector.training
     detector.eval()
-    images = StillImages(paths, detector.width, detector.height)
+    images = StillImages([Path(path) for path in paths], detector.width, detector.height)
     try:
         for group in make_loader(images, range(len(paths)), batch, workers, device.type == "cuda", drop_last=False):
             for found, box in zip(find(detector, group.images, device, precision), group.letterboxes, strict=True):

@@ -101,9 +101,9 @@ class _Job(NamedTuple):
 
 
 def run_predict(
-    run: Path,
-    input: Path,
-    out: Path,
+    run: str | os.PathLike[str],
+    input: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     score: float | None = None,
     draw: bool = True,
@@ -141,6 +141,7 @@ def run_predict(
         CheckpointError: no usable detector.
         NightaugError: the disk is full, or the device's memory.
     """
+    run, input, out = Path(run), Path(input), Path(out)
     if not set(formats) <= set(FORMATS):
         raise ConfigError(f"--format {','.join(formats)}: expected any of {', '.join(FORMATS)}")
     if not draw and not formats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -129,8 +130,8 @@ class Ready(NamedTuple):
 
 
 def run_recipe(
-    dataset: Path,
-    out: Path,
+    dataset: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     layers: Sequence[Mapping[str, Any]],
     epochs: int | None = None,
     resume: bool = False,
@@ -151,6 +152,7 @@ def run_recipe(
         Interrupted: Ctrl-C while CLIP embedded regions.
         NightaugError: out of memory, disk full, or a loss became non-finite.
     """
+    out = Path(out)
     settings = build(DetectorSettings, *layers)
     detector_kind(settings.detector)
     data = gather(open_dataset(dataset), settings)

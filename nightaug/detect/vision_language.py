@@ -69,7 +69,7 @@ class VisionLanguage:
 
     def __init__(self, settings: DetectorSettings, device: torch.device) -> None:
         self.settings = settings
-        self._clip: Clip | None = load_clip(settings.clip, device)
+        self._clip: Clip | None = load_clip(settings.clip, device, optional=True)
         self.width, self.name = self._clip.width, self._clip.name
 
     @cached_property

@@ -6,8 +6,8 @@ The labels of night images are used here to look, never to train.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -269,9 +269,9 @@ def plane(features: Floats) -> tuple[Floats, Floats]:
 
 
 def write_embedding(
-    path: Path,
-    before: Path,
-    after: Path,
+    path: str | os.PathLike[str],
+    before: str | os.PathLike[str],
+    after: str | os.PathLike[str],
     day: Sequence[Frame],
     night: Sequence[Frame],
     classes: Sequence[str],

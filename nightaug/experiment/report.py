@@ -6,6 +6,7 @@ policy lets its own script run and nothing else, so that no name in a dataset ca
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -36,7 +37,7 @@ NAMED = 5
 LONG = 180
 
 
-def write_report(folder: Path, say: Callable[[str], None] = lambda text: None) -> Path:
+def write_report(folder: str | os.PathLike[str], say: Callable[[str], None] = lambda text: None) -> Path:
     """Write ``index.html`` and ``table.md`` into a compare folder, each at once or not at all.
 
     A comparison that is not finished is reported as far as it is, and the page says what is missing.
@@ -51,6 +52,7 @@ def write_report(folder: Path, say: Callable[[str], None] = lambda text: None) -
     Raises:
         DatasetError: ``table.json`` is missing, damaged, or of another version of nightaug.
     """
+    folder = Path(folder)
     compared = read_comparison(folder)
     page = _page(compared)
     atomic_write_text(folder / "table.md", markdown(compared.table, compared.missing))

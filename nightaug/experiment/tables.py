@@ -6,6 +6,9 @@ from nightaug.data.domains import PrepareReport
 from nightaug.data.formats.base import named
 from nightaug.data.text import table
 
+#: What to do about an empty test split.
+_MORE = "give a --split with a share for test, images of more drives, or a dataset with a test split of its own"
+
 
 def prepare_table(report: PrepareReport) -> list[str]:
     """What ``prepare`` made and what it left out, for people."""
@@ -16,6 +19,10 @@ def prepare_table(report: PrepareReport) -> list[str]:
     rows += [["boxes", *(f"{cell['boxes']:,}" for *_, cell in cells)]]
     rows += [[f"  {name}", *(f"{cell['classes'].get(name, 0):,}" for *_, cell in cells)] for name in report.classes]
     lines = table(["", *names], rows)
+    for domain, when in (("A", "day"), ("B", "night")):
+        images = {split: domains[domain]["images"] for split, domains in report.counts.items()}
+        if any(images.values()) and not images["test"]:
+            lines += ["", f"warning: test/{domain} is empty, so nothing can be tested by {when}; {_MORE}"]
     if report.excluded:
         lines += ["", f"left out of {report.frames_read:,} frames: " + _counts(report.excluded)]
     if report.problem_counts:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightaug.data.frames import Box
+from nightaug.errors import ConfigError
 from nightaug.relight.lamps import DRAWS, Lamp, find_lamps, usable
 from nightaug.relight.light import REFERENCE_SIDE, glow_and_spill, lamp_map, night_light, solid_map
 from nightaug.relight.scene import Scene
@@ -59,6 +60,7 @@ def relight(
 
     Raises:
         ValueError: ``image`` has another type or shape, or is empty; ``strength`` is outside [0, 1].
+        ConfigError: ``boxes`` are something else, such as an array of corners, which names no classes.
     """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -67,11 +69,17 @@ def relight(
         raise ValueError(f"expected uint8 (H, W, 3) with at least one pixel, got {image.shape}")
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"expected strength in [0, 1], got {strength}")
+    labels = list(boxes) if boxes is not None else []
+    other = next((type(box).__name__ for box in labels if not isinstance(box, Box)), None)
+    if other is not None:
+        raise ConfigError(
+            f"expected boxes as nightaug.data.frames.Box(x1, y1, x2, y2, category), got {other}: "
+            "what is lit depends on the class"
+        )
     if strength == 0.0:
         return image.copy()
     image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
-    labels = list(boxes) if boxes is not None else []
     scene_seed, lamp_seed, noise_seed, street_seed = np.random.SeedSequence(seed % 2**64).spawn(4)
     good = usable(labels, width, height)
     draws = np.random.default_rng(lamp_seed).random((len(good), DRAWS))

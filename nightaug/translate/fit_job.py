@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ _LEAST = 8
 
 
 def run_fit(
-    dataset: Path,
-    out: Path,
+    dataset: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     night_boxes: str = "real",
     split: str = "train",
@@ -56,6 +57,7 @@ def run_fit(
         DatasetError: too few frames or labels, or no such split.
         Interrupted: by Ctrl-C; the trials are kept, and the same command goes on from them.
     """
+    dataset, out = Path(dataset), Path(out)
     if out.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out {out}: expected a .yaml file, by which translate --translator knows it")
     if out.exists() and not overwrite:

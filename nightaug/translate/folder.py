@@ -63,33 +63,49 @@ def check_apart(dataset: Dataset, out: Path) -> None:
             raise ConfigError(f"--out {out} lies around the input {folder}; choose another folder")
 
 
+def read_facts(out: Path) -> dict[str, Any] | None:
+    """What ``translation.json`` says of a folder; None where there is none.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        facts = json.loads((out / _OURS).read_text("utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError("not what nightaug writes there")
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{out / _OURS} cannot be read ({error}); choose another --out, or --overwrite") from error
+    return facts
+
+
 def check_folder(out: Path, facts: Mapping[str, Any], overwrite: bool) -> None:
     """Refuse a folder that holds something else than this translation.
 
     Raises:
         ConfigError: it holds a prepared dataset, files of somebody else, or (without ``overwrite``) a
-            translation by another translator or with other settings.
+            translation by another translator or with other settings, or of another split that is not finished.
     """
     if (out / _PREPARED).exists():
         raise ConfigError(f"{out} holds a prepared dataset; choose another --out")
     if overwrite:
         return
-    try:
-        before = json.loads((out / _OURS).read_text("utf-8"))
-        if not isinstance(before, dict):
-            raise ValueError("not what nightaug writes there")
-    except FileNotFoundError:
+    before = read_facts(out)
+    if before is None:
         if any(entry.name != ".lock" for entry in out.iterdir()):
-            raise ConfigError(f"{out} is not empty and holds no translation; choose another --out") from None
+            raise ConfigError(f"{out} is not empty and holds no translation; choose another --out")
         return
-    except (ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"{out / _OURS} cannot be read ({error}); choose another --out, or --overwrite") from error
     for key in _COMPARED:
         was, now = before.get(key), json.loads(json.dumps(facts[key]))
         if was != now:
             raise ConfigError(
                 f"{out} holds images made with {key} {was}, now it is {now}; choose another --out, or --overwrite"
             )
+    begun, now = before.get("split", facts["split"]), facts["split"]
+    if before.get("finished") is False and now not in ("all", begun):
+        # The facts say of the whole folder whether it is finished.
+        raise ConfigError(f"{out}: the translation of split {begun} was stopped; finish it first, with --split {begun}")
 
 
 def check_links(out: Path, plan: Plan) -> None:

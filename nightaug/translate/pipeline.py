@@ -30,6 +30,7 @@ from nightaug.images import (
     read_image,
 )
 from nightaug.runs import StopRequest
+from nightaug.translate.folder import read_facts
 from nightaug.translate.output import FolderOutput, FolderStore, StorageOutput, make_output
 from nightaug.translate.plan import (
     TARGET_TIME,
@@ -132,8 +133,12 @@ def _translate(
     output.prepare(plan, facts, overwrite)
     out, options = output.folder, Options(output.store, quality, plan.origin)
     rows = _done(plan, output)
-    result = TranslateResult(present=len(rows))
     todo = [item for item in plan.items if item.output not in rows]
+    result = TranslateResult(present=len(plan.items) - len(todo))
+    elsewhere = {} if overwrite else _of_other_splits(plan, read_facts(out) or {})
+    others = len(rows) - result.present
+    if others:
+        facts["left_out"][f"not of {plan.split}"] -= others
     # First of all, what this folder is: a run killed at any later moment can be gone on with.
     atomic_write_text(out / "translation.json", as_json(facts | {"finished": False}))
     manifest = out / "manifest.jsonl"
@@ -141,7 +146,7 @@ def _translate(
     atomic_write_bytes(manifest, b"".join(manifest_line(row) for row in rows.values()))
     output.began()
     with StopRequest().listen() as stop, open(manifest, "ab") as stream:
-        done = len(rows)
+        done = result.present
         run, threads = engine or work, workers or os.cpu_count() or 1
         for item, outcome in run(todo, translator, options, threads, lambda: stop.requested):
             done += 1
@@ -160,7 +165,8 @@ def _translate(
     # As the input has them, whoever was faster.
     result.failed = {item.source: result.failed[item.source] for item in todo if item.source in result.failed}
     _finish(plan, translator, out, rows, result)
-    outcome_facts = {"translated": len(rows), "skipped": result.failed, "finished": not result.stopped}
+    skipped = elsewhere | result.failed
+    outcome_facts = {"translated": len(rows), "skipped": skipped, "finished": not result.stopped}
     atomic_write_text(out / "translation.json", as_json(facts | outcome_facts))
     output.ended()
     return result
@@ -170,27 +176,40 @@ def _facts(plan: Plan, translator: Translator, quality: int) -> dict[str, Any]:
     """What ``translation.json`` says of a folder; the settings among it decide whether it can be gone on with."""
     return {
         "nightaug": __version__,
-        "input": str(plan.dataset.root) if plan.origin is None else plan.origin.url,
+        "input": os.path.abspath(plan.dataset.root) if plan.origin is None else plan.origin.url,
         "translator": translator.name,
         "checkpoint_sha": translator.sha,
         "direction": translator.direction,
+        "split": plan.split,
         "settings": {**translator.settings, "quality": quality, "seed": plan.seed},
         "left_out": dict(plan.skipped),
         "label_problems": dict(plan.dataset.problems.counts),
     }
 
 
+def _of_other_splits(plan: Plan, before: dict[str, Any]) -> dict[str, str]:
+    """What an earlier call skipped of the splits that this one does not look at."""
+    skipped, mine = before.get("skipped"), {item.source for item in plan.items}
+    if plan.split == "all" or not isinstance(skipped, dict):
+        return {}
+    return {name: reason for name, reason in skipped.items() if name not in mine}
+
+
 def _done(plan: Plan, output: FolderOutput | StorageOutput) -> dict[str, ManifestRow]:
-    """Rows of images that are there and whose source and boxes are still the same, by output name."""
+    """Rows of images that are there and whose source and boxes are still the same, by output name.
+
+    Those of splits that were not asked for now are kept as they are.
+    """
     wanted = {item.output: item for item in plan.items}
     rows: dict[str, ManifestRow] = {}
     for row in read_manifest(output.folder):
-        item = wanted.get(row.output)
-        if item is None or item.source != row.source:
+        if plan.sources.get(row.output) != row.source:
             raise ConfigError(
                 f"{output.name} holds {row.output}, which is not in this input; choose another --out, or --overwrite"
             )
-        if item.seed == row.seed and item.inputs == row.inputs and output.present(row.output):
+        item = wanted.get(row.output)
+        same = item is None or (item.seed == row.seed and item.inputs == row.inputs)
+        if same and output.present(row.output):
             rows[row.output] = row
     return rows
 
@@ -306,11 +325,13 @@ def _finish(
         labels = translated_labels(planned.part, translated_frames(present, planned.part, target))
         result.labels += write_labels(labels, out / planned.labels)
         written.append(planned)
+    # Label files of other splits stay as they are; the one file about all of them names those, too.
+    written += [planned for planned, outputs in plan.others if planned.labels and any(name in rows for name in outputs)]
     text = translated_yaml(plan, written)
     if text is not None:
         atomic_write_text(out / "dataset.yaml", text)
         result.labels.append(out / "dataset.yaml")
     with atomic_open(out / "manifest.jsonl", "wb") as stream:
-        for item in plan.items:
-            if item.output in rows:
-                stream.write(manifest_line(rows[item.output]))
+        for name in plan.sources:
+            if name in rows:
+                stream.write(manifest_line(rows[name]))

@@ -69,6 +69,8 @@ class PlannedPart(NamedTuple):
 class Plan(NamedTuple):
     """Everything that will be translated, and how many images were left out, by reason.
 
+    ``split`` is what was asked for. What lies in the translated folder already may be of other splits: ``sources`` has
+    each output's source over all splits, in the input's order, ``others`` the parts not asked for with their outputs.
     ``origin`` is set where the dataset is a listing of one in object storage, see :mod:`nightaug.translate.storage`.
     """
 
@@ -76,6 +78,9 @@ class Plan(NamedTuple):
     parts: list[PlannedPart]
     skipped: Counter[str]
     seed: int
+    split: str
+    sources: dict[str, str]
+    others: list[tuple[PlannedPart, list[str]]]
     origin: Storage | None = None
 
     @property
@@ -139,14 +144,15 @@ def make_plan(
     wanted, target = SOURCE_TIME[direction], TARGET_TIME[direction]
     skipped: Counter[str] = Counter()
     taken: set[str] = set()
+    sources: dict[str, str] = {}
+    others: list[tuple[PlannedPart, list[str]]] = []
     parts: list[PlannedPart] = []
     left = limit if limit is not None else -1
     root = dataset.root if dataset.root.is_dir() else dataset.root.parent
     for part in dataset.parts:
-        if split not in ("all", part.split):
-            skipped[f"not of {split}"] += len(part.labels.frames) + len(part.labels.unlabelled)
-            continue
+        asked = split in ("all", part.split)
         items: list[Item] = []
+        outputs: list[str] = []
         own_time = _domain_time(part)
         base = _inside(part.images, root) or part.images.name
         extra = [Frame(name, path=part.images / name, timeofday=own_time) for name in part.labels.unlabelled]
@@ -154,30 +160,42 @@ def make_plan(
             time = frame.timeofday or own_time
             # Both domains of a prepared dataset would end up in one folder of the target domain.
             other_time = time is not None and time != wanted and (not all_times or own_time is not None)
-            if frame.path is None:
+            if not asked:
+                skipped[f"not of {split}"] += 1
+            elif frame.path is None:
                 skipped["image missing"] += 1
             elif other_time:
                 skipped[f"not {wanted}"] += 1
             elif left == 0:
                 skipped["over the limit"] += 1
-            else:
+            if frame.path is None or other_time or (asked and left == 0):
+                continue
+            place = _inside(frame.path, root) or str(PurePosixPath(base, frame.name))
+            output = _free(_with_format(_moved(place, part, target), format), place, taken)
+            sources[output] = place
+            outputs.append(output)
+            if asked:
                 left -= 1
                 turned = upright(frame)
-                place = _inside(frame.path, root) or str(PurePosixPath(base, frame.name))
-                output = _free(_with_format(_moved(place, part, target), format), place, taken)
                 items.append(Item(turned, place, output, image_seed(place, seed), inputs_checksum(turned)))
-        where = None
-        if part.source is not None:
-            name = _inside(part.source, root) or part.source.name
-            if part.domain is not None:
-                name = f"annotations/{part.split}_{_DOMAIN[target]}.json"
-            where = Path(name)
+        where = _label_place(part, root, target)
         if items:
             parts.append(PlannedPart(part, items, where))
+        elif outputs:
+            others.append((PlannedPart(part, [], where), outputs))
     if not parts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "no images found"
         raise DatasetError(f"{source}: nothing to translate ({reasons})")
-    return Plan(dataset, parts, skipped, seed)
+    return Plan(dataset, parts, skipped, seed, split, sources, others)
+
+
+def _label_place(part: Part, root: Path, target: str) -> Path | None:
+    """Where a part's translated labels go, relative to the translated folder; None where there are none."""
+    if part.source is None:
+        return None
+    if part.domain is not None:
+        return Path(f"annotations/{part.split}_{_DOMAIN[target]}.json")
+    return Path(_inside(part.source, root) or part.source.name)
 
 
 def _domain_time(part: Part) -> str | None:

@@ -52,8 +52,9 @@ class Translator:
 
         Args:
             image: uint8 (H, W, 3) RGB.
-            boxes: the image's labels, pixels of this image; ``relight`` lights lamps and signals there,
-                a CycleGAN does not look at them, unless it was trained to refine what relight makes.
+            boxes: the image's labels as :class:`~nightaug.data.frames.Box`, pixels of this image; ``relight`` lights
+                lamps and signals there, a CycleGAN does not look at them, unless it was trained to refine what relight
+                makes.
             seed: same image, boxes and seed give the same bytes; a CycleGAN has no chance in it.
 
         Returns:
@@ -61,6 +62,7 @@ class Translator:
 
         Raises:
             ValueError: ``image`` is not such an array.
+            ConfigError: ``boxes`` are not of that class, and are looked at.
         """
         return self.function(image, boxes, seed)
 

@@ -71,7 +71,11 @@ def test_other_preprocessing_is_another_clip(clip: Clip, tiny_folder: Path, tmp_
 @pytest.mark.parametrize(
     ("spec", "kind", "words"),
     [
-        ("ViT-B-32:laion2b_s34b_b79k", CheckpointError, "HF_HUB_OFFLINE is set.*MODEL:FILE.*--clip none"),
+        (
+            "ViT-B-32:laion2b_s34b_b79k",
+            CheckpointError,
+            r"HF_HUB_OFFLINE is set.*give the file \(MODEL:FILE or local-dir:FOLDER\)$",
+        ),
         ("ViT-B-32:laion2b_s34b_b79", ConfigError, "did you mean 'laion2b_s34b_b79k'"),
         ("ViT-B32:openai", ConfigError, "did you mean ViT-B-32"),
         ("ViT-B-32:missing/weights.safetensors", CheckpointError, "no such weight file"),
@@ -90,6 +94,21 @@ def test_what_cannot_be_had_is_said_at_once(
     with pytest.raises(kind, match=words):
         load_clip(spec)
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("spec", ["ViT-B-32:laion2b_s34b_b79k", "nothing"])
+def test_doing_without_is_said_only_where_it_is_possible(
+    spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises((CheckpointError, ConfigError), match=r"--clip none\)|or none"):
+        load_clip(spec, optional=True)
+    with pytest.raises((CheckpointError, ConfigError)) as needed:
+        load_clip(spec)
+    assert "none" not in str(needed.value)
 
 
 @pytest.mark.parametrize("silent", [False, True])

@@ -21,9 +21,10 @@ from nightaug.cli import main
 from nightaug.curate import curate as curate_module
 from nightaug.curate import ledger as ledger_module
 from nightaug.curate.curate import curate, undo
+from nightaug.curate.faithfulness import score_translation
 from nightaug.curate.job import run_curate
 from nightaug.curate.pairs import find_pairs
-from nightaug.curate.scores import BoxScore, ImageScore, Invented, TranslationScores, write_scores
+from nightaug.curate.scores import BoxScore, ImageScore, Invented, TranslationScores, read_scores, write_scores
 from nightaug.curate.settings import CurateSettings
 from nightaug.data.formats import open_dataset
 from nightaug.detect.sources import SourceSpec, load_source
@@ -444,7 +445,7 @@ def test_translate_curates_what_it_made(
     fake = types.ModuleType("nightaug.curate.faithfulness")
     fake.score_translation = score_translation  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nightaug.curate.faithfulness", fake)
-    monkeypatch.setattr("nightaug.clip.encoder.load_clip", lambda *given: None)
+    monkeypatch.setattr("nightaug.clip.encoder.load_clip", lambda *given, **options: None)
     command = ["translate", str(root), "--out", str(out)]
 
     def run(*more: str) -> int:
@@ -468,6 +469,24 @@ def test_translate_curates_what_it_made(
     assert made[1]["clip"] == "tiny"
     assert run("--overwrite") == 0
     assert files(out) == plain
+
+
+def test_scores_made_with_relative_paths_serve_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scalabel(tmp_path / "in", ["daytime"] * 2)
+    monkeypatch.chdir(tmp_path)
+    blank = Translator("blank", "day2night", None, True, lambda image, boxes, seed: np.full_like(image, 30))
+    for out in ("out", "other"):
+        translate(make_plan("in", "day2night"), blank, out)
+    made = score_translation("in", "out", out="scores.json", gallery=False)
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    scores = read_scores("../scores.json")
+    assert scores == made
+    assert curate("../out", scores, MEND, dry_run=True).images["mended"] == 2
+    # Without a file of scores the folder itself says where its images are from.
+    report = run_curate("../other", [{"mode": "mend"}])
+    assert report is not None
+    assert report.images["mended"] == 2
 
 
 def test_scores_are_made_anew_for_another_judge_or_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

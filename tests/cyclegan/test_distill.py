@@ -137,7 +137,7 @@ def test_mistakes_are_explained(teacher: Path, domains: Path, tmp_path: Path) ->
             run_distill(teacher, domains, tmp_path / "run", [TINY, extra], cpu=True)
     with pytest.raises(CheckpointError, match="no such file"):
         run_distill(tmp_path / "absent", domains, tmp_path / "run", [TINY], cpu=True)
-    assert run_distill(teacher, domains, tmp_path / "run", [TINY], cpu=True, dry_run=True) is None
+    assert run_distill(str(teacher), str(domains), str(tmp_path / "run"), [TINY], cpu=True, dry_run=True) is None
     assert not (tmp_path / "run").exists()
 
 

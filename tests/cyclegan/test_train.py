@@ -189,7 +189,7 @@ def test_a_finished_run_can_be_made_longer(domains: Path, tmp_path: Path) -> Non
 
 def test_dry_run_writes_nothing(domains: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    assert run_recipe(domains, tmp_path / "run", [TINY], epochs=3, dry_run=True, say=lines.append) is None
+    assert run_recipe(str(domains), str(tmp_path / "run"), [TINY], epochs=3, dry_run=True, say=lines.append) is None
     assert not (tmp_path / "run").exists()
     assert "6 day and 5 night images" in lines[0]
     assert "18 steps" in lines[0]

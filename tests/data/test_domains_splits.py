@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nightaug.data.checks import brightness_limits
+from nightaug.data.domains import prepare
 from nightaug.data.frames import Frame
 from nightaug.data.splits import assign, find_drives, parse_split, sample, shares
 from nightaug.errors import ConfigError
+from nightaug.experiment.tables import prepare_table
+from nightaug.images import write_image
 
 SIX_TWO_TWO = (0.6, 0.2, 0.2)
 
@@ -59,6 +64,17 @@ def test_rule_for_the_datasets_own_splits() -> None:
     own_both = cut(["train"] * 50 + ["val"] * 30 + ["test"] * 20, names)
     assert own_both == ["train"] * 50 + ["val"] * 30 + ["test"] * 20
     assert Counter(cut(["val"] * 100, names)) == {"train": 60, "val": 20, "test": 20}
+
+
+def test_a_domain_without_splits_beside_one_with_splits_is_cut() -> None:
+    day, night = [f"d{i}" for i in range(50)], [f"n{i}" for i in range(50)]
+    given = ["train"] * 30 + ["val"] * 10 + ["test"] * 10 + ["all"] * 50
+    splits = cut(given, day + night, ["A"] * 50 + ["B"] * 50)
+    assert splits[:50] == given[:50]
+    assert Counter(splits[50:]) == {"train": 30, "val": 10, "test": 10}
+    # A night frame of a drive that the day's splits know goes where that drive is.
+    shared, _ = assign(day + day, ["A"] * 50 + ["B"] * 50, given, SIX_TWO_TWO, 0)
+    assert shared[50:] == shared[:50] == given[:50]
 
 
 def test_a_drive_in_train_and_val_is_tested_as_a_whole() -> None:
@@ -129,3 +145,27 @@ def test_brightness_limits() -> None:
     assert wide.night == pytest.approx(60 + 2.5 * 1.4826 * 20, abs=2)
     assert brightness_limits(day, [1.0]).basis == "fixed"
     assert brightness_limits(night, day).basis == "none"
+
+
+def test_nights_without_splits_beside_days_with_splits_have_a_test_split(tmp_path: Path) -> None:
+    for number, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2):
+        write_image(tmp_path / "day" / "images" / split / f"{number}.jpg", picture(number))
+        text = tmp_path / "day" / "labels" / split / f"{number}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text("0 0.5 0.5 0.4 0.4\n")
+        write_image(tmp_path / "night" / f"night_{number}.jpg", picture(number) // 6)
+    (tmp_path / "day" / "data.yaml").write_text("names: [car]\n")
+    report = prepare(a=tmp_path / "day", b=tmp_path / "night", out=tmp_path / "out")
+    images = {split: {d: cell["images"] for d, cell in cells.items()} for split, cells in report.counts.items()}
+    assert images == {"train": {"A": 6, "B": 6}, "val": {"A": 2, "B": 2}, "test": {"A": 2, "B": 2}}
+    assert not any("warning" in line for line in prepare_table(report))
+
+
+def test_an_empty_night_test_split_is_said(tmp_path: Path) -> None:
+    for number in range(4):
+        write_image(tmp_path / "day" / ("train", "test")[number % 2] / f"{number}.jpg", picture(number))
+        write_image(tmp_path / "night" / "train" / f"night_{number}.jpg", picture(number) // 6)
+    report = prepare(a=tmp_path / "day", b=tmp_path / "night", out=tmp_path / "out")
+    assert report.counts["test"]["B"]["images"] == 0
+    (line,) = [line for line in prepare_table(report) if line.startswith("warning")]
+    assert line.startswith("warning: test/B is empty, so nothing can be tested by night; give a --split")

@@ -340,11 +340,11 @@ def test_write_world_counts_strangers(tmp_path: Path) -> None:
     folder = tmp_path / "images/100k/train"
     folder.mkdir(parents=True)
     (folder / "mine.jpg").write_bytes(b"x")
-    assert scenes.write_world(tmp_path, {"train": {DAY: 1}}, width=64, height=36)["strangers"] == 1
+    assert scenes.write_world(str(tmp_path), {"train": {DAY: 1}}, width=64, height=36)["strangers"] == 1
 
 
 def test_write_pairs(tmp_path: Path) -> None:
-    scenes.write_pairs(tmp_path, 3, width=128, height=72, seed=2)
+    scenes.write_pairs(str(tmp_path), 3, width=128, height=72, seed=2)
     day, night = (json.loads((tmp_path / f"labels/det_20/det_{t}.json").read_text()) for t in ("day", "night"))
     assert [f["name"] for f in day] == [f["name"] for f in night]
     assert [f["labels"] for f in day] == [f["labels"] for f in night]

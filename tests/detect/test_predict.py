@@ -22,7 +22,7 @@ from nightaug.data.frames import Frame
 from nightaug.detect import predict, predict_steps
 from nightaug.detect.checkpoint import load_detector, write_detector
 from nightaug.detect.detectors import Detector, Forward, Found, Target, build_detector
-from nightaug.detect.inference import detect_frames
+from nightaug.detect.inference import detect_frames, detect_images
 from nightaug.detect.predict import PredictResult, run_predict
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.truth import Truth
@@ -149,6 +149,14 @@ def test_the_same_detections_as_in_evaluation(run: Path, photos: Path, tmp_path:
     for row, other in zip(rows, expected, strict=True):
         assert (row["image_id"], row["category_id"]) == (other["image_id"], other["category_id"])
         assert np.allclose([*row["bbox"], row["score"]], [*other["bbox"], other["score"]], atol=2e-3)
+
+
+def test_paths_may_be_text(run: Path, photos: Path, tmp_path: Path) -> None:
+    result = run_predict(str(run), str(photos), str(tmp_path / "out"), device="cpu", precision="fp32")
+    assert result is not None
+    assert result.written == 3
+    (found,) = detect_images(load_detector(str(run)), [str(photos / "b.png")], precision="fp32")
+    assert found.boxes.shape[1] == 4
 
 
 def test_score_classes_and_formats(run: Path, photos: Path, tmp_path: Path, eyes: BlockDetector) -> None:

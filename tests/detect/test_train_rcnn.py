@@ -96,7 +96,7 @@ def test_two_processes_train_the_same_detector(streets: Path, tmp_path: Path) ->
 def test_class_agnostic_training_sees_one_class(streets: Path, tmp_path: Path) -> None:
     said: list[str] = []
     layers = [TINY_RCNN, {"rcnn": {"class_agnostic": True}, "steps": 2}]
-    run_recipe(streets, tmp_path / "run", layers, cpu=True, say=said.append)
+    run_recipe(str(streets), str(tmp_path / "run"), layers, cpu=True, say=said.append)
     detector = load_detector(tmp_path / "run")
     assert detector.classes == ("object",)
     assert "one class, object, of: car, traffic light" in said

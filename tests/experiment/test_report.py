@@ -57,7 +57,7 @@ def change(path: Path, **values: Any) -> None:
 
 def test_the_page_says_what_was_found(folder: Path) -> None:
     said: list[str] = []
-    page = write_report(folder, say=said.append)
+    page = write_report(str(folder), say=said.append)
     text = Read(page.read_text("utf-8")).text
     assert page == folder / "index.html"
     assert any("recovered 49.6 % of the night gap" in line for line in said)

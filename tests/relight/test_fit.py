@@ -227,7 +227,7 @@ def test_mistakes_get_one_line(
 
 
 def test_ctrl_c_keeps_the_trials(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fit_job.run_fit(data, tmp_path / "whole.yaml", days=8, nights=8)
+    whole = fit_job.run_fit(str(data), str(tmp_path / "whole.yaml"), days=8, nights=8)
     real, calls = fit_job.fit_constants, []
 
     def stopped(*args: object, **options: object) -> object:

@@ -156,24 +156,6 @@ def test_prepared_datasets_become_night_domains(tmp_path: Path) -> None:
     assert all(frame.boxes and frame.path for frame in dataset.frames())
 
 
-def test_one_split_first_and_the_rest_later(tmp_path: Path) -> None:
-    from nightaug.data.domains import prepare
-
-    data, out = tmp_path / "ab", tmp_path / "out"
-    prepare(scalabel(tmp_path / "in", ["daytime"] * 9 + ["night"]), out=data, split="6:2:2", check_brightness=False)
-    only = make_plan(data, "day2night", split="train")
-    first = translate(only, darker(), out)
-    assert {path.parts[0] for path in map(Path, files(out)) if len(path.parts) > 2} == {"train"}
-    assert [path.name for path in (out / "annotations").iterdir()] == ["train_B.json"]
-    second = translate(make_plan(data, "day2night"), darker(), out)
-    assert (second.present, second.written) == (first.written, 9 - first.written) != (9, 0)
-    everything = files(out)
-    with pytest.raises(ConfigError, match=r"holds val/B/.*, which is not in this input"):
-        translate(only, darker(), out)
-    assert files(out) == everything
-    assert len(list(open_dataset(out).frames())) == 9
-
-
 def test_running_again_does_nothing_and_changes_nothing(tmp_path: Path) -> None:
     root, out = scalabel(tmp_path / "in", ["daytime"] * 3), tmp_path / "out"
     plan = make_plan(root, "day2night")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers import picture
@@ -7,6 +10,9 @@ from helpers import picture
 import nightaug
 from nightaug.data.frames import Box
 from nightaug.errors import CheckpointError, ConfigError
+from nightaug.images import write_image
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_relight_is_the_default_and_needs_nothing() -> None:
@@ -17,6 +23,19 @@ def test_relight_is_the_default_and_needs_nothing() -> None:
     assert night.mean() < 0.5 * image.mean()
     assert np.array_equal(night, translator(image, [Box(40, 60, 120, 120, "car")], seed=3))
     assert np.abs(nightaug.Translator.load("relight", strength=0.0)(image).astype(int) - image).mean() < 2
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/translate.md"])
+def test_the_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(0, 720, 480)
+    write_image(tmp_path / "day.jpg", image)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.S)
+    names = {"image": image}
+    exec(code, names)
+    unlit = nightaug.Translator.load("relight")(names["image"], seed=0)
+    assert names["night"].shape == image.shape
+    assert names["night"][250:431, 412:655].sum() > unlit[250:431, 412:655].sum(), "the box's lamps are lit"
 
 
 def test_relight_cannot_make_day() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -72,7 +73,7 @@ def _seeds(seed: int, block: int, count: int) -> list[int]:
 
 
 def write_world(
-    out: Path,
+    out: str | os.PathLike[str],
     counts: Mapping[str, Mapping[str, int]],
     *,
     width: int = 512,
@@ -108,6 +109,7 @@ def write_world(
     Raises:
         ValueError: an argument out of range.
     """
+    out = Path(out)
     parts: list[tuple[str, str, list[int]]] = []
     for split, by_time in counts.items():
         for timeofday, count in by_time.items():
@@ -135,7 +137,7 @@ def write_world(
 
 
 def write_pairs(
-    out: Path,
+    out: str | os.PathLike[str],
     count: int,
     *,
     width: int = 512,
@@ -151,6 +153,7 @@ def write_pairs(
     ``images/100k/{day,night}/NAME.jpg`` and ``labels/det_20/det_{day,night}.json``; equal names are
     pairs with equal boxes. Arguments, return value and errors as in :func:`write_world`.
     """
+    out = Path(out)
     seeds = _seeds(seed, _PAIRS_BLOCK, count)
     _check(width, height, rare, quality, workers)
     jobs: list[_Job] = []

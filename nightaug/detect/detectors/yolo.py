@@ -236,8 +236,17 @@ def _raw_outputs(head: Any) -> Iterator[None]:
         head.training = before
 
 
-def export_pt(detector: YOLODetector, path: str | Path) -> None:
-    """Write a plain ultralytics checkpoint, which ``YOLO("x.pt")`` loads; no class of nightaug is in it."""
+def export_pt(detector: Detector, path: str | os.PathLike[str]) -> None:
+    """Write a plain ultralytics checkpoint, which ``YOLO("x.pt")`` loads; no class of nightaug is in it.
+
+    Raises:
+        ConfigError: the detector is no YOLO.
+    """
+    if not isinstance(detector, YOLODetector):
+        raise ConfigError(
+            f"{detector.name} is no YOLO, and only those can be written for ultralytics; share the run's "
+            "last.safetensors, which nightaug reads anywhere"
+        )
     network = copy.deepcopy(detector.network).cpu().float().eval().to(memory_format=torch.contiguous_format)
     network.requires_grad_(True)
     network.args = {"task": "detect", "imgsz": max(detector.width, detector.height)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -50,12 +51,12 @@ _ODD = (3, 5)
 
 
 def export_translator(
-    source: Path,
-    out: Path,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     format: ExportFormat,
     direction: Direction = "day2night",
     precision: ExportPrecision = "fp32",
-    calibrate: Path | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     say: Callable[[str], None] = lambda text: None,
@@ -68,6 +69,8 @@ def export_translator(
         DatasetError: no images to calibrate on.
         NightaugError: the file does not do what torch does; none is left.
     """
+    source, out = Path(source), Path(out)
+    calibrate = None if calibrate is None else Path(calibrate)
     if precision == "bf16" and format == "onnx":
         raise ConfigError("ONNX Runtime has no bf16 on a CPU; use --format openvino, or --precision fp32 or int8")
     if precision == "int8" and calibrate is None:

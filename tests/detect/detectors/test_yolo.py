@@ -305,6 +305,13 @@ def test_an_exported_checkpoint_is_one_of_ultralytics(name: str, tmp_path: Path)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in detector.state_dict().items())
 
 
+def test_another_detector_is_not_written_as_one_of_ultralytics(tmp_path: Path) -> None:
+    settings = build(DetectorSettings, {"detector": "fcos-mobilenet", "width": 128, "height": 64, "pretrained": None})
+    with pytest.raises(ConfigError, match=r"fcos-mobilenet is no YOLO.*share the run's last.safetensors"):
+        export_pt(build_detector(settings, CLASSES, pretrained=False), tmp_path / "night.pt")
+    assert not (tmp_path / "night.pt").exists()
+
+
 def test_weights_of_other_classes_give_what_fits(tmp_path: Path) -> None:
     export_pt(make(classes=tuple(f"class {n}" for n in range(80)), seed=3), tmp_path / "coco.pt")
     detector = make(pretrained=str(tmp_path / "coco.pt"))

@@ -90,7 +90,7 @@ def test_an_exported_file_translates_as_the_run_does(
     run: Path, tmp_path: Path, format: Any, backend: str, size: tuple[int, int]
 ) -> None:
     said: list[str] = []
-    export_translator(run, tmp_path / "made", format, say=said.append)
+    export_translator(str(run), str(tmp_path / "made"), format, say=said.append)
     made = Translator.load(tmp_path / "made")
     image = picture(3, *size)
     assert np.abs(made(image).astype(int) - Translator.load(run, precision="fp32", device="cpu")(image)).max() <= 1
@@ -140,7 +140,7 @@ def test_int8_is_calibrated_and_close(run: Path, days: Path, tmp_path: Path, for
         export_translator(run, tmp_path / "made", format, precision="int8")
     with pytest.raises(DatasetError, match="no images there"):
         export_translator(run, tmp_path / "made", format, precision="int8", calibrate=run)
-    facts = export_translator(run, tmp_path / "made", format, precision="int8", calibrate=days)
+    facts = export_translator(str(run), str(tmp_path / "made"), format, precision="int8", calibrate=str(days))
     assert facts is not None
     assert 28 < facts.parity["psnr"] < 90
     image = picture(9)
