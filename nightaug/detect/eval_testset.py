@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +33,8 @@ def open_test_set(
     split: str,
     domain: str | None,
     *,
-    images: Path | None = None,
-    labels: Path | None = None,
+    images: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
     format: str | None = None,
 ) -> LabelledSet:
     """Labelled frames of a split (``all``: every one) and a domain (``A`` day, ``B`` night, None both).

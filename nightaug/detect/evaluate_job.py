@@ -39,17 +39,17 @@ class _Files(NamedTuple):
 
 
 def run_evaluate(
-    run_or_results: Path,
-    dataset: Path,
+    run_or_results: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
     *,
-    out: Path,
+    out: str | os.PathLike[str],
     split: str = "test",
     domain: str | None = None,
-    images: Path | None = None,
-    labels: Path | None = None,
+    images: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
     format: str | None = None,
     classes: Sequence[str] | None = None,
-    truth_file: Path | None = None,
+    truth_file: str | os.PathLike[str] | None = None,
     device: str | None = None,
     batch: int = 8,
     workers: int | None = None,
@@ -83,6 +83,8 @@ def run_evaluate(
         CheckpointError: no usable detector.
         ConfigError: options that contradict each other, or ``out`` cannot be used.
     """
+    run_or_results, dataset, out = Path(run_or_results), Path(dataset), Path(out)
+    truth_file = None if truth_file is None else Path(truth_file)
     files = _files(out)
     check_paths(files, KIND, run_or_results, dataset, truth_file)
     from_file = run_or_results.suffix.lower() == ".json"

@@ -59,13 +59,13 @@ Say = Callable[[str], None]
 
 
 def run_compare(
-    dataset: Path,
-    out: Path,
+    dataset: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     detector: str | None = None,
     translators: Sequence[str] = (),
     arms: Sequence[str] | None = None,
-    arms_file: Path | None = None,
+    arms_file: str | os.PathLike[str] | None = None,
     ablate: str | None = None,
     layers: Sequence[Mapping[str, Any]] = (),
     options: Mapping[str, Any] | None = None,
@@ -119,7 +119,8 @@ def run_compare(
         Interrupted: stopped by Ctrl-C; run again, it goes on.
         NightaugError: as training and translating.
     """
-    backend = backend or Detectors()
+    dataset, out, backend = Path(dataset), Path(out), backend or Detectors()
+    arms_file = None if arms_file is None else Path(arms_file)
     before = read_settings(out / "compare.yaml")
     if before:  # settings an older version did not know have their defaults
         before = before.model_copy(update={"detector": _dump(backend.settings([before.detector]))})
