@@ -193,6 +193,41 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command("pseudo-label")
+def pseudo_label(
+    run: Annotated[Path, typer.Argument(help="train-detector run or weight file: the teacher.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset whose night images are to be labelled.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="Images to label; labels they have are not looked at.")] = "train",
+    domain: Annotated[str, typer.Option(help="A (day), B (night) or all.")] = "B",
+    choose: Annotated[str, typer.Option(help="Split whose labelled images the thresholds are chosen on.")] = "val",
+    precision: Annotated[
+        float, typer.Option(min=0.01, max=0.999, help="Share of a class' labels that is right there.")
+    ] = 0.6,
+    score: Annotated[
+        float | None, typer.Option(min=0.01, max=0.999, help="One threshold for all classes instead; needs no labels.")
+    ] = None,
+    unsure: Annotated[
+        float, typer.Option(min=0.01, max=1, help="From this share of a threshold on: neither object nor background.")
+    ] = 0.3,
+    batch: BatchOption = 8,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Detect anew.")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Label images by a trained detector, to train the next one on (self-training). Run again, it goes on.
+
+    The folder is a dataset for --data of train-detector and for an arms file of compare.
+    """
+    from nightaug.detect.pseudo_labels import run_pseudo_label
+
+    run_pseudo_label(
+        run, dataset, out, split=split, domain=domain, choose=choose, precision=precision, score=score, unsure=unsure,
+        batch=batch, device=device, workers=workers, overwrite=overwrite, dry_run=dry_run, say=say,
+    )  # fmt: skip
+
+
 @app.command()
 def compare(
     dataset: Annotated[Path, typer.Argument(help="Prepared dataset; its labelled night test images are the ruler.")],

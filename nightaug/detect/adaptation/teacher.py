@@ -38,13 +38,13 @@ _HOLE = (0.02, 0.1)  # sides, as shares of the image's
 
 
 @torch.no_grad()
-def pseudo_targets(found: Sequence[Found], thresholds: Tensor, unsure: float) -> list[Target]:
+def pseudo_targets(found: Sequence[Found], thresholds: Tensor, unsure: float | Tensor) -> list[Target]:
     """A teacher's detections as labels of its student.
 
     Args:
         found: of each image.
         thresholds: (K,) by class.
-        unsure: share of a threshold.
+        unsure: share of a threshold, in [0, 1]; or (K,), each class' own.
 
     Returns:
         For each image: boxes from their class' threshold on with weight 1; with weight 0, which is neither object nor
@@ -55,12 +55,13 @@ def pseudo_targets(found: Sequence[Found], thresholds: Tensor, unsure: float) ->
     targets = []
     for boxes, scores, labels in found:
         least = thresholds.to(scores)[labels]
+        floor = least * (unsure.to(scores)[labels] if isinstance(unsure, Tensor) else unsure)
         sure = scores >= least
         known = torch.zeros_like(sure)
         if len(boxes):
             near = (box_iou(boxes.float(), boxes.float()) > SAME) & (labels[:, None] == labels)
             known = (near & sure).any(dim=1)
-        keep = (sure | ((scores >= unsure * least) & ~known)).nonzero()[:, 0]
+        keep = (sure | ((scores >= floor) & ~known)).nonzero()[:, 0]
         targets.append(Target(boxes[keep], labels[keep], sure[keep].float(), float(sure.any())))
     return targets
 

@@ -1,0 +1,241 @@
+"""``nightaug pseudo-label`` as one function: what a finished detector finds on unlabelled images, as labels.
+
+Self-training (Xie et al., CVPR 2020; for detectors STAC, Sohn et al., 2020): a detector labels images nobody has
+labelled, the boxes it is sure of train the next one. From which score on it is sure is chosen class by class on
+labelled validation images: the lowest score from which on a given share of its boxes is right.
+
+The folder that is written is a dataset:
+
+```
+train/x.jpg                  links to the images in which something sure was found
+annotations/train.json       COCO; unsure boxes are crowds (``iscrowd``): neither object nor background
+detections.jsonl             everything that was found; run again, it goes on after its last line
+pseudo_labels.json           thresholds, counts, and whose labels these are; written first and last
+```
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from nightaug import __version__
+from nightaug.data.classes import DAY, NIGHT, canonical_class
+from nightaug.data.formats import coco, open_dataset
+from nightaug.data.formats.base import shown
+from nightaug.data.frames import Frame
+from nightaug.data.links import Linker
+from nightaug.data.ownership import remove_file
+from nightaug.data.text import table
+from nightaug.detect.average_precision import match
+from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
+from nightaug.detect.dataset import bare
+from nightaug.detect.evaluate_job import detect_truth
+from nightaug.detect.predict_store import check_apart
+from nightaug.detect.pseudo_found import Threshold, choose_threshold, detect_kept, label_frames
+from nightaug.detect.sources import SourceSpec, labelled_frames, load_target, map_classes
+from nightaug.detect.truth import Truth
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.images import atomic_write_text
+from nightaug.runs import file_sha256, lock_folder
+
+#: What ``pseudo_labels.json`` says the folder is; nothing else is gone on with.
+KIND = "nightaug pseudo labels"
+FACTS, ROWS, LABELS, IMAGES = "pseudo_labels.json", "detections.jsonl", "annotations/train.json", "train"
+
+
+def run_pseudo_label(
+    run: str | os.PathLike[str],
+    dataset: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    domain: str = "B",
+    choose: str = "val",
+    precision: float = 0.6,
+    score: float | None = None,
+    unsure: float = 0.3,
+    batch: int = 8,
+    device: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Label images by a detector; arguments as the command's options.
+
+    Args:
+        run: a train-detector run folder or weight file.
+        dataset: of which the images of ``split`` and ``domain`` are labelled; labels they have are not looked at.
+        choose: the split whose labelled images of ``domain`` thresholds are chosen on.
+        precision: share of the labels that are right there (IoU 0.5), in (0, 1).
+        score: in place of both: one threshold for every class. No label of a night image is then used.
+        unsure: boxes under a threshold, but not under this share of it, are neither object nor background.
+
+    Returns:
+        What ``pseudo_labels.json`` holds; empty after a dry run.
+
+    Raises:
+        ConfigError: options that make no sense, or ``out`` holds something else.
+        CheckpointError: no usable detector.
+        DatasetError: no images, no labels to choose thresholds on, or no sure box at all.
+    """
+    run, dataset, out = Path(run), Path(dataset), Path(out)
+    weights = find_detector(run)
+    opened = open_dataset(dataset)
+    opened.require_split(split)
+    spec = SourceSpec("dataset", split, domain)
+    frames = [bare(frame) for frame in load_target(spec, opened, "pseudo-label")]
+    frames = list({str(frame.path): frame for frame in frames if frame.path is not None}.values())
+    for frame in frames:
+        frame.timeofday = {"A": DAY, "B": NIGHT}.get(domain, frame.timeofday)
+    check_apart(dataset, [part.images for part in opened.parts], out)
+    facts: dict[str, Any] = {
+        "kind": KIND,
+        "nightaug": __version__,
+        "detector": f"{weights.resolve().parent.name}/{weights.name}",
+        "weights_sha256": file_sha256(weights),
+        "input": os.path.abspath(dataset),
+        "split": split,
+        "domain": domain,
+    }
+    _check_folder(out, facts, overwrite)
+    detector = load_detector(weights, "cpu")
+    classes = tuple(canonical_class(name) for name in detector.classes)
+    dev: list[Frame] = []
+    if score is None:
+        rename = read_facts(weights)["settings"].get("rename") or {}
+        dev = map_classes(labelled_frames(opened, choose, domain), rename)
+        if not dev:
+            raise DatasetError(
+                f"{dataset}: no labelled images of {choose}/{domain} to choose thresholds on; name another split with "
+                "--choose, or give one threshold for all classes with --score"
+            )
+    say(
+        f"{len(frames):,} images of {split}/{domain} to label; thresholds: "
+        + (f"{score:g} for every class" if score is not None else f"precision {precision:g} on {len(dev):,} images of "
+           f"{choose}/{domain}, whose labels are used for nothing else")
+    )  # fmt: skip
+    if dry_run:
+        say(f"would write {out}")
+        return {}
+    lock = lock_folder(out)
+    try:
+        if overwrite:
+            _remove_former(out)
+        atomic_write_text(out / FACTS, json.dumps({**facts, "finished": False}, indent=1) + "\n")
+        rows = detect_kept(detector, frames, out / ROWS, batch, device, workers)
+        if score is not None:
+            chosen: dict[str, Threshold | None] = {name: Threshold(score, math.nan, math.nan) for name in classes}
+        else:
+            truth = Truth.from_frames(dev, classes)
+            results = detect_truth(detector.to, truth, device, batch, workers)
+            found = match(truth, results).per_class
+            chosen = {name: choose_threshold(one, precision) for name, one in zip(classes, found, strict=True)}
+        made = label_frames(frames, rows, classes, chosen, unsure)
+        if not made.frames:
+            raise DatasetError(
+                f"the detector is sure of nothing on these images (thresholds: {_listed(chosen) or 'none'}); lower "
+                "--precision, or give a --score"
+            )
+        _write(out, made.frames, classes)
+        facts |= {
+            "thresholds": {name: None if one is None else _plain(one) for name, one in chosen.items()},
+            "chosen_on": None if score is not None else f"{choose}/{domain}",
+            "unsure": unsure,
+            "images": len(made.frames),
+            "left_out": dict(made.left_out),
+            "sure": dict(made.sure),
+            "unsure_boxes": made.unsure,
+            "finished": True,
+        }
+        atomic_write_text(out / FACTS, json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise DatasetError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        lock.close()
+    for line in _lines(facts, chosen, len(frames)):
+        say(line)
+    say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all --out RUN")
+    return facts
+
+
+# -- the folder ------------------------------------------------------------------------------------------------------
+
+
+def _check_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {shown(out)} is a file; choose a folder")
+    try:
+        before = json.loads((out / FACTS).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        before = None
+    if not isinstance(before, dict) or before.get("kind") != KIND:
+        if out.is_dir() and any(entry.name != ".lock" for entry in out.iterdir()):
+            raise ConfigError(f"{shown(out)} is not empty and holds no pseudo labels; choose another --out")
+        return
+    changed = [key for key in ("weights_sha256", "input", "split", "domain") if before.get(key) != facts[key]]
+    if changed and not overwrite:
+        raise ConfigError(
+            f"{shown(out)} holds pseudo labels by another detector or of other images ({', '.join(changed)}); "
+            "choose another --out, or --overwrite"
+        )
+
+
+def _remove_former(out: Path) -> None:
+    _remove_images(out, ())
+    for name in (FACTS, ROWS, LABELS):
+        remove_file(out / name)
+
+
+def _remove_images(out: Path, kept: Collection[str]) -> None:
+    """Links that an earlier call made and this one does not; nothing that somebody else has put there."""
+    try:
+        images = json.loads((out / LABELS).read_bytes())["images"]
+        names = {Path(str(image["file_name"])).name for image in images} - set(kept)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    for name in names:
+        remove_file(out / IMAGES / name)
+
+
+def _write(out: Path, frames: Sequence[Frame], classes: tuple[str, ...]) -> None:
+    (out / IMAGES).mkdir(parents=True, exist_ok=True)
+    (out / LABELS).parent.mkdir(parents=True, exist_ok=True)
+    _remove_images(out, [frame.name for frame in frames])
+    linker = Linker()
+    for frame in frames:
+        assert frame.path is not None
+        linker.put(frame.path, out / IMAGES / frame.name)
+    coco.write(frames, out / LABELS, classes)
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+def _plain(one: Threshold) -> dict[str, float | None]:
+    return {key: None if math.isnan(value) else round(value, 4) for key, value in one._asdict().items()}
+
+
+def _listed(chosen: dict[str, Threshold | None]) -> str:
+    return ", ".join(f"{name} {one.score:.2f}" for name, one in chosen.items() if one is not None)
+
+
+def _lines(facts: dict[str, Any], chosen: dict[str, Threshold | None], images: int) -> list[str]:
+    cells = []
+    for name, one in chosen.items():
+        numbers = ["no labels", "", ""] if one is None else [f"{one.score:.2f}"] + [
+            "" if math.isnan(value) else f"{100 * value:.0f} %" for value in (one.precision, one.recall)
+        ]  # fmt: skip
+        cells.append([name, *numbers, f"{facts['sure'].get(name, 0):,}"])
+    left = "".join(f"; {number:,} left out: {reason}" for reason, number in facts["left_out"].items())
+    sure = sum(facts["sure"].values())
+    return [
+        *table(["class", "from score", "precision", "recall", "labels"], cells),
+        f"{facts['images']:,} of {images:,} images with {sure:,} labels and {facts['unsure_boxes']:,} unsure boxes"
+        + left,
+    ]

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import picture
+
+from nightaug.cli import main
+from nightaug.data.formats import coco, open_dataset
+from nightaug.data.frames import Box, Frame
+from nightaug.detect import pseudo_found, pseudo_labels
+from nightaug.detect.average_precision import match
+from nightaug.detect.checkpoint import write_detector
+from nightaug.detect.dataset import frame_arrays
+from nightaug.detect.detectors import build_detector
+from nightaug.detect.inference import Detections
+from nightaug.detect.pseudo_found import choose_threshold
+from nightaug.detect.pseudo_labels import run_pseudo_label
+from nightaug.detect.settings import DetectorSettings, FCOSSettings
+from nightaug.detect.truth import Truth
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.images import write_image
+
+CAR, BUS = (4.0, 5.0, 30.0, 40.0), (50.0, 10.0, 80.0, 50.0)
+#: What the stand-in finds: image -> (box, score, class).
+FOUND: dict[str, list[tuple[tuple[float, ...], float, int]]] = {
+    "n0.png": [(CAR, 0.9, 0), (BUS, 0.25, 1)],
+    "n1.png": [((-3.0, 5.0, 200.0, 40.0), 0.7, 0), ((5.0, 6.0, 31.0, 41.0), 0.3, 1)],
+    "n2.png": [(CAR, 0.3, 0)],
+}
+
+
+def _part(root: Path, split: str, names: Sequence[str], boxes: Sequence[Box]) -> None:
+    frames = []
+    for number, name in enumerate(names):
+        write_image(root / split / name, picture(number))
+        frames.append(Frame(name, list(boxes), 96, 64, "night"))
+    coco.write(frames, root / "annotations" / f"{split}.json", ("car", "bus"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Nights: three of train, whose labels are elsewhere than anything that is found, and two of val."""
+    root = tmp_path / "data"
+    _part(root, "train", list(FOUND), [Box(60, 40, 70, 50, "bus")])
+    _part(root, "val", ["v0.png", "v1.png"], [Box(*CAR, "car"), Box(*BUS, "bus")])  # type: ignore[misc]
+    return root
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    settings = DetectorSettings(
+        detector="fcos-resnet18", width=64, height=64, pretrained="none", fcos=FCOSSettings(channels=32, convs=1)
+    )
+    detector = build_detector(settings, ("car", "bus"), pretrained=False)
+    write_detector(tmp_path / "teacher" / "last.safetensors", detector, settings, 1, "0")
+    return tmp_path / "teacher"
+
+
+class Eyes:
+    """Stands in for the detector; knows which images it was asked about, and may be killed at one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        self.killed_at: str | None = None
+        monkeypatch.setattr(pseudo_found, "detect_images", self.detect)
+        monkeypatch.setattr(pseudo_labels, "detect_truth", self.judge)
+
+    def detect(self, detector: object, paths: Sequence[Path], **options: Any) -> Iterator[Detections]:
+        for path in paths:
+            if path.name == self.killed_at:
+                raise KeyboardInterrupt
+            self.asked.append(path.name)
+            boxes, scores, labels = zip(*FOUND[path.name], strict=True)
+            yield Detections(np.array(boxes, float), np.array(scores), np.array(labels))
+
+    def judge(self, load: object, truth: Truth, *more: object) -> list[dict[str, Any]]:
+        """On val: cars are right from 0.5 on and wrong below, buses always wrong."""
+        rows = []
+        for image in truth.images:
+            x1, y1, x2, y2 = CAR
+            for score, shift in ((0.8, 0), (0.5, 0), (0.2, 40)):
+                box = [x1 + shift, y1, x2 - x1, y2 - y1]
+                rows.append({"image_id": image["id"], "category_id": 1, "bbox": box, "score": score})
+            rows.append({"image_id": image["id"], "category_id": 2, "bbox": [0, 0, 5, 5], "score": 0.9})
+        return rows
+
+
+@pytest.fixture
+def eyes(monkeypatch: pytest.MonkeyPatch) -> Eyes:
+    monkeypatch.setattr(pseudo_found, "LEAST_BOXES", 2)
+    monkeypatch.setattr(pseudo_found, "LEAST_FOUND", 1)
+    return Eyes(monkeypatch)
+
+
+def _labels(out: Path) -> dict[str, list[tuple[str, bool]]]:
+    return {f.name: [(box.category, box.crowd) for box in f.boxes] for f in open_dataset(out).frames()}
+
+
+def test_sure_boxes_are_labels_and_unsure_ones_neither_object_nor_background(
+    data: Path, run: Path, tmp_path: Path, eyes: Eyes
+) -> None:
+    lines: list[str] = []
+    facts = run_pseudo_label(str(run), str(data), str(tmp_path / "out"), precision=0.5, say=lines.append)
+    # Two in four of the cars from 0.5 on are right (one of the two is found twice); no bus ever is.
+    assert facts["thresholds"]["car"] == {"score": 0.5, "precision": 0.5, "recall": 1.0}
+    assert facts["thresholds"]["bus"] is None
+    assert _labels(tmp_path / "out") == {
+        "n0.png": [("car", False), ("bus", True)],
+        "n1.png": [("car", False), ("bus", True)],
+    }
+    frames = {frame.name: frame for frame in open_dataset(tmp_path / "out").frames("train", "B")}
+    boxes, _, weights = frame_arrays(frames["n1.png"], {"car": 0, "bus": 1})
+    assert boxes[0].tolist() == [0, 5, 96, 40], "cut to the image"
+    assert weights.tolist() == [1, 0]
+    assert (facts["images"], facts["sure"], facts["unsure_boxes"]) == (2, {"car": 2}, 2)
+    assert facts["left_out"] == {"nothing sure in it": 1}
+    assert "2 of 3 images with 2 labels and 2 unsure boxes; 1 left out: nothing sure in it" in lines
+    assert not (tmp_path / "out" / "train" / "n2.png").exists()
+
+
+def test_one_threshold_uses_no_label_at_all(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
+    for file in (data / "annotations").iterdir():
+        file.unlink()
+    with pytest.raises(DatasetError, match="give one threshold for all classes with --score"):
+        run_pseudo_label(run, data, tmp_path / "out", domain="all")
+    facts = run_pseudo_label(run, data, tmp_path / "out", domain="all", score=0.28, unsure=0.5)
+    assert facts["chosen_on"] is None
+    assert _labels(tmp_path / "out") == {
+        "n0.png": [("car", False), ("bus", True)],
+        "n1.png": [("car", False), ("bus", False)],
+        "n2.png": [("car", False)],
+    }
+
+
+def test_a_killed_run_goes_on_to_the_same_folder(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run_pseudo_label(run, data, whole, precision=0.5)
+    eyes.asked.clear()
+    eyes.killed_at = "n1.png"
+    with pytest.raises(KeyboardInterrupt):
+        run_pseudo_label(run, data, out, precision=0.5)
+    assert json.loads((out / "pseudo_labels.json").read_text())["finished"] is False
+    with open(out / "detections.jsonl", "a") as stream:
+        stream.write('{"path": "torn')
+    eyes.killed_at = None
+    run_pseudo_label(run, data, out, precision=0.5)
+    assert eyes.asked == ["n0.png", "n1.png", "n2.png"], "each once"
+    for name in ("annotations/train.json", "detections.jsonl", "pseudo_labels.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    write_image(data / "train" / "n2.png", picture(9))
+    run_pseudo_label(run, data, out, precision=0.5)
+    assert eyes.asked[3:] == ["n2.png"], "another image now"
+
+
+def test_another_threshold_looks_at_no_image_again(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
+    out = tmp_path / "out"
+    run_pseudo_label(run, data, out, score=0.28)
+    (out / "train" / "mine.txt").write_text("mine")
+    eyes.asked.clear()
+    run_pseudo_label(run, data, out, score=0.8)
+    assert eyes.asked == []
+    assert list(_labels(out)) == ["n0.png"]
+    assert sorted(path.name for path in (out / "train").iterdir()) == ["mine.txt", "n0.png"]
+
+
+def test_what_it_has_not_made_is_left_alone(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds no pseudo labels"):
+        run_pseudo_label(run, data, tmp_path / "full")
+    with pytest.raises(ConfigError, match="lies in the input"):
+        run_pseudo_label(run, data, data / "out")
+    run_pseudo_label(run, data, out, score=0.28)
+    with pytest.raises(ConfigError, match="of other images"):
+        run_pseudo_label(run, data, out, score=0.28, split="val")
+    with pytest.raises(DatasetError, match="sure of nothing on these images"):
+        run_pseudo_label(run, data, tmp_path / "none", score=0.99)
+    run_pseudo_label(run, data, tmp_path / "dry", score=0.28, dry_run=True)
+    assert not (tmp_path / "dry").exists()
+
+
+def test_too_few_to_tell_have_no_threshold(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    eyes = Eyes(monkeypatch)
+    truth = Truth.from_frames(open_dataset(data).frames("val"), ("car", "bus"))
+    cars = match(truth, eyes.judge(None, truth)).per_class[0]
+    assert choose_threshold(cars, 0.5) is None, "two boxes"
+    monkeypatch.setattr(pseudo_found, "LEAST_BOXES", 2)
+    assert choose_threshold(cars, 0.5) is None, "two detections"
+    monkeypatch.setattr(pseudo_found, "LEAST_FOUND", 1)
+    found = choose_threshold(cars, 0.9)
+    assert found is not None
+    assert found.score == pytest.approx(0.8)
+
+
+def test_the_command(data: Path, run: Path, tmp_path: Path, eyes: Eyes, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["pseudo-label", str(run), str(data), "--out", str(tmp_path / "out"), "--score", "0.28"])
+    assert done.value.code == 0
+    assert "next: nightaug train-detector" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["pseudo-label", str(run), str(data), "--out", str(tmp_path / "o"), "--split", "tarin"])
+    assert "it has no split tarin" in capsys.readouterr().err
