@@ -260,6 +260,15 @@ def test_boxes_over_the_edge_are_cut() -> None:
     assert relight(image, [Box(-1e9, -1e9, 1e9, 1e9, "truck")], seed=0).shape == image.shape
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_wet_road_turns_no_tiny_frame_black() -> None:
+    wet = dataclasses.replace(RelightSettings(), wet_chance=1.0)
+    for height, width in ((16, 20), (12, 21), (3, 5)):
+        image = np.full((height, width, 3), 150, np.uint8)
+        for seed in range(8):
+            assert relight(image, [Box(1, 1, 4, 3, "car")], seed=seed, settings=wet).max() > 0
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (7, 9), (33, 20), (300, 50)])
 def test_small_frames(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

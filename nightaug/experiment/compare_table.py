@@ -120,6 +120,9 @@ class TableMaker:
                 f"no class has {self.settings.min_boxes} test boxes and training boxes in every arm: AP is over all "
                 "classes and noisy"
             )
+        blind = [row["name"] for row in table["arms"] if not any(run["AP_all"] for run in row["seeds"])]
+        if blind:
+            notes.append(f"not one detection is right in {', '.join(blind)}: train for longer before comparing")
         dropped = [f"{arm.name} {arm.dropped:,}" for arm in finished if arm.dropped]
         notes += [f"images dropped: {', '.join(dropped)}"] if dropped else []
         # Of the dataset and its translations that is as it should be.

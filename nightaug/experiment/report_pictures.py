@@ -61,7 +61,8 @@ class Pictures:
         try:
             return picture_uri(read_image(path), self.share)
         except (ImageError, ValueError) as error:  # a path with a zero byte is a ValueError
-            self.missing.append(str(error))
+            if str(error) not in self.missing:  # several arms may show it
+                self.missing.append(str(error))
             return None
 
 
@@ -137,10 +138,11 @@ def detections_section(compared: Compared, shown: Sequence[Shown], score: float,
     figures = [_figure(item, compared.truth, compared.images[item.image], arms, pictures) for item in shown]
     if not any(figures):
         return ""
+    how = " (none could be chosen on dev)" if compared.table.score is None else ""
     return (
         "<p>The first images are those where the arms differ most, the last ones were drawn at random. Shown are "
-        f"detections with a score of {score:.2f} or more, by the first seed of each arm; a hit overlaps its object by "
-        f"IoU {IOU:g}. Numbers: objects found, of how many, and false alarms.</p>"
+        f"detections with a score of {score:.2f} or more{how}, by the first seed of each arm; a hit overlaps its "
+        f"object by IoU {IOU:g}. Numbers: objects found, of how many, and false alarms.</p>"
         '<p class="keys"><span class="hit">hit</span><span class="miss">missed object</span>'
         '<span class="false">false alarm</span></p>'
         f'{radios("found", arms, "Arm")}<div class="grid">{"".join(figures)}</div>' + DIALOG

@@ -184,7 +184,7 @@ def glow_and_spill(lamps: F32, scene: Scene, settings: RelightSettings) -> tuple
     middle = cv2.GaussianBlur(lamps, (0, 0), max(settings.glow_sigmas[1] * 1.5 * unit, 0.5)).reshape(h, w, 3)
     if scene.wet > 0:
         # A wet road draws a lamp out downwards: average over the rows above, so nothing climbs up.
-        rows = max(round(settings.wet_length * unit), 1)
+        rows = max(round(settings.wet_length * unit), 2)  # of one row the weights would be 0 / 0
         kernel = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
         kernel /= kernel.sum()
         # Lamps over the horizon hang too high to be mirrored in the road ahead.

@@ -212,6 +212,14 @@ def test_changed_settings_are_refused_all_at_once(world: World) -> None:
         world.run(arms=["mine"], arms_file=arms)
 
 
+def test_arms_that_find_nothing_are_named(world: World) -> None:
+    world.fake.skill["day"] = 0.0
+    notes = world.run(arms=["day", "day+night"])["notes"]
+    assert [note for note in notes if "not one detection is right" in note] == [
+        "not one detection is right in day: train for longer before comparing"
+    ]
+
+
 @pytest.mark.parametrize("setting", [{"rename": {"truck": "car"}}, {"classes": ["car"]}, {"exclude": ["truck"]}])
 def test_settings_that_choose_among_labels_are_refused(world: World, setting: dict[str, Any]) -> None:
     """The test images would have the classes that the arms no longer have."""
