@@ -64,8 +64,10 @@ def run_curate(
     if undone and (scores is not None or dry_run):
         raise ConfigError("--undo needs neither --scores nor --dry-run")
     if undone:
-        count = undo(translated)
-        say(f"{count:,} images of {translated} are as they were" if count else f"{translated}: nothing to undo")
+        restored, anew = undo(translated)
+        stay = f"; {anew:,} translated anew since stay as they are" if anew else ""
+        nothing = f"{translated}: nothing to undo"
+        say(f"{restored:,} images of {translated} are as they were{stay}" if restored or anew else nothing)
         return None
     settings = build(CurateSettings, *layers)
     if scores is not None:

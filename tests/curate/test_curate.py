@@ -163,9 +163,9 @@ def test_mending_and_undoing(tmp_path: Path, suffix: str) -> None:
     assert {name: data for name, data in files(out).items() if not name.startswith("curated/")} == before
     curate(out, scores, MEND)
     assert files(out) == again
-    assert undo(out) == 2
+    assert undo(out) == (2, 0)
     assert files(out) == before
-    assert undo(out) == 0
+    assert undo(out) == (0, 0)
 
 
 class Killed(BaseException):
