@@ -21,7 +21,7 @@ import msgspec
 
 from nightaug import __version__
 from nightaug.curate.decide import BoxCounts, Decision, count_boxes, decide
-from nightaug.curate.ledger import Entry, Header, Ledger, Row, read_rows, write_rows
+from nightaug.curate.ledger import Entry, Header, Ledger, Row, Undone, read_rows, write_rows
 from nightaug.curate.mend import mend, object_mask
 from nightaug.curate.origins import Origins
 from nightaug.curate.scores import ImageScore, TranslationScores
@@ -126,11 +126,11 @@ def curate(
         return curation.carry_out(workers or os.cpu_count() or 1, bar)
 
 
-def undo(translated: str | os.PathLike[str]) -> int:
+def undo(translated: str | os.PathLike[str]) -> Undone:
     """Give a translated folder back as it was before it was curated, byte for byte.
 
     Returns:
-        How many images had been changed.
+        How many images are as they were, and how many stay as they were translated anew since.
 
     Raises:
         DatasetError: no translated folder, or the original of an image is gone.
@@ -209,15 +209,19 @@ class _Curation:
         if self.ledger.header is not None and self.ledger.header != header:
             self.ledger.undo()
             self.ledger, self.rows = Ledger(self.folder), read_rows(self.folder)
+        self.ledger.repair(self.rows)
         valid = {
             row.known.output
             for row in self.rows
-            if row.known.output in self.decisions
-            and (entry := self.ledger.live(row)) is not None
-            and entry.mended in (None, self.ledger.checksum(row.known.output))
+            if row.known.output in self.decisions and self.ledger.live(row) is not None
         }
+        # An entry stays until its image is mended again: it alone knows the row as it was translated.
         kept = {output: entry for output, entry in self.ledger.entries.items() if output in valid}
-        ready = {output: entry.mended for output, entry in kept.items() if entry.mended is not None}
+        ready = {
+            output: entry.mended
+            for output, entry in kept.items()
+            if entry.mended is not None and entry.mended == self.ledger.checksum(output)
+        }
         jobs = [job for job in self._jobs() if job.row.known.output not in ready]
         with self.ledger.begin(header, kept) as journal:
             with bar("mending", len(jobs)) as progress, StopRequest().listen() as stop:

@@ -25,7 +25,7 @@ from nightaug.curate.features import (
 from nightaug.curate.gallery import write_gallery
 from nightaug.curate.judge import SCORE, Judge, best_threshold, false_detections, new_detections
 from nightaug.curate.judge_labels import judge_night_boxes
-from nightaug.curate.kept import ClipBox, ask_clip, score_boxes
+from nightaug.curate.kept import ClipBox, ask_clip, score_boxes, wanted
 from nightaug.curate.measure import Eyes, measure
 from nightaug.curate.night_classifier import LEAST, NightClassifier, train_night_classifier
 from nightaug.curate.pairs import Pair, Pairs, find_pairs, find_real
@@ -105,7 +105,7 @@ def score_translation(
     network = load_clip(clip, device, optional=True) if clip != "none" else None
     eyes = _open_eyes(arbiter, network, features, device, skipped)
     targets = _targets(pairs, arbiter)
-    boxes = sum(len(pair.frame.boxes) for pair in pairs.items)
+    boxes = sum(wanted(box) for pair in pairs.items for box in pair.frame.boxes)
     counts = f"{len(pairs.items):,} translations with {boxes:,} boxes, {len(nights):,} real night images"
     say(f"{counts}; {_who(arbiter, network)}")
     for note in pairs.notes:

@@ -64,8 +64,10 @@ def run_curate(
     if undone and (scores is not None or dry_run):
         raise ConfigError("--undo needs neither --scores nor --dry-run")
     if undone:
-        count = undo(translated)
-        say(f"{count:,} images of {translated} are as they were" if count else f"{translated}: nothing to undo")
+        restored, anew = undo(translated)
+        stay = f"; {anew:,} translated anew since stay as they are" if anew else ""
+        nothing = f"{translated}: nothing to undo"
+        say(f"{restored:,} images of {translated} are as they were{stay}" if restored or anew else nothing)
         return None
     settings = build(CurateSettings, *layers)
     if scores is not None:
@@ -186,7 +188,8 @@ def _tell(report: CurateReport, translated: Path, dry_run: bool, say: Say) -> No
     for name, one in report.boxes.items():
         gone, back = one.dropped / max(one.total, 1), report.brought_back.get(name, 0)
         note = f", {back:,} kept only as max_class_share says" if back else ""
-        say(f"  {name}: {one.total:,} boxes, {one.mended:,} mended, {one.dropped:,} dropped ({gone:.1%}){note}")
+        untold = f" ({one.unmeasured:,} could not be measured)" if one.unmeasured else ""
+        say(f"  {name}: {one.total:,} boxes{untold}, {one.mended:,} mended, {one.dropped:,} dropped ({gone:.1%}){note}")
     found = report.invented
     if found["found"]:
         say(f"{found['found']:,} invented objects and lamps, {found['mended']:,} of them painted over")

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -48,6 +48,13 @@ class Entry(msgspec.Struct):
     line: str
     file: str | None = None
     mended: str | None = None
+
+
+class Undone(NamedTuple):
+    """How many images are as they were before curating, and how many stay as they were translated anew since."""
+
+    restored: int
+    anew: int
 
 
 class Row:
@@ -163,13 +170,22 @@ class Ledger:
         return self._checksums[output]
 
     def live(self, row: Row) -> Entry | None:
-        """The entry of a row's image, None where there is none or the image has been translated anew since."""
+        """The entry of a row's image, None where there is none or the image has been translated anew since.
+
+        The manifest tells, as translating writes a new row. A file's checksum alone does not: an image that was damaged
+        or edited after it was mended is another one, too, and its original must not be given up for that.
+        """
         entry = self.entries.get(row.known.output)
         if entry is None or not row.same_translation(self._rows[entry.output]):
             return None
-        if entry.mended is not None and self.checksum(entry.output) not in (None, entry.file, entry.mended):
+        if entry.mended is None or row.known.sha256 == entry.mended:
+            return entry
+        # Curating writes the manifest last: stopped before, the row is still the one it was.
+        if row.known.sha256 != self._rows[entry.output].known.sha256:
             return None
-        return entry
+        # The same row is also there where the same translation was made once more, of an image edited before mending.
+        now = self.checksum(entry.output)
+        return None if now == row.known.sha256 and now != entry.file else entry
 
     def before(self, row: Row) -> tuple[Row, str | None]:
         """The row as translate wrote it, and the SHA-256 of its image."""
@@ -217,41 +233,46 @@ class Ledger:
         """Note what an image's checksum is now."""
         self._checksums[output] = sha256
 
-    def undo(self) -> int:
-        """Give every image and row back what it had before; an image translated anew since stays as it is.
+    def repair(self, rows: list[Row]) -> None:
+        """Put the originals of mended images back that are missing, damaged or edited since, to be mended again.
 
-        Returns:
-            How many images had been changed.
+        Raises:
+            DatasetError: an original is no longer there; nothing is changed then.
+        """
+        live = [entry for row in rows if (entry := self.live(row)) is not None]
+        self._restore([entry for entry in live if self.checksum(entry.output) != entry.mended])
+
+    def _restore(self, entries: list[Entry]) -> None:
+        """Put the originals of those entries back that are of mended images."""
+        changed = [one for one in entries if one.mended is not None and self.checksum(one.output) != one.file]
+        for entry in changed:
+            if not self.original(entry.output).is_file():
+                raise DatasetError(
+                    f"{self.original(entry.output)} is not there; remove {self.folder / entry.output} and run the same "
+                    "nightaug translate again, then undo"
+                )
+        for entry in changed:
+            _restore(self.original(entry.output), self.folder / entry.output)
+            self._checksums[entry.output] = entry.file
+
+    def undo(self) -> Undone:
+        """Give every image and row back what it had before; an image translated anew since stays as it is.
 
         Raises:
             DatasetError: an original is no longer there; nothing is changed then.
         """
         if self.header is None:
             remove_curation(self.folder, scores=False)
-            return 0
+            return Undone(0, 0)
         rows = read_rows(self.folder)
-        known = {row.known.output for row in rows}
-        mended = [
-            entry
-            for entry in self.entries.values()
-            if entry.mended is not None
-            and entry.output in known
-            and self.checksum(entry.output) in (None, entry.mended)
-        ]
-        for entry in mended:
-            if entry.file != entry.mended and not self.original(entry.output).is_file():
-                raise DatasetError(
-                    f"{self.original(entry.output)} is not there; remove {self.folder / entry.output} and run the same "
-                    "nightaug translate again, then undo"
-                )
+        live = [entry for row in rows if (entry := self.live(row)) is not None]
         lines = [self.before(row)[0].line for row in rows]
-        for entry in mended:
-            _restore(self.original(entry.output), self.folder / entry.output)
+        self._restore(live)
         write_rows(self.folder, lines)
         remove_curation(self.folder, scores=False)
-        count, self.header = len(self.entries), None
+        undone, self.header = Undone(len(live), len(self.entries) - len(live)), None
         self.entries, self._rows, self._checksums = {}, {}, {}
-        return count
+        return undone
 
 
 class _Journal:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,6 +21,9 @@ from nightaug.detect.sources import is_labelled, spread
 from nightaug.errors import DatasetError, ImageError
 from nightaug.images import image_size
 from nightaug.translate.plan import read_manifest
+
+#: Names of images without a partner that are said.
+_SAID = 3
 
 
 @dataclass(frozen=True)
@@ -151,11 +155,15 @@ def _by_name(source: Path, translated: Path, limit: int | None) -> Pairs:
     root = source if source.is_dir() else source.parent
     days = _all_frames(open_dataset(source))
     made = [frame for frame, _ in _all_frames(open_dataset(translated))]
-    partners, ambiguous = _partners([frame for frame, _ in days], root, made, translated)
-    if ambiguous:
-        pairs.notes.append(f"{ambiguous:,} images of the source left out: their names alone do not tell which is which")
+    partners = _partners([frame for frame, _ in days], root, made, translated)
+    if partners.ambiguous:
+        pairs.notes.append(
+            f"{partners.ambiguous:,} images of the source left out: their names alone do not tell which is which"
+        )
+    if partners.alone_made or partners.alone_days:
+        pairs.notes.append(_alone_note(partners, root, translated))
     for number, (frame, labelled) in enumerate(days):
-        path = partners.get(number)
+        path = partners.found.get(number)
         if path is None or frame.path is None:
             continue
         if limit is not None and len(pairs.items) >= limit:
@@ -169,8 +177,36 @@ def _by_name(source: Path, translated: Path, limit: int | None) -> Pairs:
     return pairs
 
 
-def _partners(days: list[Frame], root: Path, made: list[Frame], translated: Path) -> tuple[dict[int, Path], int]:
-    """The translation of each source image by its number, and how many sources have names that several images share.
+class _Partners(NamedTuple):
+    """Images paired by name.
+
+    Attributes:
+        found: the translation of each source image by its number.
+        ambiguous: how many sources have names that several images share.
+        alone_days, alone_made: places of the sources and of the translations whose names the other side does not have.
+    """
+
+    found: dict[int, Path]
+    ambiguous: int
+    alone_days: list[str]
+    alone_made: list[str]
+
+
+def _alone_note(partners: _Partners, root: Path, translated: Path) -> str:
+    sides = [(partners.alone_made, translated), (partners.alone_days, root)]
+    counts = [(len(alone), os.path.basename(os.path.abspath(folder))) for alone, folder in sides if alone]
+    (count, folder), *others = counts
+    first = f"{count:,} {'image' if count == 1 else 'images'} of {folder}"
+    names = [*partners.alone_made, *partners.alone_days]
+    said = ", ".join(names[:_SAID]) + (", ..." if len(names) > _SAID else "")
+    have = "has" if sum(number for number, _ in counts) == 1 else "have"
+    return (
+        " and ".join([first, *(f"{number:,} of {other}" for number, other in others)]) + f" {have} no partner ({said})"
+    )
+
+
+def _partners(days: list[Frame], root: Path, made: list[Frame], translated: Path) -> _Partners:
+    """Pair images by name.
 
     First by the place below the folders, then by that without the ending, then by the bare name.
     """
@@ -178,10 +214,11 @@ def _partners(days: list[Frame], root: Path, made: list[Frame], translated: Path
     free = {_place(frame, translated): frame.path for frame in made if frame.path is not None}
     found: dict[int, Path] = {}
     ambiguous = 0
+    here: dict[str, list[PurePosixPath]] = {}
+    there: dict[str, list[int]] = {}
     keys: tuple[Callable[[PurePosixPath], str], ...] = (str, lambda at: str(at.with_suffix("")), lambda at: at.stem)
     for key in keys:
-        here: dict[str, list[PurePosixPath]] = {}
-        there: dict[str, list[int]] = {}
+        here, there = {}, {}
         for at in free:
             here.setdefault(key(at), []).append(at)
         for number, at in enumerate(places):
@@ -194,7 +231,10 @@ def _partners(days: list[Frame], root: Path, made: list[Frame], translated: Path
                 found[there[name][0]] = path
             else:
                 ambiguous += len(there[name])
-    return found, ambiguous
+    # By the bare name, the last key: what shares it with the other side is paired by now, or ambiguous.
+    alone_days = sorted(str(places[number]) for name in there.keys() - here.keys() for number in there[name])
+    alone_made = sorted(str(at) for name in here.keys() - there.keys() for at in here[name])
+    return _Partners(found, ambiguous, alone_days, alone_made)
 
 
 def _place(frame: Frame, root: Path) -> PurePosixPath:

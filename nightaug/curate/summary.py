@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nightaug.curate.kept import kept_parts
 from nightaug.curate.scores import BoxScore, ImageScore
+from nightaug.curate.structure import MIN_SIDE
 from nightaug.data.text import table
 
 Floats = NDArray[np.float64]
@@ -24,6 +25,8 @@ _BLIND = 0.5
 #: Replicates drawn at once: bounds the memory of large sets.
 _BLOCK = 50
 ALL = "all"
+#: Why no measure can tell of a box, as people read it.
+_REASONS = {"small": f"too small, a side under {MIN_SIDE:g} px", "blank": "nothing to recognise by day"}
 
 
 def ratio_interval(totals: Sequence[float], counts: Sequence[float], seed: int = 0) -> dict[str, float | None]:
@@ -69,8 +72,25 @@ def _by_class(
     return out
 
 
+def _unmeasured(images: Sequence[ImageScore]) -> dict[str, dict[str, int]]:
+    """Boxes of which no measure can tell, by reason, beside all: of all classes and of each that has any."""
+    out: dict[str, dict[str, int]] = {}
+    for box in (box for image in images for box in image.boxes):
+        x1, y1, x2, y2 = box.xyxy
+        reason = "small" if min(x2 - x1, y2 - y1) < MIN_SIDE else "blank"
+        for name in (ALL, box.category):
+            of = out.setdefault(name, {"boxes": 0, **dict.fromkeys(_REASONS, 0)})
+            of["boxes"] += 1
+            of[reason] += box.kept is None
+    return {name: out[name] for name in sorted(out, key=lambda one: (one != ALL, one)) if _missing(out[name])}
+
+
+def _missing(counts: Mapping[str, int]) -> int:
+    return sum(counts[reason] for reason in _REASONS)
+
+
 def objects_summary(images: Sequence[ImageScore], score: float, chance: float) -> dict[str, Any]:
-    """Kept, lost and moved by class, and what each witness says alone.
+    """Kept, lost and moved by class, what each witness says alone, and how many boxes could not be measured.
 
     Args:
         score, chance: as for :func:`~nightaug.curate.kept.kept_parts`.
@@ -79,6 +99,7 @@ def objects_summary(images: Sequence[ImageScore], score: float, chance: float) -
     kept = _by_class(images, classes, lambda box: box.kept)
     out: dict[str, Any] = {
         "boxes": sum(len(image.boxes) for image in images),
+        "unmeasured": _unmeasured(images),
         "kept": kept,
         "lost": _by_class(images, classes, lambda box: None if box.kept is None else float(box.kept < LOST)),
         "moved": _by_class(images, classes, lambda box: box.moved),
@@ -133,20 +154,27 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for people: tables, then what was left out and why."""
     objects, invented = summary["objects"], summary["invented"]
     found = invented.get("objects", {})
+    untold = objects.get("unmeasured", {})  # files written before have none
+    kept = objects["kept"]
+    kept = {name: kept.get(name, {}) for name in [*kept, *(name for name in untold if name not in kept)]}
     rows = [
         [
             name,
-            f"{int(cell['count'] or 0):,}",
+            f"{int(cell.get('count') or 0):,}" + (f" of {untold[name]['boxes']:,}" if name in untold else ""),
             _shown(cell),
             _shown(objects["lost"].get(name)),
             _shown(objects["moved"].get(name)),
             _shown(found.get(name)),
         ]
-        for name, cell in objects["kept"].items()
+        for name, cell in kept.items()
     ]
-    rows += [[name, "0", "-", "-", "-", _shown(cell)] for name, cell in found.items() if name not in objects["kept"]]
+    rows += [[name, "0", "-", "-", "-", _shown(cell)] for name, cell in found.items() if name not in kept]
     head = ["mean [95 % interval]", "boxes", "kept", f"lost (under {LOST:g})", "moved", "invented an image"]
     lines = table(head, rows)
+    if ALL in untold:
+        every = untold[ALL]
+        why = "; ".join(f"{every[key]:,} {reason}" for key, reason in _REASONS.items() if every[key])
+        lines.append(f"{_missing(every):,} of {every['boxes']:,} boxes could not be measured ({why})")
     by = [
         f"{name} {_number(cell[ALL]['value'], 2)} ({cell[ALL]['count']:,})" for name, cell in objects["kept_by"].items()
     ]

@@ -163,9 +163,9 @@ def test_mending_and_undoing(tmp_path: Path, suffix: str) -> None:
     assert {name: data for name, data in files(out).items() if not name.startswith("curated/")} == before
     curate(out, scores, MEND)
     assert files(out) == again
-    assert undo(out) == 2
+    assert undo(out) == (2, 0)
     assert files(out) == before
-    assert undo(out) == 0
+    assert undo(out) == (0, 0)
 
 
 class Killed(BaseException):
@@ -413,9 +413,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     root, out = world(tmp_path)
     before = files(out)
     file = tmp_path / "scores.json"
-    write_scores(file, scored(root, out, {0: {0}}, {1: 3}))
+    scores = scored(root, out, {0: {0}}, {1: 3})
+    scores.images[2].boxes[2].kept = None
+    write_scores(file, scores)
     code, text = run("--scores", str(file), "--dry-run")
     assert code == 0
+    assert "pedestrian: 4 boxes (1 could not be measured), 0 mended, 1 dropped (25.0%)" in text
     assert files(out) == before
     code, text = run("--scores", str(file), "--set", "max_class_share=1")
     assert code == 0

@@ -38,6 +38,26 @@ def test_places_pair_before_names_and_ambiguous_names_do_not(tmp_path: Path) -> 
         "b/y.png": "b/y.png", "a/z.png": "a/z.png", "b/z.png": "b/z.jpg", "b/only.png": "c/only.png",
     }  # fmt: skip
     assert any(note.startswith("2 images of the source left out") for note in pairs.notes)
+    assert not any("no partner" in note for note in pairs.notes)
+
+
+def test_images_without_a_partner_are_named(tmp_path: Path) -> None:
+    source, made = tmp_path / "day", tmp_path / "night"
+    for path in (source / "both.png", source / "d.png", made / "both.png", made / "x/a b.png", made / "c.png"):
+        write_image(path, picture())
+
+    def said() -> list[str]:
+        return [note for note in find_pairs(source, made).notes if "partner" in note]
+
+    assert said() == ["2 images of night and 1 of day have no partner (c.png, x/a b.png, d.png)"]
+    write_image(source / "e.png", picture())
+    assert said() == ["2 images of night and 2 of day have no partner (c.png, x/a b.png, d.png, ...)"]
+    shutil.rmtree(made / "x")
+    (made / "c.png").unlink()
+    (source / "e.png").unlink()
+    assert said() == ["1 image of day has no partner (d.png)"]
+    (source / "d.png").unlink()
+    assert said() == []
 
 
 def test_real_nights_are_never_of_the_test_split_unasked(tmp_path: Path) -> None:
