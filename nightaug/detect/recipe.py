@@ -163,6 +163,7 @@ def run_recipe(
     )
     data.notes.extend(ready.notes)
     main = trainer.accelerator.is_main_process
+    trainer.say = say
     if epochs is not None:
         steps = epochs * math.ceil(len(trainer.mixture) / trainer.global_batch)
         trainer.settings = settings = build(DetectorSettings, *layers, {"steps": steps})
@@ -181,8 +182,6 @@ def run_recipe(
                 if main:
                     say(dump_yaml(settings).rstrip())
                 return None
-            if main:
-                trainer.say = say
             result = trainer.run(resume)
             return result if main else None
     except Interrupted as error:  # while CLIP embedded; training itself ends with a state
