@@ -181,7 +181,7 @@ class TrainingProcess:
     def claim(self, resume: bool) -> None:
         """Take the run folder, once; a folder that cannot take this run is refused before any work."""
         if self.accelerator.is_main_process and not self._claimed:
-            self.folder.start(self.settings, resume, self.may_change)
+            self.folder.start(self.settings, resume, self.may_change, self.say)
             self._claimed = True
 
     def begin(self, resume: bool) -> int:

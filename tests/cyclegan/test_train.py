@@ -189,7 +189,8 @@ def test_a_finished_run_can_be_made_longer(domains: Path, tmp_path: Path) -> Non
 
 def test_a_finished_run_keeps_the_settings_it_was_trained_with(domains: Path, tmp_path: Path) -> None:
     out, lines = tmp_path / "run", list[str]()
-    run_recipe(domains, out, [TINY])
+    run_recipe(domains, out, [TINY], resume=True, say=lines.append)
+    assert lines[0] == f"no run in {out} yet, so --resume begins one"
     before = (out / "config.yaml").read_bytes()
     for change in ({"learning_rate": 1e-3}, {"steps": 5}):
         result = run_recipe(domains, out, [TINY, change], resume=True, say=lines.append)
