@@ -23,7 +23,7 @@ Preset = Annotated[str | None, typer.Option(help="Settings that ship with nighta
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings, over the preset.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Instead of steps: passes over the data.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or begin it if there is none yet.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
 TrainingDryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and an estimate, train nothing.")]

@@ -74,13 +74,20 @@ class RunFolder:
         """Path of the weights ``best`` or ``last``."""
         return self.path / f"{which}.safetensors"
 
-    def start(self, settings: Settings, resume: bool, may_change: tuple[str, ...] = ()) -> bool:
+    def start(
+        self,
+        settings: Settings,
+        resume: bool,
+        may_change: tuple[str, ...] = (),
+        say: Callable[[str], None] = lambda text: None,
+    ) -> bool:
         """Claim the folder and check that it can take this run; :meth:`write_settings` follows once that is sure.
 
         Args:
             settings: the checked settings of this run.
             resume: continue what is there; starting anew in a used folder is refused.
             may_change: settings that a resumed run may have different (``steps``, or ``section.name``).
+            say: told if there is no run to resume: the folder's name may be a mistake.
 
         Returns:
             True if there is a training state to continue from.
@@ -97,6 +104,8 @@ class RunFolder:
                     )
                 self._compare(settings, may_change)
                 remove_leftovers(self.path)
+            elif resume:
+                say(f"no run in {self.path} yet, so --resume begins one")
         except BaseException:
             self.close()  # a refused caller must not keep the folder
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -135,6 +135,7 @@ class TrainingProcess:
 
     Attributes:
         may_change: settings that a resumed run may have different.
+        say: takes what a user should read, in the main process.
         precision: ``fp32``, ``bf16`` or ``fp16``.
     """
 
@@ -154,6 +155,7 @@ class TrainingProcess:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=GROUP_TIMEOUT)],
         )
         self.means = LossMeans()
+        self.say: Callable[[str], None] = lambda text: None
 
     @property
     def global_batch(self) -> int:
@@ -179,7 +181,7 @@ class TrainingProcess:
     def claim(self, resume: bool) -> None:
         """Take the run folder, once; a folder that cannot take this run is refused before any work."""
         if self.accelerator.is_main_process and not self._claimed:
-            self.folder.start(self.settings, resume, self.may_change)
+            self.folder.start(self.settings, resume, self.may_change, self.say)
             self._claimed = True
 
     def begin(self, resume: bool) -> int:
@@ -190,6 +192,20 @@ class TrainingProcess:
         if start:
             self.load(start)
         return start
+
+    def write_settings(self, start: int, trains: bool) -> None:
+        """Record the settings in the run folder, in the main process.
+
+        Args:
+            start: steps done.
+            trains: steps follow. If none does, the record stays: the weights know nothing of these settings.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        if trains or not self.folder.config_path.exists():
+            self.folder.write_settings(self.settings)
+        else:
+            self.say(f"nothing was left to do at step {start:,}: the run and its settings stay as they were")
 
     def load(self, step: int) -> None:
         """Continue from the state of ``step``."""

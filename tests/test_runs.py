@@ -79,6 +79,17 @@ def test_a_run_of_a_version_with_fewer_settings_goes_on_with_their_defaults(tmp_
         folder.start(Named(name="x", inner=Inner(depth=9)), resume=True)
 
 
+def test_resume_says_when_it_begins_a_run(tmp_path: Path) -> None:
+    """A mistyped --out would be a new run without a word."""
+    lines: list[str] = []
+    for resume in (True, False, True):
+        folder = RunFolder(tmp_path / ("run" if resume else "other"))
+        folder.start(Small(), resume, say=lines.append)
+        folder.write_settings(Small())
+        folder.close()
+    assert lines == [f"no run in {tmp_path / 'run'} yet, so --resume begins one"]
+
+
 def test_only_one_process_holds_a_folder(tmp_path: Path) -> None:
     held = lock_folder(tmp_path)
     with pytest.raises(ConfigError, match="in use"):

@@ -220,6 +220,7 @@ def run_distill(
     settings = build(DistillSettings, *layers)
     distiller = Distiller(teacher, dataset, out, settings, cpu)
     main = distiller.accelerator.is_main_process
+    distiller.say = say
     if not dry_run:
         distiller.claim(resume)
     if main:

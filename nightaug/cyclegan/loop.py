@@ -184,9 +184,9 @@ class CropTrainer(TrainingProcess):
         """
         settings, accelerator, folder = self.settings, self.accelerator, self.folder
         start = self.begin(resume)
+        self.write_settings(start, start < settings.steps)
         board: Any = None
         if accelerator.is_main_process:
-            folder.write_settings(settings)
             folder.cut_metrics(start)
             folder.log(
                 f"nightaug {__version__}: {'resumed at' if start else 'started, to'} step {start or settings.steps}"

@@ -59,6 +59,7 @@ def run_recipe(
         judge = load_judge(settings.faithful.judge, dataset)
     trainer = Trainer(dataset, out, settings, cpu, judge)
     main = trainer.accelerator.is_main_process
+    trainer.say = say
     if epochs is not None:
         steps = epoch_steps(epochs, max(map(len, trainer.files)), trainer.global_batch)
         trainer.settings = settings = build(TranslatorSettings, *layers, {"steps": steps})

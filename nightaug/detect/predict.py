@@ -61,6 +61,7 @@ class PredictResult:
         out: the folder.
         written: images (or frames) done by this call.
         present: images that were done before.
+        gone: images done before that are no longer in the input; their files were removed.
         failed: images that could not be read or drawn, by name, with the reason; the rest was finished.
         stopped: ended early by Ctrl-C; calling again goes on.
         detections: in ``detections.json``, of all images done so far.
@@ -71,6 +72,7 @@ class PredictResult:
     out: Path
     written: int = 0
     present: int = 0
+    gone: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     stopped: bool = False
     detections: int = 0
@@ -261,6 +263,8 @@ def _images(job: _Job, inputs: Inputs, eyes: Eyes) -> PredictResult:
                 skipped = f"{len(result.failed):,} skipped" if result.failed else ""
                 progress(len(done) + len(result.failed), skipped)
         result.stopped = stop.requested and len(done) + len(result.failed) < len(items)
+        if job.facts["limit"] is None:  # else the others may be in the input still
+            result.gone = rows.keep({item.name for item in items})
         names = [item.name if item.name in done else None for item in items]
         _finish(job, rows, names, result, None, {"skipped": result.failed, "left_out": dict(inputs.left_out)})
     _sum_up(job, result, "images", time.monotonic() - began)
@@ -374,6 +378,8 @@ def _sum_up(job: _Job, result: PredictResult, unit: str, seconds: float) -> None
     job.say(f"{', '.join(counts)}; in {shown(where)}")
     for name, reason in list(result.failed.items())[:10]:
         job.say(f"  skipped {shown(name)}: {reason}")
+    if result.gone:
+        job.say(f"no longer in the input: {result.gone:,} images, whose files were removed")
     if len(result.failed) > 10:
         job.say(f"  ... and {len(result.failed) - 10:,} more, all listed in {shown(result.out / 'predict.json')}")
     if result.stopped:

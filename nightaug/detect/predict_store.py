@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -120,6 +120,30 @@ class Rows:
         known = self.known[name]
         # Its own descriptor position does not matter to the appending writes.
         return self._decoder.decode(os.pread(self._stream.fileno(), known.length, known.offset))
+
+    def keep(self, names: Collection[str]) -> int:
+        """Forget all other names and remove the files made for them; how many names these were.
+
+        A file that was made anew for a name that stays is not touched, and what is forgotten is never removed again.
+        """
+        gone = self.known.keys() - set(names)
+        if not gone:
+            return 0
+        used = {file for name, known in self.known.items() if name not in gone for file in known.files}
+        # Files first: killed in between, the rows still say what is left to remove.
+        remove_files(self.out, {file for name in gone for file in self.known[name].files} - used)
+        known: dict[str, Known] = {}
+        at = 0
+        with atomic_open(self.out / ROWS) as stream:
+            for name, former in self.known.items():
+                if name not in gone:
+                    stream.write(os.pread(self._stream.fileno(), former.length, former.offset))
+                    known[name] = former._replace(offset=at)
+                    at += former.length
+        self._stream.close()
+        self._stream = open(self.out / ROWS, "a+b")  # noqa: SIM115 (closed by close())
+        self.known, self._end = known, at
+        return len(gone)
 
     def close(self) -> None:
         self._stream.close()

@@ -24,6 +24,7 @@ from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import (
     SourceSpec,
     by_time,
+    in_words,
     known_classes,
     labelled_frames,
     load_source,
@@ -162,6 +163,7 @@ def run_recipe(
     )
     data.notes.extend(ready.notes)
     main = trainer.accelerator.is_main_process
+    trainer.say = say
     if epochs is not None:
         steps = epochs * math.ceil(len(trainer.mixture) / trainer.global_batch)
         trainer.settings = settings = build(DetectorSettings, *layers, {"steps": steps})
@@ -180,8 +182,6 @@ def run_recipe(
                 if main:
                     say(dump_yaml(settings).rstrip())
                 return None
-            if main:
-                trainer.say = say
             result = trainer.run(resume)
             return result if main else None
     except Interrupted as error:  # while CLIP embedded; training itself ends with a state
@@ -193,11 +193,7 @@ def run_recipe(
 def describe(trainer: DetectorTrainer, data: TrainingData) -> list[str]:
     """Data, classes and device, a line each."""
     accelerator, settings = trainer.accelerator, trainer.settings
-    lines = [
-        f"{source.name}: {len(source.frames):,} images ({by_time(source.frames)}), "
-        f"{sum(len(frame.boxes) for frame in source.frames):,} boxes, weight {source.weight:g}"
-        for source in trainer.mixture.sources
-    ]
+    lines = [in_words(source) for source in trainer.mixture.sources]
     if data.target:
         lines.append(f"target (no labels): {len(data.target):,} images ({by_time(data.target)})")
     if settings.adapt != "none":

@@ -26,13 +26,15 @@ class Source(NamedTuple):
     """Frames that are drawn from with a weight.
 
     ``frames`` are labelled frames with ``path``; ``weight`` is relative to the other sources'; ``origins`` says which
-    image a translated one was made from, where that is known.
+    image a translated one was made from, where that is known; ``left_out`` counts images that are not in ``frames``
+    because their own weight is 0.
     """
 
     name: str
     frames: Sequence[Frame]
     weight: float = 1.0
     origins: Mapping[Path, Path] | None = None
+    left_out: int = 0
 
 
 def repeats(frames: Sequence[Frame], share: float, classes: Sequence[str] | None = None) -> NDArray[np.float64]:

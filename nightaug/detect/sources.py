@@ -176,7 +176,15 @@ def load_source(spec: SourceSpec, dataset: Dataset, option: str = "--data") -> S
         found = len(load_frames(opened, split, spec.domain, rows))
         what = f"{found:,} images, none of them labelled" if found else "no images"
         raise DatasetError(f"{option} {name}: {what} ({_parts(opened)})")
-    return Source(name, frames, spec.weight, find_origins(frames, opened.root, rows, dataset.root))
+    origins = find_origins(frames, opened.root, rows, dataset.root)
+    return Source(name, frames, spec.weight, origins, _left_out(opened, split, spec.domain, rows))
+
+
+def _left_out(dataset: Dataset, split: str, domain: str, rows: Mapping[str, _Row]) -> int:
+    """How many labelled images :func:`labelled_frames` leaves out for their weight of 0."""
+    gone = {place for place, row in rows.items() if row.weight <= 0}
+    frames = labelled_frames(dataset, split, domain, {place: _Row(place) for place in gone}) if gone else []
+    return sum(_place(frame, dataset.root) in gone for frame in frames)
 
 
 def find_origins(frames: Sequence[Frame], root: Path, rows: Mapping[str, _Row], dataset: Path) -> dict[Path, Path]:
@@ -275,6 +283,22 @@ def fingerprint(sources: Sequence[Source]) -> str:
             labels = [(box.xyxy, box.category, box.weight, box.crowd) for box in frame.boxes]
             digest.update(f"{frame.name}|{weight}|{labels}\n".encode("utf-8", "surrogateescape"))
     return f"{'+'.join(str(len(source.frames)) for source in sources)} images, {digest.hexdigest()[:12]}"
+
+
+def in_words(source: Source) -> str:
+    """``T:train:B: 13 images (0 day, 13 night), 174 boxes (83 more of weight 0), weight 1`` for messages."""
+    frames = source.frames
+    dropped = sum(box.weight <= 0 for frame in frames for box in frame.boxes)
+    boxes = f"{sum(len(frame.boxes) for frame in frames) - dropped:,} boxes"
+    parts = [
+        f"{source.name}: {len(frames):,} images ({by_time(frames)})",
+        boxes + (f" ({dropped:,} more of weight 0)" if dropped else ""),
+    ]
+    if doubted := sum(image_weight(frame) < 1 for frame in frames):
+        parts.append(f"{doubted:,} images weighed down")
+    if source.left_out:
+        parts.append(f"{source.left_out:,} images of weight 0 left out")
+    return ", ".join([*parts, f"weight {source.weight:g}"])
 
 
 def by_time(frames: Sequence[Frame]) -> str:

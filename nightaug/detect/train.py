@@ -7,7 +7,7 @@ optimiser that makes a killed and resumed run equal to one that was never stoppe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,8 +126,6 @@ class DetectorTrainer(TrainingProcess):
         self.network, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.best: float | None = None
         self.without_gain = 0
-        #: Takes what a user should read before the steps begin.
-        self.say: Callable[[str], None] = lambda text: None
 
     @property
     def live(self) -> Detector:
@@ -295,9 +293,9 @@ class DetectorTrainer(TrainingProcess):
         """
         settings, accelerator, folder = self.settings, self.accelerator, self.folder
         start = self.begin(resume)
-        if accelerator.is_main_process:
-            # Before hours of embedding: stopped in them, the run must go on as what it was started as.
-            folder.write_settings(settings)
+        early = self._out_of_patience()
+        # Before hours of embedding: stopped in them, the run must go on as what it was started as.
+        self.write_settings(start, start < settings.steps and not early)
         notes = self.look_at_regions() if start < settings.steps else []
         board: Any = None
         validator: Validator | None = None
@@ -313,7 +311,6 @@ class DetectorTrainer(TrainingProcess):
             board = open_board(folder.path, start) if settings.tensorboard else None
             validator = Validator(self.val, self.classes, settings) if self.val and settings.evaluate_every else None
         done, stopped, unreadable, waiting = start, False, 0, 0.0
-        early = self._out_of_patience()
         with StopRequest().listen() as stop, progress_bar(title, settings.steps, start, "steps") as progress:
             began, since = time.monotonic(), start
             stream = self.batches(start) if start < settings.steps and not early else iter(())

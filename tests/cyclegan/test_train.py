@@ -187,6 +187,22 @@ def test_a_finished_run_can_be_made_longer(domains: Path, tmp_path: Path) -> Non
     assert (result.step, result.finished) == (8, True)
 
 
+def test_a_finished_run_keeps_the_settings_it_was_trained_with(domains: Path, tmp_path: Path) -> None:
+    out, lines = tmp_path / "run", list[str]()
+    run_recipe(domains, out, [TINY], resume=True, say=lines.append)
+    assert lines[0] == f"no run in {out} yet, so --resume begins one"
+    before = (out / "config.yaml").read_bytes()
+    for change in ({"learning_rate": 1e-3}, {"steps": 5}):
+        result = run_recipe(domains, out, [TINY, change], resume=True, say=lines.append)
+        assert result is not None
+        assert (result.step, result.finished) == (6, True)
+        assert (out / "config.yaml").read_bytes() == before
+        assert "nothing was left to do at step 6" in lines[-1]
+    run_recipe(domains, out, [TINY, {"steps": 7, "learning_rate": 1e-3}], resume=True, say=lines.append)
+    assert "nothing was left" not in lines[-1]
+    assert "learning_rate: 0.001" in (out / "config.yaml").read_text()
+
+
 def test_dry_run_writes_nothing(domains: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     assert run_recipe(str(domains), str(tmp_path / "run"), [TINY], epochs=3, dry_run=True, say=lines.append) is None

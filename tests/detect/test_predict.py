@@ -247,6 +247,35 @@ def test_again_does_only_what_is_new(run: Path, photos: Path, tmp_path: Path, ey
     assert tree(out)["images/a/one.jpg"] == before["images/a/one.jpg"]
 
 
+def test_images_that_are_gone_leave_nothing_behind(
+    run: Path, photos: Path, tmp_path: Path, eyes: BlockDetector
+) -> None:
+    out, lines = tmp_path / "out", list[str]()
+    write_image(photos / "b.jpg", scene(5))  # takes labels/b.txt, and b.png another name
+    call(run, photos, out)
+    (photos / "b.jpg").unlink()
+    (photos / "a" / "one.jpg").unlink()
+    (out / "labels" / "a" / "notes.txt").write_text("somebody's own")
+    former = tree(out)
+    assert call(run, photos, out, limit=1, say=lines.append).gone == 0  # the others may be there still
+    assert former.keys() == tree(out).keys()
+    assert not any("no longer" in line for line in lines)
+    assert call(run, photos, out, say=lines.append).gone == 2
+    assert "no longer in the input: 2 images, whose files were removed" in lines
+    call(run, photos, tmp_path / "fresh")
+    for part in ("images", "labels"):
+        assert tree(out / part).keys() - {"a/notes.txt"} == tree(tmp_path / "fresh" / part).keys()
+    assert (out / "labels" / "a" / "notes.txt").exists()
+    assert results(out) == results(tmp_path / "fresh")
+    # What was forgotten is nobody's any more: a file of that name is not ours.
+    (out / "labels" / "a" / "one.txt").write_text("corrected by hand")
+    write_image(photos / "new.png", scene(9))
+    again = call(run, photos, out)
+    assert (again.gone, again.written, again.present) == (0, 1, 2)
+    assert (out / "labels" / "a" / "one.txt").exists()
+    assert len((out / "predictions.jsonl").read_bytes().splitlines()) == 3
+
+
 def test_another_threshold_draws_anew_without_the_detector(
     run: Path, photos: Path, tmp_path: Path, eyes: BlockDetector
 ) -> None:

@@ -55,6 +55,12 @@ def test_train_resume_and_start_from(capsys: pytest.CaptureFixture[str], streets
     assert code == 0
     assert "finished at step 6" in out
     assert read_facts(tmp_path / "run" / "last.safetensors")["step"] == 6
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    again = ("--out", tmp_path / "run", "--resume", "--steps", 5, "--cpu")
+    code, out, err = run(capsys, "train-detector", streets, *again)
+    assert code == 0, err
+    assert "nothing was left to do at step 6" in out
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before  # what no step was made with is not recorded
     code, _, err = train(capsys, streets, tmp_path / "run")
     assert code == 2
     assert "add --resume" in err

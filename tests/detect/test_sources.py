@@ -12,6 +12,7 @@ from nightaug.detect.sampling import Source
 from nightaug.detect.sources import (
     SourceSpec,
     fingerprint,
+    in_words,
     known_classes,
     labelled_frames,
     load_frames,
@@ -128,6 +129,29 @@ def test_a_manifests_weights_reach_images_and_boxes(tmp_path: Path, streets: Pat
     assert [box.weight for box in by_name[names[0]].boxes] == [1.0, 0.0]
     assert by_name[names[0]].extra["weight"] == 0.5
     assert by_name[names[2]].extra is None or "weight" not in by_name[names[2]].extra
+
+
+def test_a_source_in_words_tells_what_curation_took(tmp_path: Path) -> None:
+    box = {"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 9, "y2": 9}}
+    labels = [{"name": f"{at}.png", "attributes": {"timeofday": "night"}, "labels": [box, box]} for at in range(4)]
+    for at in range(4):
+        write_image(tmp_path / "images" / f"{at}.png", picture(at, 20, 20))
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    rows = [
+        {"output": "images/0.png", "weight": 0.5, "dropped_boxes": [1]},
+        {"output": "images/1.png", "weight": 0.0},
+        {"output": "images/2.png", "dropped_boxes": [0, 1]},
+        {"output": "images/3.png"},
+        {"output": "images/gone.png", "weight": 0.0},
+    ]
+
+    spec = SourceSpec(str(tmp_path))
+    assert in_words(load_source(spec, open_dataset(tmp_path))).endswith("4 images (0 day, 4 night), 8 boxes, weight 1")
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert in_words(load_source(spec, open_dataset(tmp_path))).endswith(
+        ": 3 images (0 day, 3 night), 3 boxes (3 more of weight 0), 1 images weighed down, 1 images of weight 0 left "
+        "out, weight 1"
+    )
 
 
 def test_classes_come_in_their_usual_order() -> None:

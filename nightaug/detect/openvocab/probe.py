@@ -131,7 +131,7 @@ def run_probe(
         probe=settings,
     )
     folder = RunFolder(out)
-    folder.start(record, resume, ("probe.save_every",))
+    folder.start(record, resume, ("probe.save_every",), say)
     try:
         with training_errors(out, "a smaller --batch"), StopRequest().listen() as stop:
             folder.write_settings(record)

@@ -142,7 +142,7 @@ def run_synthesis(
         synthesis=settings,
     )
     folder = RunFolder(out)
-    folder.start(record, resume, ("synthesis.log_every", "synthesis.save_every"))
+    folder.start(record, resume, ("synthesis.log_every", "synthesis.save_every"), say)
     try:
         with training_errors(out, "a smaller --batch"), StopRequest().listen() as stop:
             folder.write_settings(record)
