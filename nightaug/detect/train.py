@@ -36,8 +36,11 @@ from nightaug.losses import weighted_total
 from nightaug.runs import StopRequest, progress_bar
 from nightaug.training import MovingAverage, TrainingProcess, accumulate, agree, grouped, open_board, write_scalars
 
-#: Settings that a resumed run may have different.
-MAY_CHANGE = ("steps", "workers", "log_every", "save_every", "tensorboard", "patience", "adaptation.cache")
+#: Settings that a resumed run may have different, and what :meth:`DetectorTrainer.advice` tells people to change.
+MAY_CHANGE = (
+    "steps", "learning_rate", "mixed_precision", "workers", "log_every", "save_every", "tensorboard", "patience",
+    "adaptation.cache",
+)  # fmt: skip
 
 
 class TrainResult(NamedTuple):

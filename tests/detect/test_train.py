@@ -90,8 +90,17 @@ def test_other_data_cannot_be_resumed(streets: Path, tmp_path: Path) -> None:
         DetectorTrainer(only_day, [], CLASSES, tmp_path / "run", settings, cpu=True).run(resume=True)
     with pytest.raises(ConfigError, match="add --resume"):
         trainer(streets, tmp_path / "run").run()
-    with pytest.raises(ConfigError, match="learning_rate was"):
-        trainer(streets, tmp_path / "run", learning_rate=0.5).run(resume=True)
+    with pytest.raises(ConfigError, match="optimizer was"):
+        trainer(streets, tmp_path / "run", optimizer="sgd").run(resume=True)
+
+
+def test_what_the_advice_after_a_nan_names_can_be_changed(streets: Path, tmp_path: Path) -> None:
+    first = trainer(streets, tmp_path / "run")
+    first.run()
+    assert "learning_rate=" in first.advice()
+    assert "mixed_precision=fp32" in first.advice()
+    again = trainer(streets, tmp_path / "run", steps=8, learning_rate=first.rate / 2, mixed_precision="fp32")
+    assert again.run(resume=True).step == 8
 
 
 def test_validation_keeps_the_best_and_patience_stops(streets: Path, tmp_path: Path) -> None:
