@@ -10,6 +10,7 @@ from openvocab_toys import street_frames, write_run
 
 from nightaug.detect.checkpoint import load_detector
 from nightaug.detect.dataset import StillImages
+from nightaug.detect.openvocab import features
 from nightaug.detect.openvocab.features import Chosen, GrowingArrays, columns, take_features
 from nightaug.errors import CheckpointError
 from nightaug.runs import StopRequest
@@ -53,7 +54,11 @@ def test_a_shortened_file_is_said_to_be_damaged(tmp_path: Path) -> None:
         GrowingArrays(tmp_path, KINDS, {})
 
 
-def test_features_are_the_detectors_own_and_an_interrupted_run_gives_the_same(streets: Path, tmp_path: Path) -> None:
+def test_features_are_the_detectors_own_and_an_interrupted_run_gives_the_same(
+    streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Machines with fast bf16 would use it, and what they are held against is computed in fp32.
+    monkeypatch.setattr(features, "resolve_precision", lambda precision, cpu: "fp32")
     frames = street_frames(streets)[:5]
     write_run(tmp_path / "run", "softmax")
     detector = load_detector(tmp_path / "run")
