@@ -21,6 +21,7 @@ from nightaug.detect.adaptation.teacher import pseudo_targets
 from nightaug.detect.average_precision import ClassMatches
 from nightaug.detect.detectors.base import Detector, Found
 from nightaug.detect.inference import Detections, detect_images
+from nightaug.detect.predict_steps import file_state
 from nightaug.devices import check_device, default_device
 from nightaug.errors import Interrupted
 from nightaug.images import image_size
@@ -87,7 +88,7 @@ def detect_kept(
         workers = min(4, (os.cpu_count() or 1) - 1)
     rows = _read_rows(file)
     paths = [frame.path for frame in frames if frame.path is not None]
-    todo = [path for path in paths if (row := rows.get(str(path))) is None or row.state != _state(path)]
+    todo = [path for path in paths if (row := rows.get(str(path))) is None or row.state != file_state(path)]
     if not todo:
         return rows
     detector = detector.to(device)
@@ -130,20 +131,11 @@ def _read_rows(file: Path) -> dict[str, FoundRow]:
     return rows
 
 
-def _state(path: Path) -> str:
-    """What tells that an image file is still the same."""
-    try:
-        state = path.stat()
-    except OSError:
-        return ""
-    return f"{state.st_size}:{state.st_mtime_ns}"
-
-
 def _row(path: Path, found: Detections) -> FoundRow:
     boxes = [tuple(round(float(value), 2) for value in box) for box in found.boxes]
     scores = [round(float(value), 5) for value in found.scores]
     labels = [int(label) for label in found.labels]
-    return FoundRow(str(path), _state(path), boxes, scores, labels, found.unreadable)  # type: ignore[arg-type]
+    return FoundRow(str(path), file_state(path), boxes, scores, labels, found.unreadable)  # type: ignore[arg-type]
 
 
 class Labelled(NamedTuple):
