@@ -267,7 +267,7 @@ def detect_truth(
         DatasetError: an image is missing.
         ConfigError: the device is not there.
     """
-    from nightaug.detect.inference import detect_frames
+    from nightaug.detect.inference import decoders, detect_frames
     from nightaug.devices import check_device, default_device
 
     missing = sum(frame.path is None for frame in truth.frames.values())
@@ -276,14 +276,12 @@ def detect_truth(
     device = device or default_device()
     check_device(device)
     detector = load(device)
-    if workers is None:
-        workers = min(4, (os.cpu_count() or 1) - 1)
     with progress_bar("detecting", len(truth.images)) as progress:
         return detect_frames(
             detector,
             truth,
             batch=batch,
             device=device,
-            workers=workers,
+            workers=decoders(workers),
             progress=lambda done, total: progress(done, ""),
         )

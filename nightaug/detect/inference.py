@@ -43,6 +43,11 @@ def to_original(found: Found, letterbox: Letterbox, unreadable: bool = False) ->
     return Detections(boxes[solid], scores[solid], found.labels.cpu().numpy()[solid])
 
 
+def decoders(workers: int | None) -> int:
+    """How many processes or threads decode images: as many as asked for; None: all cores but one, at most four."""
+    return workers if workers is not None else min(4, (os.cpu_count() or 1) - 1)
+
+
 @contextmanager
 def _in_memory(device: torch.device, count: int) -> Iterator[None]:
     try:

@@ -20,7 +20,7 @@ from nightaug.data.frames import Box, Frame
 from nightaug.detect.adaptation.teacher import pseudo_targets
 from nightaug.detect.average_precision import ClassMatches
 from nightaug.detect.detectors.base import Detector, Found
-from nightaug.detect.inference import Detections, detect_images
+from nightaug.detect.inference import Detections, decoders, detect_images
 from nightaug.detect.predict_steps import file_state
 from nightaug.devices import check_device, default_device
 from nightaug.errors import Interrupted
@@ -84,8 +84,6 @@ def detect_kept(
     """
     device = device or default_device()
     check_device(device)
-    if workers is None:
-        workers = min(4, (os.cpu_count() or 1) - 1)
     rows = _read_rows(file)
     paths = [frame.path for frame in frames if frame.path is not None]
     todo = [path for path in paths if (row := rows.get(str(path))) is None or row.state != file_state(path)]
@@ -98,7 +96,7 @@ def detect_kept(
         open(file, "ab") as stream,
         progress_bar("detecting", len(frames), done) as progress,
     ):
-        found_in = detect_images(detector, todo, batch=batch, device=device, workers=workers)
+        found_in = detect_images(detector, todo, batch=batch, device=device, workers=decoders(workers))
         for path, found in zip(todo, found_in, strict=True):
             row = _row(path, found)
             stream.write(msgspec.json.encode(row) + b"\n")

@@ -25,6 +25,7 @@ from nightaug.data.formats.base import shown
 from nightaug.data.frames import Frame
 from nightaug.data.results import writing
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
+from nightaug.detect.inference import decoders
 from nightaug.detect.openvocab.proposals import Boxes, ProposalDetector, collect, detected_boxes, labelled_boxes
 from nightaug.detect.openvocab.store import (
     REGIONS,
@@ -154,7 +155,7 @@ def run_embed(
         "most": most, "min_score": min_score, "nms": overlap, "min_side": min_side,
         "clip": lasting(clip), "clip_name": model.name, "clip_sha": model.sha, "width": model.width,
     }  # fmt: skip
-    threads = workers if workers is not None else min(4, (os.cpu_count() or 1) - 1)
+    threads = decoders(workers)
     job = _Job(
         out, frames, names, detector, model, wanted, most, min_side, batch, crops, device, precision, threads
     )  # fmt: skip
