@@ -238,7 +238,8 @@ def compare(
         typer.Option(help="relight, a run, a weight file or a translated folder; NAME=... names it. Repeatable."),
     ] = None,
     arms: Annotated[
-        str | None, typer.Option(help="Comma separated: day, night, day+night, day+translated, day+adapt, ...")
+        str | None,
+        typer.Option(help="Comma separated: day, night, day+night, day+translated, day+adapt, day+self, ..."),
     ] = None,
     arms_file: Annotated[Path | None, typer.Option(help="YAML of your own arms (docs/compare.md).")] = None,
     ablate: Annotated[

@@ -23,6 +23,10 @@ class ImageError(DatasetError):
     """One image cannot be decoded, is empty, or is over the pixel limit."""
 
 
+class NothingSure(DatasetError):
+    """A detector finds nothing that could be a label."""
+
+
 class CheckpointError(NightaugError):
     """A weight file or training state is missing, damaged, or belongs to something else."""
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,21 @@ from nightaug.data.text import table
 from nightaug.detect.average_precision import match
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
 from nightaug.detect.dataset import bare
+from nightaug.detect.detectors.base import Detector
 from nightaug.detect.evaluate_job import detect_truth
 from nightaug.detect.predict_store import check_apart
 from nightaug.detect.pseudo_found import Threshold, choose_threshold, detect_kept, label_frames
 from nightaug.detect.sources import SourceSpec, labelled_frames, load_target, map_classes
 from nightaug.detect.truth import Truth
-from nightaug.errors import ConfigError, DatasetError
+from nightaug.errors import ConfigError, DatasetError, NothingSure
 from nightaug.images import atomic_write_text
 from nightaug.runs import file_sha256, lock_folder
 
 #: What ``pseudo_labels.json`` says the folder is; nothing else is gone on with.
 KIND = "nightaug pseudo labels"
 FACTS, ROWS, LABELS, IMAGES = "pseudo_labels.json", "detections.jsonl", "annotations/train.json", "train"
+#: Share of the labels that are right on the validation images, and share of a threshold from which on a box is unsure.
+PRECISION, UNSURE = 0.6, 0.3
 
 
 def run_pseudo_label(
@@ -56,9 +59,9 @@ def run_pseudo_label(
     split: str = "train",
     domain: str = "B",
     choose: str = "val",
-    precision: float = 0.6,
+    precision: float = PRECISION,
     score: float | None = None,
-    unsure: float = 0.3,
+    unsure: float = UNSURE,
     batch: int = 8,
     device: str | None = None,
     workers: int | None = None,
@@ -82,7 +85,7 @@ def run_pseudo_label(
     Raises:
         ConfigError: options that make no sense, or ``out`` holds something else.
         CheckpointError: no usable detector.
-        DatasetError: no images, no labels to choose thresholds on, or no sure box at all.
+        DatasetError: no images, no labels to choose thresholds on, or (NothingSure) no sure box at all.
     """
     run, dataset, out = Path(run), Path(dataset), Path(out)
     weights = find_detector(run)
@@ -94,18 +97,9 @@ def run_pseudo_label(
     for frame in frames:
         frame.timeofday = {"A": DAY, "B": NIGHT}.get(domain, frame.timeofday)
     check_apart(dataset, [part.images for part in opened.parts], out)
-    facts: dict[str, Any] = {
-        "kind": KIND,
-        "nightaug": __version__,
-        "detector": f"{weights.resolve().parent.name}/{weights.name}",
-        "weights_sha256": file_sha256(weights),
-        "input": os.path.abspath(dataset),
-        "split": split,
-        "domain": domain,
-    }
+    facts = begun_facts(weights, dataset, split, domain)
     _check_folder(out, facts, overwrite)
     detector = load_detector(weights, "cpu")
-    classes = tuple(canonical_class(name) for name in detector.classes)
     dev: list[Frame] = []
     if score is None:
         rename = read_facts(weights)["settings"].get("rename") or {}
@@ -123,6 +117,63 @@ def run_pseudo_label(
     if dry_run:
         say(f"would write {out}")
         return {}
+    try:
+        facts = label_images(
+            detector, frames, dev, out, facts, precision=precision, score=score, unsure=unsure, batch=batch,
+            device=device, workers=workers, overwrite=overwrite, chosen_on=f"{choose}/{domain}", say=say,
+        )  # fmt: skip
+    except NothingSure as error:
+        raise NothingSure(f"{error}; lower --precision, or give a --score") from error
+    say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all --out RUN")
+    return facts
+
+
+def begun_facts(weights: Path, dataset: Path, split: str, domain: str) -> dict[str, Any]:
+    """What pseudo labels are known by: the detector and the images."""
+    return {
+        "kind": KIND,
+        "nightaug": __version__,
+        "detector": f"{weights.resolve().parent.name}/{weights.name}",
+        "weights_sha256": file_sha256(weights),
+        "input": os.path.abspath(dataset),
+        "split": split,
+        "domain": domain,
+    }
+
+
+def label_images(
+    detector: Detector,
+    frames: Sequence[Frame],
+    dev: Sequence[Frame],
+    out: Path,
+    facts: Mapping[str, Any],
+    *,
+    precision: float = PRECISION,
+    score: float | None = None,
+    unsure: float = UNSURE,
+    batch: int = 8,
+    device: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    chosen_on: str = "val",
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Write the folder of :func:`run_pseudo_label`; what an earlier call has found there is used again.
+
+    Args:
+        detector: anywhere; it may be moved.
+        frames: to be labelled; their own boxes are not looked at.
+        dev: labelled frames that thresholds are chosen on, but for ``score``.
+        facts: what is to be said of the labels, and their folder known by (see :func:`begun_facts`).
+        chosen_on: what ``dev`` is called.
+
+    Returns:
+        ``facts`` and what has come of them.
+
+    Raises:
+        As :func:`run_pseudo_label`.
+    """
+    classes = tuple(canonical_class(name) for name in detector.classes)
     lock = lock_folder(out)
     try:
         if overwrite:
@@ -138,14 +189,14 @@ def run_pseudo_label(
             chosen = {name: choose_threshold(one, precision) for name, one in zip(classes, found, strict=True)}
         made = label_frames(frames, rows, classes, chosen, unsure)
         if not made.frames:
-            raise DatasetError(
-                f"the detector is sure of nothing on these images (thresholds: {_listed(chosen) or 'none'}); lower "
-                "--precision, or give a --score"
+            raise NothingSure(
+                f"the detector is sure of nothing on these images (thresholds: {_listed(chosen) or 'none'})"
             )
         _write(out, made.frames, classes)
-        facts |= {
+        made_of = {
+            **facts,
             "thresholds": {name: None if one is None else _plain(one) for name, one in chosen.items()},
-            "chosen_on": None if score is not None else f"{choose}/{domain}",
+            "chosen_on": None if score is not None else chosen_on,
             "unsure": unsure,
             "images": len(made.frames),
             "left_out": dict(made.left_out),
@@ -153,15 +204,14 @@ def run_pseudo_label(
             "unsure_boxes": made.unsure,
             "finished": True,
         }
-        atomic_write_text(out / FACTS, json.dumps(facts, indent=1) + "\n")
+        atomic_write_text(out / FACTS, json.dumps(made_of, indent=1) + "\n")
     except OSError as error:
         raise DatasetError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
         lock.close()
-    for line in _lines(facts, chosen, len(frames)):
+    for line in _lines(made_of, chosen, len(frames)):
         say(line)
-    say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all --out RUN")
-    return facts
+    return made_of
 
 
 # -- the folder ------------------------------------------------------------------------------------------------------

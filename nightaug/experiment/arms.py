@@ -11,14 +11,15 @@ An arm is a list of parts; training draws from them by weight, half and half whe
 Without ``:NAME`` an arm stands for one arm of each translator; ``:ONE+OTHER`` is one arm of both translators' images,
 in equal parts. ``day+adapt``, ``day+translated+adapt:NAME``,
 ``translated+adapt:NAME`` and the like also learn from unlabelled night images, and ``-without-PART`` leaves a part of
-that out (see :mod:`nightaug.experiment.compare_adapt`).
+that out (see :mod:`nightaug.experiment.compare_adapt`). ``day+translated+self:NAME`` also learns from the labels that
+``day+translated:NAME`` gives unlabelled night images (see :mod:`nightaug.experiment.compare_self`).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from nightaug.config import build, load_yaml
 from nightaug.errors import ConfigError
 from nightaug.experiment.compare_adapt import (
     ADAPT,
+    SELF,
     Overrides,
     ablated,
     adapted,
@@ -34,9 +36,13 @@ from nightaug.experiment.compare_adapt import (
     overrides,
     parts_of,
     read_set,
+    rounds,
+    student,
+    taught,
     without,
 )
-from nightaug.experiment.compare_settings import CEILINGS, DAY, CompareSettings, SourceSpec
+from nightaug.experiment.compare_self import teachers, with_pseudo
+from nightaug.experiment.compare_settings import CEILINGS, DAY, PSEUDO, CompareSettings, SourceSpec
 
 #: The compared dataset, as parts name it.
 DATASET = "dataset"
@@ -59,7 +65,7 @@ _NIGHT_PART = SourceSpec(data=DATASET, domain="B")
 FIXED: dict[str, Parts] = {DAY: (_DAY_PART,), "night": (_NIGHT_PART,), "day+night": (_DAY_PART, _NIGHT_PART)}
 #: Arms of one translator each, or of several mixed; their parts are made by :func:`_of_translators`.
 PER_TRANSLATOR = ("day+translated", "translated", "seed-translated")
-#: Built-in arms that can learn from unlabelled night images beside: those without night labels.
+#: Built-in arms that can learn from unlabelled night images: those without night labels.
 _ADAPTABLE = (DAY, "day+translated", "translated")
 
 
@@ -102,6 +108,8 @@ def read_arms(path: Path) -> dict[str, OwnArm]:
         name = str(key)
         if without(name)[1] or labelled(name)[1]:
             mistakes.append(f"arm '{name}': {ADAPT} and -without-PART are nightaug's own endings; say it under set")
+        elif taught(name)[1]:
+            mistakes.append(f"arm '{name}': {SELF} is nightaug's own ending; give it a part such as data: {PSEUDO}:ARM")
         elif is_built_in(name):
             mistakes.append(f"arm '{name}': the name is a built-in arm's")
         elif name == CHECKPOINT:
@@ -148,17 +156,29 @@ def _part(arm: str, number: int, item: Any, folder: Path, mistakes: list[str]) -
         mistakes.append(f"{where}: {error}")
         return None
     kind, _, name = spec.data.partition(":")
-    if spec.split != "train" and (spec.data in (DATASET, ".") or kind == TRANSLATED):
-        mistakes.append(f"{where}: arms train on the train split only, {spec.split} is kept for choices and tests")
-        return None
-    if spec.data in (DATASET, ".") or kind == TRANSLATED:
-        known = {"domain": spec.domain or "B"} if kind == TRANSLATED else {"data": DATASET}
-        return spec.model_copy(update=known)
+    if spec.data in (DATASET, ".") or kind == TRANSLATED or spec.pseudo:
+        return _known_part(spec, where, mistakes)
     if (folder / spec.data).exists():
         return spec.model_copy(update={"data": str((folder / spec.data).absolute())})
-    close = difflib.get_close_matches(kind, [DATASET, TRANSLATED], 1)
+    close = difflib.get_close_matches(kind, [DATASET, TRANSLATED, PSEUDO], 1)
     hint = f"; did you mean '{':'.join(filter(None, [close[0], name]))}'?" if close else ""
-    mistakes.append(f"{where}: unknown data '{spec.data}', neither 'dataset', 'translated:NAME' nor a folder{hint}")
+    mistakes.append(
+        f"{where}: unknown data '{spec.data}', neither 'dataset', 'translated:NAME', '{PSEUDO}:ARM' nor a folder{hint}"
+    )
+    return None
+
+
+def _known_part(spec: SourceSpec, where: str, mistakes: list[str]) -> SourceSpec | None:
+    """A part of the compared dataset, or of what the comparison makes of it."""
+    kind, _, name = spec.data.partition(":")
+    if spec.split != "train":
+        mistakes.append(f"{where}: arms train on the train split only, {spec.split} is kept for choices and tests")
+    elif kind == PSEUDO and (not name or spec.domain == "A" or spec.night_boxes is not None):
+        mistakes.append(f"{where}: expected {PSEUDO}:ARM and a weight; the arm labels the night images of train")
+    elif kind in (PSEUDO, TRANSLATED):
+        return spec.model_copy(update={"domain": spec.domain or "B"})
+    else:
+        return spec.model_copy(update={"data": DATASET})
     return None
 
 
@@ -200,20 +220,18 @@ def asked(
     less: list[str] = []
     for name in names:
         base, part = without(name)
-        found = _expanded(base, own, translators)
-        arms |= found
-        less += [ablated(one, part) for one in found] if part else []
+        arms |= _expanded(base, own, translators)
+        less += [ablated(one, part) for one in _named_alone(base, own, translators)] if part else []
     if ablate is not None:
-        found = _expanded(ablate, own, translators)
-        arms |= found
-        for one in found:
+        arms |= _expanded(ablate, own, translators)
+        for one in _named_alone(ablate, own, translators):
             changes = overrides(one, sets, head)
             if not adapts_with(changes):
                 raise ConfigError(f"--ablate {ablate}: it has no night head to leave parts out of; try {adapted(one)}")
             less += [ablated(one, part) for part in parts_of(changes, head)]
     for name in less:
         overrides(name, sets, head)
-    used = {labelled(name)[0] for name in arms}
+    used = {labelled(rounds(name)[0])[0] for name in arms}
     return Asked(arms, {name: sets[name] for name in sets if name in used}, tuple(dict.fromkeys(less)))
 
 
@@ -230,13 +248,43 @@ def expand(names: Sequence[str], own: Mapping[str, OwnArm], translators: Sequenc
     return arms
 
 
-def _expanded(name: str, own: Mapping[str, OwnArm], translators: Sequence[str]) -> dict[str, Parts]:
+def _expanded(
+    name: str, own: Mapping[str, OwnArm], translators: Sequence[str], students: Sequence[str] = ()
+) -> dict[str, Parts]:
+    """The arms of one name, each after those that label images for it.
+
+    Args:
+        students: arms that it would label for.
+    """
+    found: dict[str, Parts] = {}
+    for arm, parts in _named_alone(name, own, translators).items():
+        for teacher in teachers(parts):
+            if teacher in (*students, arm):
+                raise ConfigError(f"arm '{teacher}' would label images for itself; {PSEUDO}:ARM names another arm")
+            theirs = _expanded(teacher, own, translators, (*students, arm))
+            if teacher not in theirs:
+                raise ConfigError(f"arm '{arm}': {PSEUDO}:{teacher} is several arms; name one of {', '.join(theirs)}")
+            found |= theirs
+        found[arm] = parts
+    return found
+
+
+def _named_alone(name: str, own: Mapping[str, OwnArm], translators: Sequence[str]) -> dict[str, Parts]:
     """One name: an arm, or one of each translator."""
+    first, count = rounds(name)
+    if count:
+        _check_unlabelled(name, labelled(first)[0], SELF)
+        found = {}
+        for arm, parts in _named_alone(first, own, translators).items():
+            teacher = arm
+            for _ in range(count - 1):
+                teacher = student(teacher)
+            found[student(teacher)] = with_pseudo(parts, teacher)
+        return found
     label, adapts = labelled(name)
     kind, colon, wanted = label.partition(":")
-    if adapts and is_built_in(label) and kind not in _ADAPTABLE:
-        fit = ", ".join(map(adapted, _ADAPTABLE))
-        raise ConfigError(f"arm '{name}': {ADAPT} is for arms without night labels ({fit}, or one of your own)")
+    if adapts:
+        _check_unlabelled(name, label, ADAPT)
     if label in FIXED:
         found = {label: FIXED[label]}
     elif label in own:
@@ -254,9 +302,15 @@ def _expanded(name: str, own: Mapping[str, OwnArm], translators: Sequence[str]) 
                 raise ConfigError(f"arm '{name}': it names a translator twice; weights are for an --arms-file")
             found[f"{kind}:{one}"] = _of_translators(kind, mixed)
     else:
-        known = [*FIXED, *PER_TRANSLATOR, *map(adapted, _ADAPTABLE), *own]
-        raise ConfigError(f"unknown arm '{name}'{_hint(name, known)} (there are: {', '.join(known)})")
+        known = [*FIXED, *PER_TRANSLATOR, *map(adapted, _ADAPTABLE), *map(student, _ADAPTABLE), *own]
+        raise ConfigError(f"unknown arm '{name}'{hint_of(name, known)} (there are: {', '.join(known)})")
     return {adapted(one): parts for one, parts in found.items()} if adapts else found
+
+
+def _check_unlabelled(name: str, label: str, ending: str) -> None:
+    if is_built_in(label) and label.partition(":")[0] not in _ADAPTABLE:
+        fit = ", ".join(map(student if ending == SELF else adapted, _ADAPTABLE))
+        raise ConfigError(f"arm '{name}': {ending} is for arms without night labels ({fit}, or one of your own)")
 
 
 def check_folders(arms: Iterable[str]) -> None:
@@ -290,10 +344,10 @@ def _named(arm: str, part: SourceSpec, translators: Sequence[str]) -> SourceSpec
 def _check_translator(where: str, name: str, translators: Sequence[str]) -> None:
     if name not in translators:
         given = ", ".join(translators) or "none"
-        raise ConfigError(f"{where}: unknown translator '{name}'{_hint(name, translators)} (given: {given})")
+        raise ConfigError(f"{where}: unknown translator '{name}'{hint_of(name, translators)} (given: {given})")
 
 
-def _hint(name: str, known: Sequence[str]) -> str:
+def hint_of(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, 1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -301,13 +355,13 @@ def _hint(name: str, known: Sequence[str]) -> str:
 def is_built_in(name: str) -> bool:
     """Whether an arm's name is one of nightaug's own, with its endings or without."""
     base, part = without(name)
-    label, adapts = labelled(base)
-    return adapts or part is not None or label in FIXED or label.partition(":")[0] in PER_TRANSLATOR
+    label, adapts = labelled(rounds(base)[0])
+    return adapts or label != base or part is not None or label in FIXED or label.partition(":")[0] in PER_TRANSLATOR
 
 
 def is_folder(part: SourceSpec) -> bool:
     """Whether a part's images come from elsewhere than the compared dataset and its translations."""
-    return part.data != DATASET and not part.translated
+    return part.data != DATASET and not part.translated and not part.pseudo
 
 
 def slug(name: str) -> str:
@@ -324,36 +378,3 @@ def shares(parts: Sequence[SourceSpec]) -> list[float]:
     """The share of the drawn images that comes from each part; they sum to 1."""
     total = sum(part.weight for part in parts)
     return [part.weight / total for part in parts]
-
-
-def wanted_rows(
-    only: Sequence[str], arms: Sequence[str], seeds: Sequence[int], once: Collection[str] = ()
-) -> list[tuple[str, int]]:
-    """The (arm, seed) pairs to train now: all, or those that ``only`` names: ``ARM``, ``ARM@SEED`` or ``@SEED``.
-
-    The order is seed by seed, so that a comparison stopped early has whole seeds. ``checkpoint`` stands for the day
-    checkpoint alone; it comes first.
-
-    Args:
-        once: arms of the first seed only, unless ``ARM@SEED`` names another one.
-
-    Raises:
-        ConfigError: ``only`` names an arm or a seed that is not in this comparison.
-    """
-    every = [(arm, seed) for seed in seeds for arm in (CHECKPOINT, *arms)]
-    usual = [row for row in every if row[0] not in once or row[1] == seeds[0]]
-    if not only:
-        return [row for row in usual if row[0] != CHECKPOINT]
-    chosen: set[tuple[str, int]] = set()
-    for item in only:
-        arm, at, seed = item.partition("@")
-        arm = arm.removesuffix(NIGHT_MARK)
-        pool = every if arm and at else usual
-        some = [row for row in pool if arm in ("", row[0]) and (not at or str(row[1]) == seed)]
-        if not some:
-            raise ConfigError(
-                f"--only {item}: no such arm and seed here{_hint(arm, arms)} (arms: {', '.join(arms)}; seeds: "
-                f"{', '.join(map(str, seeds))}; write ARM, ARM@SEED or @SEED)"
-            )
-        chosen.update(some)
-    return [row for row in every if row in chosen]

@@ -15,21 +15,21 @@ import msgspec
 
 from nightaug.config import Settings, build
 from nightaug.detect.truth import Truth
-from nightaug.errors import ConfigError, DatasetError, Interrupted
+from nightaug.errors import ConfigError, DatasetError, Interrupted, NothingSure
 from nightaug.experiment.arms import (
     CHECKPOINT,
     asked,
     check_folders,
-    shares,
     slug,
-    wanted_rows,
 )
-from nightaug.experiment.compare_adapt import adapts_with
-from nightaug.experiment.compare_data import Arm, Data, build_arm, read_data
+from nightaug.experiment.compare_data import Arm, ArmSource, Data, build_arm, read_data
 from nightaug.experiment.compare_facts import facts, pairs
-from nightaug.experiment.compare_rows import Backend, Detectors, Rows, is_done, read_state
+from nightaug.experiment.compare_plan import checkpoint_folder, is_trained, plan_lines
+from nightaug.experiment.compare_rows import Backend, Detectors, Rows, is_done
+from nightaug.experiment.compare_self import facts_of, label_folder, teachers
 from nightaug.experiment.compare_settings import (
     DAY,
+    PSEUDO,
     CompareOptions,
     CompareSettings,
     check_layers,
@@ -47,6 +47,7 @@ from nightaug.experiment.compare_translate import (
     parse_translators,
     render,
 )
+from nightaug.experiment.wanted import wanted_rows
 from nightaug.images import atomic_write_bytes, remove_leftovers
 from nightaug.runs import lock_folder
 
@@ -229,69 +230,24 @@ class _Comparison:
         for reason, number in self.truth.skipped.items():
             say(f"test images: {number:,} {reason}")
         self.rows = Rows(backend, data.classes, self.truth, self.dev_truth, data.dev, cpu, say)
-        self._built: dict[str, Arm] = {}
+        self._built: dict[tuple[str, int | None], Arm] = {}
 
     # -- before ----------------------------------------------------------------------------------------------
 
     def describe(self, wanted: Sequence[tuple[str, int]]) -> None:
         """Say what will be trained on what, and what of it is done."""
-        settings, data = self.settings, self.data
-        self.say(
-            f"{data.root}: {len(data.train['A']):,} day and {len(data.train['B']):,} night images to train on, "
-            f"{len(self.dev_truth.images):,} for choices, {len(self.truth.images):,} night images to test on"
-        )
-        for note in data.notes:
-            self.say(f"  {note}")
-        for name, parts in settings.arms.items():
-            said = []
-            for part, share in zip(parts, shares(parts), strict=True):
-                words = " ".join(filter(None, (Path(part.data).name, part.split, part.domain)))
-                said.append(f"{share:.0%} {words}{self._number(part.data, part.domain)}")
-            self.say(f"  {name}: {', '.join(said)}{self._beside(name)}")
-        for name in settings.ablated:
-            self.say(f"  {name}")
-        batch = getattr(self.base, "batch", 1) * getattr(self.base, "accumulate", 1)
-        arms = [(arm, seed) for arm, seed in wanted if arm != CHECKPOINT]
-        done = sum(is_done(row_folder(self.out, slug(arm), seed)) for arm, seed in arms)
-        self.say(
-            f"{len(arms)} runs of {settings.steps:,} steps with {batch} images each ({done} done), "
-            f"{len(arms) * settings.steps * batch:,} images in all"
-        )
-        if settings.day_steps:
-            seeds = sorted({seed for _, seed in wanted})
-            done = sum(self._is_trained(seed) for seed in seeds)
-            self.say(f"day checkpoints of {settings.day_steps:,} steps to start from: {len(seeds)} ({done} done)")
-
-    def _beside(self, name: str) -> str:
-        """What an arm sees beside labelled images, and what it sets of its own."""
-        own = self.settings.own.get(name)
-        said = f"; set {msgspec.json.encode(own).decode()}" if own else ""
-        if adapts_with(self.settings.overrides(name)):
-            said += f"; with {len(self.data.train['B']):,} unlabelled night images, as many a step beside"
-        return said
-
-    def _number(self, data: str, domain: str | None) -> str:
-        """How many images a part has, as far as that is known before anything is made."""
-        if data == "dataset":
-            number = sum(len(frames) for own, frames in self.data.train.items() if domain in (own, None))
-            return f" ({number:,} images)"
-        if data.startswith("translated:"):
-            # What was day is now night.
-            return f" (up to {len(self.data.train['A' if domain == 'B' else 'B']):,} images)"
-        return ""
+        images = len(self.dev_truth.images), len(self.truth.images)
+        for line in plan_lines(self.out, self.settings, self.data, self.base, wanted, images):
+            self.say(line)
 
     def checkpoint(self, seed: int) -> Path:
         """The run folder of a seed's day checkpoint."""
-        return self.out / "checkpoints" / f"seed{seed}"
-
-    def _is_trained(self, seed: int) -> bool:
-        state = read_state(self.checkpoint(seed))
-        return state is not None and state.trained
+        return checkpoint_folder(self.out, seed)
 
     def check(self) -> None:
         """Refuse arms whose images or settings cannot be used, before hours are spent on the others.
 
-        What is yet to be translated cannot be looked at; the other parts of such an arm can.
+        What is yet to be translated or labelled cannot be looked at; the other parts of such an arm can.
         """
         mistakes = []
         for name in self.settings.names:
@@ -302,10 +258,11 @@ class _Comparison:
         if mistakes:
             raise ConfigError("; ".join(mistakes))
         for name in self.settings.names:
-            if self._is_made(name):
+            parts = self.settings.parts(name)
+            if self._is_made(name) and not teachers(parts):
                 self.arm(name)
             else:
-                there = [part for part in self.settings.parts(name) if not part.translated]
+                there = [part for part in parts if not part.translated and not part.pseudo]
                 build_arm(name, there, {}, self.data, self.settings.overrides(name))
 
     def start(self) -> None:
@@ -327,16 +284,26 @@ class _Comparison:
 
     # -- rows ------------------------------------------------------------------------------------------------
 
-    def arm(self, name: str) -> Arm:
-        """An arm with its images, translated first where need be."""
-        if name not in self._built:
-            parts = self.settings.parts(name)
+    def arm(self, name: str, seed: int | None = None) -> Arm:
+        """An arm with its images, translated, or labelled by another arm of its seed, first where need be."""
+        parts = self.settings.parts(name)
+        key = (name, seed if teachers(parts) else None)
+        if key not in self._built:
             ways = needed({name: parts})
             for translator, direction in ways:
                 render(self.sources[translator], direction, self.data.root, self.out, self.cpu, self.say)
             there = folders(ways, self.sources, self.out)
-            self._built[name] = build_arm(name, parts, there, self.data, self.settings.overrides(name))
-        return self._built[name]
+            labelled = {f"{PSEUDO}:{one}": self._labels(one, seed) for one in teachers(parts) if seed is not None}
+            self._built[key] = build_arm(name, parts, there, self.data, self.settings.overrides(name), labelled)
+        return self._built[key]
+
+    def _labels(self, teacher: str, seed: int) -> ArmSource:
+        """What an arm finds on the night images of train; it is trained first where need be."""
+        arm, row = self.arm(teacher, seed), row_folder(self.out, slug(teacher), seed)
+        labels = label_folder(self.out, arm.slug, seed)
+        if not is_done(row) and not facts_of(labels).get("finished"):
+            self._make(teacher, seed)
+        return self.rows.label(arm, row, labels, self.data)
 
     def _is_made(self, name: str) -> bool:
         """Whether an arm's images are all there already."""
@@ -346,24 +313,31 @@ class _Comparison:
     def train(self, wanted: Sequence[tuple[str, int]]) -> None:
         """Train and test what is not done, seed by seed."""
         for name, seed in wanted:
-            start = self._day_checkpoint(seed)
-            if name == CHECKPOINT:
-                continue
-            arm = self.arm(name)
-            folder = row_folder(self.out, arm.slug, seed)
-            if not is_done(folder):
-                self.say(f"{arm.name}, seed {seed}")
-            self.rows.train(arm, seed, folder, self._settings(name, self.settings.steps, seed, start))
-            self.rows.test(folder)
-            if arm.target and start is not None and name not in self.settings.ablated:
-                self.rows.embed(arm, start.parent, folder, self.data)
+            try:
+                self._make(name, seed)
+            except NothingSure as error:
+                # The other rows are worth their time without it.
+                self.say(f"{name}, seed {seed} is left out: {error}; train its teacher for longer")
+
+    def _make(self, name: str, seed: int) -> None:
+        start = self._day_checkpoint(seed)
+        if name == CHECKPOINT:
+            return
+        arm = self.arm(name, seed)
+        folder = row_folder(self.out, arm.slug, seed)
+        if not is_done(folder):
+            self.say(f"{arm.name}, seed {seed}")
+        self.rows.train(arm, seed, folder, self._settings(name, self.settings.steps, seed, start))
+        self.rows.test(folder)
+        if arm.target and start is not None and name not in self.settings.ablated:
+            self.rows.embed(arm, start.parent, folder, self.data)
 
     def _day_checkpoint(self, seed: int) -> Path | None:
         """The weights every arm of a seed starts from; trained first where need be."""
         if not self.settings.day_steps:
             return None
         folder = self.checkpoint(seed)
-        if not self._is_trained(seed):
+        if not is_trained(folder):
             self.say(f"day checkpoint, seed {seed}")
         day = Arm("day checkpoint", self.arm(DAY).sources)
         self.rows.train(day, seed, folder, self._settings(DAY, self.settings.day_steps, seed, None))
@@ -380,15 +354,16 @@ class _Comparison:
 
     def table(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Put together what is done; arms whose images are not made yet are missing in it."""
+        arms = []
         for name in self.settings.names:
-            if self._is_made(name):
-                self.arm(name)
-        arms = [self._built[name] for name in self.settings.names if name in self._built]
-        for arm in arms:
-            for seed in self.settings.seeds:
-                folder = row_folder(self.out, arm.slug, seed)
-                if is_done(folder):
-                    self.rows.check(arm, seed, folder)
+            done = [seed for seed in self.settings.seeds if is_done(row_folder(self.out, slug(name), seed))]
+            if not self._is_made(name) or (teachers(self.settings.parts(name)) and not done):
+                continue
+            # What another arm has labelled is another set for every seed; the first stands for all.
+            built = [self.arm(name, seed) for seed in done or self.settings.seeds[:1]]
+            for arm, seed in zip(built, done, strict=False):
+                self.rows.check(arm, seed, row_folder(self.out, arm.slug, seed))
+            arms.append(built[0])
         _write_json(
             self.out / "pairs.json", pairs([arm for arm in arms if arm.key in self.settings.arms], self.settings.pairs)
         )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from nightaug.experiment.compare_data import Arm
 
 ADAPT = "+adapt"
+#: Ends the name of an arm that learns from what the arm before it finds, see compare_self.py.
+SELF = "+self"
 #: The target of every adapted arm, as train-detector would name it: the labels of these images are never read.
 TARGET = "dataset:train:B"
 #: Detector settings of which an arm without adaptation and without translated images knows nothing.
@@ -65,6 +67,26 @@ def adapted(name: str) -> str:
     return kind + ADAPT + colon + translator
 
 
+def taught(name: str) -> tuple[str, bool]:
+    """``day+translated+self:relight`` to ``("day+translated:relight", True)``: the arm that labels for it."""
+    kind, colon, translator = name.partition(":")
+    return kind.removesuffix(SELF) + colon + translator, kind.endswith(SELF)
+
+
+def student(name: str) -> str:
+    """The opposite of :func:`taught`."""
+    kind, colon, translator = name.partition(":")
+    return kind + SELF + colon + translator
+
+
+def rounds(name: str) -> tuple[str, int]:
+    """``day+self+self`` to ``("day", 2)``."""
+    count = 0
+    while taught(name)[1]:
+        name, count = taught(name)[0], count + 1
+    return name, count
+
+
 # -- settings --------------------------------------------------------------------------------------------------
 
 
@@ -101,6 +123,8 @@ def overrides(name: str, own: Mapping[str, Overrides], parts: Sequence[str]) -> 
     """
     whole, part = without(name)
     label, adapts = labelled(whole)
+    if taught(label)[1]:  # one's own arm and its student share their settings, but for the night head's ending
+        label = labelled(rounds(label)[0])[0]
     found = dict(own.get(label, {}))
     if adapts:
         found = merge({"adapt": "vlmcshfg"}, found)

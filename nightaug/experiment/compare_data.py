@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -358,12 +358,14 @@ def build_arm(
     folders: dict[tuple[str, str], Path],
     data: Data,
     overrides: Overrides | None = None,
+    labelled: Mapping[str, ArmSource] | None = None,
 ) -> Arm:
     """An arm with its images.
 
     Args:
         folders: (translator, domain of its images) -> folder.
         overrides: detector settings of its own.
+        labelled: ``pseudo:ARM`` -> what that arm has labelled.
 
     Raises:
         ConfigError, DatasetError: as :func:`read_source`, or there is no night image to adapt to.
@@ -371,6 +373,9 @@ def build_arm(
     sources = []
     for part, share in zip(parts, shares(parts), strict=True):
         kind, _, name = part.data.partition(":")
+        if labelled and part.data in labelled:
+            sources.append(replace(labelled[part.data], spec=part, weight=share))
+            continue
         if part.data == DATASET:
             folder = data.root
         elif kind == TRANSLATED:

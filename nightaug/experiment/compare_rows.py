@@ -20,11 +20,13 @@ from nightaug.data.frames import Frame
 from nightaug.detect.truth import Truth
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted, NightaugError
 from nightaug.experiment.compare_adapt import shown_clip
-from nightaug.experiment.compare_data import Arm, Data
+from nightaug.experiment.compare_data import Arm, ArmSource, Data
+from nightaug.experiment.compare_self import check_teacher, facts_of, labels_of, unlabelled
 from nightaug.images import atomic_write_bytes, atomic_write_text
 from nightaug.runs import RunFolder, file_sha256, progress_bar
 
 Results = list[dict[str, Any]]
+Say = Callable[[str], None]
 
 DETECTIONS, DEV_DETECTIONS, FEATURES = "detections.json", "dev_detections.json", "embedding.json"
 
@@ -61,6 +63,12 @@ class Backend(Protocol):
 
     def detect(self, run: Path, truth: Truth, cpu: bool, progress: Callable[[int, int], None]) -> Results:
         """COCO results of a run's last weights on the truth's images."""
+        ...
+
+    def label(
+        self, run: Path, frames: Sequence[Frame], dev: Sequence[Frame], out: Path, data: Path, cpu: bool, say: Say
+    ) -> None:
+        """Write a folder of pseudo labels by a run's last weights, or go on with what is there."""
         ...
 
     def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
@@ -110,6 +118,20 @@ class Detectors:
 
         device = "cpu" if cpu else default_device()
         return detect_frames(load_detector(run, device, "last"), truth, device=device, progress=progress)
+
+    def label(
+        self, run: Path, frames: Sequence[Frame], dev: Sequence[Frame], out: Path, data: Path, cpu: bool, say: Say
+    ) -> None:
+        from nightaug.detect.checkpoint import load_detector
+        from nightaug.detect.pseudo_labels import begun_facts, label_images
+
+        weights = RunFolder(run).weights_path("last")
+        facts = begun_facts(weights, data, "train", "B")
+        # Rows that another detector has left are no use.
+        anew = facts_of(out).get("weights_sha256") not in (None, facts["weights_sha256"])
+        detector = load_detector(weights, "cpu")
+        device = "cpu" if cpu else None
+        label_images(detector, frames, dev, out, facts, device=device, overwrite=anew, chosen_on="dev", say=say)
 
     def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
         from nightaug.experiment.embedding import write_embedding
@@ -228,7 +250,7 @@ class Rows:
         dev_truth: Truth,
         dev: Sequence[Frame],
         cpu: bool,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self.backend, self.classes, self.cpu, self.say = backend, classes, cpu, say
         self.truth, self.dev_truth, self.dev = truth, dev_truth, dev
@@ -315,6 +337,25 @@ class Rows:
         state.wall_s += time.monotonic() - began
         state.tested = sha
         _write_state(folder, state)
+
+    def label(self, teacher: Arm, run: Path, out: Path, data: Data) -> ArmSource:
+        """What a finished arm finds on the night images of train, as a part of another.
+
+        Raises:
+            ConfigError: the labels there are another detector's.
+            CheckpointError: there are none, and the arm's weights are gone.
+            Interrupted: stopped by Ctrl-C.
+        """
+        sha = weights_sha(run)
+        if not check_teacher(out, sha):
+            if sha is None:
+                raise CheckpointError(f"{run} has no last.safetensors to label images by; remove {run} to make it anew")
+            frames = unlabelled(data)
+            if not frames:
+                raise DatasetError(f"{data.root}: train/B has no night images for {teacher.key} to label")
+            self.say(f"{teacher.name} labels {len(frames):,} night images")
+            self.backend.label(run, frames, self.dev, out, data.root, self.cpu, lambda text: self.say(f"  {text}"))
+        return labels_of(teacher, out)
 
     def embed(self, arm: Arm, before: Path, folder: Path, data: Data) -> None:
         """Look at the features before and after an arm's training, for the page; of one seed an arm."""

@@ -18,6 +18,9 @@ DAY = "day"
 #: Real night with its labels: what translated images could at most be worth.
 CEILINGS = ("day+night", "night")
 
+#: What a part's data starts with where an arm of the comparison has labelled it, see compare_self.py.
+PSEUDO = "pseudo"
+
 #: Detector settings that change neither what is trained nor how it is tested.
 HARMLESS = ("workers", "save_every", "log_every", "tensorboard", "adaptation.cache")
 #: What must be equal from the first run of a comparison to the last: the budget, and how dev is cut.
@@ -27,7 +30,8 @@ _FIXED = ("steps", "day_steps", "dev_share")
 class SourceSpec(Settings):
     """One part of an arm's training images, as an arms file names it."""
 
-    #: "dataset" (or "."): the compared dataset; "translated:NAME"; or the path of any dataset or translated folder.
+    #: "dataset" (or "."): the compared dataset; "translated:NAME"; "pseudo:ARM": its night images with the labels that
+    #: arm gives them; or the path of any dataset or translated folder.
     data: str = Field(min_length=1)
     #: train, val, test or all; the compared dataset and its translations only give train.
     split: Literal["train", "val", "test", "all"] = "train"
@@ -42,6 +46,11 @@ class SourceSpec(Settings):
     def translated(self) -> bool:
         """Whether its images are a translation of the compared dataset."""
         return self.data.startswith("translated:")
+
+    @property
+    def pseudo(self) -> bool:
+        """Whether another arm labels its images."""
+        return self.data.startswith(f"{PSEUDO}:")
 
 
 class TranslatorRecord(Settings):

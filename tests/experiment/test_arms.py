@@ -8,7 +8,7 @@ import pytest
 from compare_helpers import make_dataset, make_translated, names_of, write_part
 
 from nightaug.errors import ConfigError, DatasetError
-from nightaug.experiment.arms import asked, default_arms, expand, read_arms, shares, slug, wanted_rows
+from nightaug.experiment.arms import asked, default_arms, expand, read_arms, shares, slug
 from nightaug.experiment.compare_data import build_arm, read_data
 from nightaug.experiment.compare_settings import SourceSpec
 from nightaug.experiment.compare_translate import check_directions, parse_translators, render
@@ -101,27 +101,6 @@ def test_unknown_names_are_one_line_with_a_hint(names: list[str], translators: l
         expand(names, {}, translators)
 
 
-def test_rows_to_train_now() -> None:
-    arms, seeds = ["day", "night"], [0, 1]
-    assert wanted_rows([], arms, seeds) == [("day", 0), ("night", 0), ("day", 1), ("night", 1)]
-    assert wanted_rows(["night", "day@1"], arms, seeds) == [("night", 0), ("day", 1), ("night", 1)]
-    assert wanted_rows(["@1", "checkpoint@0"], arms, seeds) == [
-        ("checkpoint", 0), ("checkpoint", 1), ("day", 1), ("night", 1),
-    ]  # fmt: skip
-    with pytest.raises(ConfigError, match=r"nigt.*did you mean 'night'"):
-        wanted_rows(["nigt"], arms, seeds)
-    with pytest.raises(ConfigError, match="no such arm and seed"):
-        wanted_rows(["day@7"], arms, seeds)
-
-
-def test_rows_of_one_seed_only_unless_another_is_named() -> None:
-    arms, seeds, once = ["day", "less"], [0, 1], ["less"]
-    assert wanted_rows([], arms, seeds, once) == [("day", 0), ("less", 0), ("day", 1)]
-    assert wanted_rows(["less"], arms, seeds, once) == [("less", 0)]
-    assert wanted_rows(["@1"], arms, seeds, once) == [("checkpoint", 1), ("day", 1)]
-    assert wanted_rows(["less@1"], arms, seeds, once) == [("less", 1)]
-
-
 # -- an arms file ----------------------------------------------------------------------------------------------
 
 
@@ -202,7 +181,7 @@ listed: {data: [{data: dataset}], set: [adapt]}
         "arm 'split', part 2: arms train on the train split only, all is kept",
         "arm 'split', part 3: arms train on the train split only, test is kept",
         "arm 'xxxxxxxxxxxxxxxxxxxx...': its name is longer than 120 bytes",
-        "unknown data 'datset', neither 'dataset', 'translated:NAME' nor a folder; did you mean 'dataset'",
+        "unknown data 'datset', neither 'dataset', 'translated:NAME', 'pseudo:ARM' nor a folder; did you mean",
         "did you mean 'translated:gan'",
         "arm 'both+adapt': +adapt and -without-PART are nightaug's own endings",
         "arm 'less-without-sampler': +adapt and",

@@ -1,0 +1,94 @@
+"""Arms that learn from what another arm finds: self-training inside a comparison (docs/adapt.md, "Self-training").
+
+``ARM+self`` trains on the images of ``ARM``, and for the other half of every batch on the dataset's night images with
+the labels that the finished ``ARM`` of the same seed gives them. A part ``pseudo:ARM`` of an arms file is the same in
+any mixture. The labels of those night images are never read; dev chooses from which scores on a class is sure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nightaug.data.classes import NIGHT
+from nightaug.data.formats import open_dataset
+from nightaug.data.frames import Frame
+from nightaug.errors import ConfigError, DatasetError
+from nightaug.experiment.compare_settings import PSEUDO, SourceSpec
+
+if TYPE_CHECKING:
+    from nightaug.experiment.compare_data import Arm, ArmSource, Data
+
+
+def teachers(parts: Sequence[SourceSpec]) -> list[str]:
+    """The arms that must be finished before one with these parts can be trained."""
+    return [part.data.partition(":")[2] for part in parts if part.pseudo]
+
+
+def with_pseudo(parts: Sequence[SourceSpec], teacher: str) -> tuple[SourceSpec, ...]:
+    """The parts, and as much again that the teacher has labelled."""
+    return (*parts, SourceSpec(data=f"{PSEUDO}:{teacher}", domain="B", weight=sum(part.weight for part in parts)))
+
+
+# -- labels ----------------------------------------------------------------------------------------------------
+
+
+def label_folder(out: Path, slug: str, seed: int) -> Path:
+    """Where the labels that an arm gives lie."""
+    return out / PSEUDO / slug / f"seed{seed}"
+
+
+def facts_of(folder: Path) -> Mapping[str, Any]:
+    """What is known of a folder of pseudo labels; nothing where there is none."""
+    try:
+        found = json.loads((folder / "pseudo_labels.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def check_teacher(folder: Path, sha: str | None) -> bool:
+    """Whether the labels in ``folder`` are all there.
+
+    Args:
+        sha: of the teacher's weights, None where they are gone.
+
+    Raises:
+        ConfigError: they are those of other weights.
+    """
+    facts = facts_of(folder)
+    if facts.get("finished") is not True:
+        return False
+    if sha is not None and facts.get("weights_sha256") != sha:
+        raise ConfigError(
+            f"{folder} holds the labels of another detector than the one there is now; remove it, and the rows trained "
+            "on it, to make both anew"
+        )
+    return True
+
+
+def unlabelled(data: Data) -> list[Frame]:
+    """The night images an arm may label: those of train, without their own labels."""
+    from nightaug.detect.dataset import bare
+
+    frames = [bare(frame) for frame in data.target]
+    for frame in frames:
+        frame.timeofday = NIGHT
+    return frames
+
+
+def labels_of(teacher: Arm, folder: Path) -> ArmSource:
+    """A teacher's labels as a part; they count as night labels where the teacher has learned from such.
+
+    Raises:
+        DatasetError: they cannot be read.
+    """
+    from nightaug.experiment.compare_data import ArmSource
+
+    spec = SourceSpec(data=f"{PSEUDO}:{teacher.key}", domain="B")
+    frames = [frame for frame in open_dataset(folder).frames("all") if frame.path is not None]
+    if not frames:
+        raise DatasetError(f"{folder} holds no labelled image; remove it to have it made anew")
+    return ArmSource(spec, f"night labelled by {teacher.key}", frames, 1.0, night_boxes=teacher.night_boxes)
