@@ -30,7 +30,8 @@ from fault_campaign.trial import run
 SECTIONS = ("kills", "limits", "inputs", "fuzz")
 #: How the kills are shared among the commands, in a hundred: what is dear is killed less often.
 SHARES = {
-    "prepare": 20, "translate": 20, "train-translator": 18, "train-detector": 18, "region cache": 14, "compare": 10,
+    "prepare": 20, "translate": 20, "train-translator": 16, "train-detector": 16, "region cache": 10,
+    "pseudo-label": 8, "compare": 10,
 }  # fmt: skip
 #: Sizes of a small disk in bytes: nearly nothing, part of the work, nearly all of it.
 SIZES = (20_000, 80_000, 400_000)
@@ -55,6 +56,7 @@ def import_everything(quick: bool) -> None:
     import nightaug.cyclegan.recipe
     import nightaug.detect.evaluate_job
     import nightaug.detect.predict
+    import nightaug.detect.pseudo_labels
     import nightaug.detect.recipe
     import nightaug.experiment.compare  # noqa: F401
 
@@ -70,9 +72,10 @@ def campaign(options: argparse.Namespace, root: Path, say: Callable[[str], None]
     world.make()
     wanted = [name for name in SECTIONS if not options.only or name in options.only]
     chosen = {name: job for name, job in world.jobs().items() if not options.command or name in options.command}
-    if "region cache" in chosen:
-        clip = run(lambda: world.write_clip() or 0, scratch)
-        assert clip.code == 0, clip.text
+    for name, write in (("region cache", world.write_clip), ("pseudo-label", world.write_teacher)):
+        if name in chosen:
+            made = run(lambda write=write: write() or 0, scratch)  # type: ignore[misc]
+            assert made.code == 0, made.text
     found: dict[str, list[Row]] = {name: [] for name in wanted}
 
     def add(section: str, row: Row) -> None:

@@ -92,6 +92,16 @@ class World:
             ),
             Job("region cache", _fill(self.data, root / "clip", out), out, _cached, _embeddings(self.data)),
             Job(
+                "pseudo-label",
+                command(
+                    "pseudo-label", root / "teacher.safetensors", self.data, "--out", out, "--score", "0.01",
+                    "--batch", "1", "--device", "cpu",
+                ),
+                out,
+                _found,
+                contents,
+            ),
+            Job(
                 "compare",
                 command(
                     "compare", self.data, "--out", out, "--config", short, "--arms", "day,day+translated",
@@ -103,6 +113,19 @@ class World:
             ),
         ]  # fmt: skip
         return {job.name: job for job in jobs}
+
+    def write_teacher(self) -> None:
+        """A detector with random weights for pseudo-label; call it in a child, as it uses torch."""
+        import torch
+
+        from nightaug.detect.checkpoint import write_detector
+        from nightaug.detect.detectors import build_detector
+        from nightaug.detect.settings import DetectorSettings
+
+        torch.manual_seed(self.seed)
+        settings = DetectorSettings.model_validate(DETECTOR)
+        detector = build_detector(settings, ("car", "pedestrian"), pretrained=False)
+        write_detector(self.root / "teacher.safetensors", detector, settings, 1, "0")
 
     def write_clip(self) -> None:
         """A CLIP with random weights for the region cache; call it in a child, as it uses torch."""
@@ -127,6 +150,12 @@ def _images(out: Path) -> int:
 def _rows(out: Path) -> int:
     manifest = out / "manifest.jsonl"
     return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+
+
+def _found(out: Path) -> int:
+    """Images that have been looked at: the whole lines."""
+    rows = out / "detections.jsonl"
+    return rows.read_bytes().count(b"\n") if rows.exists() else 0
 
 
 def _state(out: Path) -> int:
