@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ from nightaug.data.frames import Frame
 from nightaug.data.links import Linker
 from nightaug.data.ownership import remove_file
 from nightaug.data.text import table
+from nightaug.detect import pseudo_found
 from nightaug.detect.average_precision import match
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
 from nightaug.detect.dataset import bare
 from nightaug.detect.evaluate_job import detect_truth
 from nightaug.detect.predict_store import check_apart
-from nightaug.detect.pseudo_found import Threshold, choose_threshold, detect_kept, label_frames
+from nightaug.detect.pseudo_found import UNREADABLE, Threshold, choose_threshold, detect_kept, label_frames, too_few
 from nightaug.detect.sources import SourceSpec, labelled_frames, load_target, map_classes
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
@@ -80,12 +81,15 @@ def run_pseudo_label(
         What ``pseudo_labels.json`` holds; empty after a dry run.
 
     Raises:
-        ConfigError: options that make no sense, or ``out`` holds something else.
+        ConfigError: options that make no sense, a detector without classes, or ``out`` holds something else.
         CheckpointError: no usable detector.
         DatasetError: no images, no labels to choose thresholds on, or no sure box at all.
     """
     run, dataset, out = Path(run), Path(dataset), Path(out)
     weights = find_detector(run)
+    settings = read_facts(weights)["settings"]
+    if (settings.get("rcnn") or {}).get("class_agnostic"):
+        raise ConfigError(f"{run} finds objects and does not name them; label with a detector that knows classes")
     opened = open_dataset(dataset)
     opened.require_split(split)
     spec = SourceSpec("dataset", split, domain)
@@ -108,7 +112,7 @@ def run_pseudo_label(
     classes = tuple(canonical_class(name) for name in detector.classes)
     dev: list[Frame] = []
     if score is None:
-        rename = read_facts(weights)["settings"].get("rename") or {}
+        rename = settings.get("rename") or {}
         dev = map_classes(labelled_frames(opened, choose, domain), rename)
         if not dev:
             raise DatasetError(
@@ -129,6 +133,7 @@ def run_pseudo_label(
             _remove_former(out)
         atomic_write_text(out / FACTS, json.dumps({**facts, "finished": False}, indent=1) + "\n")
         rows = detect_kept(detector, frames, out / ROWS, batch, device, workers)
+        few: list[str] = []
         if score is not None:
             chosen: dict[str, Threshold | None] = {name: Threshold(score, math.nan, math.nan) for name in classes}
         else:
@@ -136,12 +141,10 @@ def run_pseudo_label(
             results = detect_truth(detector.to, truth, device, batch, workers)
             found = match(truth, results).per_class
             chosen = {name: choose_threshold(one, precision) for name, one in zip(classes, found, strict=True)}
+            few = too_few(found, classes)
         made = label_frames(frames, rows, classes, chosen, unsure)
         if not made.frames:
-            raise DatasetError(
-                f"the detector is sure of nothing on these images (thresholds: {_listed(chosen) or 'none'}); lower "
-                "--precision, or give a --score"
-            )
+            raise DatasetError(_why_nothing(made.left_out, len(frames), chosen, score, _shortage(few, choose)))
         _write(out, made.frames, classes)
         facts |= {
             "thresholds": {name: None if one is None else _plain(one) for name, one in chosen.items()},
@@ -158,7 +161,7 @@ def run_pseudo_label(
         raise DatasetError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
         lock.close()
-    for line in _lines(facts, chosen, len(frames)):
+    for line in [*_lines(facts, chosen, len(frames)), *_shortage(few, choose)]:
         say(line)
     say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all --out RUN")
     return facts
@@ -223,6 +226,32 @@ def _plain(one: Threshold) -> dict[str, float | None]:
 
 def _listed(chosen: dict[str, Threshold | None]) -> str:
     return ", ".join(f"{name} {one.score:.2f}" for name, one in chosen.items() if one is not None)
+
+
+def _shortage(few: Sequence[str], choose: str) -> list[str]:
+    """Why classes have no labels, where no other --precision would give them any."""
+    if not few:
+        return []
+    return [
+        f"fewer than {pseudo_found.LEAST_BOXES} labelled boxes in {choose}, too few to choose a threshold on: "
+        f"{', '.join(few)}"
+    ]
+
+
+def _why_nothing(
+    left_out: Mapping[str, int],
+    images: int,
+    chosen: dict[str, Threshold | None],
+    score: float | None,
+    shortage: Sequence[str],
+) -> str:
+    if left_out[UNREADABLE] == images:
+        return f"none of the {images:,} images can be read"
+    lower = "lower --score" if score is not None else "lower --precision, or give a --score"
+    reasons = "".join(f"; {line}" for line in shortage)
+    return (
+        f"the detector is sure of nothing on these images (thresholds: {_listed(chosen) or 'none'}{reasons}); {lower}"
+    )
 
 
 def _lines(facts: dict[str, Any], chosen: dict[str, Threshold | None], images: int) -> list[str]:
