@@ -81,6 +81,7 @@ def settings_layers(
     saved: Path | None,
     set_: list[str] | None,
     flags: dict[str, Any],
+    part: str | None = None,
 ) -> list[dict[str, Any]]:
     """Settings of one section, in rising order: preset, file, a resumed run's own, --set, flags.
 
@@ -88,6 +89,7 @@ def settings_layers(
         name: of the section: ``translator``, ``detector``, ``openvocab``, ...
         saved: settings of the run that is resumed; None or absent: there is none.
         flags: settings with options of their own; None: not given.
+        part: of ``saved`` that holds them, where it says more than settings.
 
     Raises:
         ConfigError: an unknown preset or one of other commands, a file that cannot be read, or a --set without ``=``.
@@ -104,7 +106,10 @@ def settings_layers(
         layers = merge(layers, section(load_yaml(config), name, str(config)))
     if saved is not None and saved.exists():
         # What the run was started with holds, unless it is said otherwise here.
-        layers = merge(load_yaml(saved), layers)
+        before = load_yaml(saved)
+        if part is not None:
+            before = own if isinstance(own := before.get(part), dict) else {}
+        layers = merge(before, layers)
     return [layers, parse_overrides(set_ or []), {key: value for key, value in flags.items() if value is not None}]
 
 

@@ -190,7 +190,7 @@ def probe(
     trust: Trust = False,
 ) -> None:
     """LP-OVOD: teach classes to a trained detector with the regions that CLIP finds most like their names."""
-    layers = settings_layers("probe", preset, config, out / "config.yaml" if resume else None, set_, {})
+    layers = settings_layers("probe", preset, config, out / "config.yaml" if resume else None, set_, {}, "probe")
 
     from nightaug.detect.openvocab.commands import probe as work
 
@@ -223,7 +223,8 @@ def synthesize(
     trust: Trust = False,
 ) -> None:
     """VLDUS: give a trained detector classes from region features that a generator makes of their names."""
-    layers = settings_layers("synthesize", preset, config, out / "config.yaml" if resume else None, set_, {})
+    saved = out / "config.yaml" if resume else None
+    layers = settings_layers("synthesize", preset, config, saved, set_, {}, "synthesis")
 
     from nightaug.detect.openvocab.commands import synthesize as work
 

@@ -51,6 +51,12 @@ def test_all_errors_come_at_once_with_the_name_meant() -> None:
     assert "-1" in message
 
 
+def test_a_check_of_several_settings_says_what_is_wrong_and_no_more() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(DetectorSettings, {"adapt": "vlmcshfg", "width": 640})
+    assert str(caught.value) == "--adapt needs unlabelled images of the target: add --target NIGHT_IMAGES"
+
+
 def test_a_key_given_without_its_section_is_pointed_to_it() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'inner\.rate'"):
         build(Outer, {"rate": 2})

@@ -29,6 +29,8 @@ from nightaug.runs import StopRequest, progress_bar
 
 #: A class with fewer validation boxes, or fewer detections over its threshold, has no threshold one could trust.
 LEAST_BOXES, LEAST_FOUND = 80, 10
+#: A reason to leave an image out.
+UNREADABLE = "unreadable image"
 #: Detections of a class without a threshold are unsure from this score on.
 NO_THRESHOLD = 0.1
 
@@ -71,6 +73,11 @@ def choose_threshold(found: ClassMatches, precision: float) -> Threshold | None:
         return None
     at = int(enough[-1])
     return Threshold(float(found.score[at]), float(right[at]), float(hits[at] / boxes))
+
+
+def too_few(found: Sequence[ClassMatches], classes: Sequence[str]) -> list[str]:
+    """The classes with fewer labelled boxes than a threshold needs, whatever precision is asked for."""
+    return [name for name, one in zip(classes, found, strict=True) if int(one.boxes.sum()) < LEAST_BOXES]
 
 
 def detect_kept(
@@ -170,7 +177,7 @@ def label_frames(
     for frame in frames:
         row = rows[str(frame.path)]
         if row.unreadable:
-            made.left_out["unreadable image"] += 1
+            made.left_out[UNREADABLE] += 1
             continue
         found = Found(
             torch.tensor(row.boxes, dtype=torch.float64).reshape(-1, 4),

@@ -31,13 +31,14 @@ from nightaug.data.frames import Frame
 from nightaug.data.links import Linker
 from nightaug.data.ownership import remove_file
 from nightaug.data.text import table
+from nightaug.detect import pseudo_found
 from nightaug.detect.average_precision import match
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts
 from nightaug.detect.dataset import bare
 from nightaug.detect.detectors.base import Detector
 from nightaug.detect.evaluate_job import detect_truth
 from nightaug.detect.predict_store import check_apart
-from nightaug.detect.pseudo_found import Threshold, choose_threshold, detect_kept, label_frames
+from nightaug.detect.pseudo_found import UNREADABLE, Threshold, choose_threshold, detect_kept, label_frames, too_few
 from nightaug.detect.sources import SourceSpec, labelled_frames, load_target, map_classes
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError, NothingSure
@@ -83,12 +84,15 @@ def run_pseudo_label(
         What ``pseudo_labels.json`` holds; empty after a dry run.
 
     Raises:
-        ConfigError: options that make no sense, or ``out`` holds something else.
+        ConfigError: options that make no sense, a detector without classes, or ``out`` holds something else.
         CheckpointError: no usable detector.
         DatasetError: no images, no labels to choose thresholds on, or (NothingSure) no sure box at all.
     """
     run, dataset, out = Path(run), Path(dataset), Path(out)
     weights = find_detector(run)
+    settings = read_facts(weights)["settings"]
+    if (settings.get("rcnn") or {}).get("class_agnostic"):
+        raise ConfigError(f"{run} finds objects and does not name them; label with a detector that knows classes")
     opened = open_dataset(dataset)
     opened.require_split(split)
     spec = SourceSpec("dataset", split, domain)
@@ -102,7 +106,7 @@ def run_pseudo_label(
     detector = load_detector(weights, "cpu")
     dev: list[Frame] = []
     if score is None:
-        rename = read_facts(weights)["settings"].get("rename") or {}
+        rename = settings.get("rename") or {}
         dev = map_classes(labelled_frames(opened, choose, domain), rename)
         if not dev:
             raise DatasetError(
@@ -123,7 +127,8 @@ def run_pseudo_label(
             device=device, workers=workers, overwrite=overwrite, chosen_on=f"{choose}/{domain}", say=say,
         )  # fmt: skip
     except NothingSure as error:
-        raise NothingSure(f"{error}; lower --precision, or give a --score") from error
+        lower = "lower --score" if score is not None else "lower --precision, or give a --score"
+        raise NothingSure(f"{error}; {lower}") from error
     say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all --out RUN")
     return facts
 
@@ -180,6 +185,7 @@ def label_images(
             _remove_former(out)
         atomic_write_text(out / FACTS, json.dumps({**facts, "finished": False}, indent=1) + "\n")
         rows = detect_kept(detector, frames, out / ROWS, batch, device, workers)
+        few: list[str] = []
         if score is not None:
             chosen: dict[str, Threshold | None] = {name: Threshold(score, math.nan, math.nan) for name in classes}
         else:
@@ -187,11 +193,13 @@ def label_images(
             results = detect_truth(detector.to, truth, device, batch, workers)
             found = match(truth, results).per_class
             chosen = {name: choose_threshold(one, precision) for name, one in zip(classes, found, strict=True)}
+            few = too_few(found, classes)
         made = label_frames(frames, rows, classes, chosen, unsure)
         if not made.frames:
-            raise NothingSure(
-                f"the detector is sure of nothing on these images (thresholds: {_listed(chosen) or 'none'})"
-            )
+            if made.left_out[UNREADABLE] == len(frames):
+                raise DatasetError(f"none of the {len(frames):,} images can be read")
+            reasons = "; ".join([_listed(chosen) or "none", *_shortage(few, chosen_on)])
+            raise NothingSure(f"the detector is sure of nothing on these images (thresholds: {reasons})")
         _write(out, made.frames, classes)
         made_of = {
             **facts,
@@ -209,7 +217,7 @@ def label_images(
         raise DatasetError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
         lock.close()
-    for line in _lines(made_of, chosen, len(frames)):
+    for line in [*_lines(made_of, chosen, len(frames)), *_shortage(few, chosen_on)]:
         say(line)
     return made_of
 
@@ -273,6 +281,16 @@ def _plain(one: Threshold) -> dict[str, float | None]:
 
 def _listed(chosen: dict[str, Threshold | None]) -> str:
     return ", ".join(f"{name} {one.score:.2f}" for name, one in chosen.items() if one is not None)
+
+
+def _shortage(few: Sequence[str], choose: str) -> list[str]:
+    """Why classes have no labels, where no other --precision would give them any."""
+    if not few:
+        return []
+    return [
+        f"fewer than {pseudo_found.LEAST_BOXES} labelled boxes in {choose}, too few to choose a threshold on: "
+        f"{', '.join(few)}"
+    ]
 
 
 def _lines(facts: dict[str, Any], chosen: dict[str, Threshold | None], images: int) -> list[str]:

@@ -20,6 +20,7 @@ from nightaug.detect.detectors import build_detector
 from nightaug.detect.inference import Detections
 from nightaug.detect.pseudo_found import choose_threshold
 from nightaug.detect.pseudo_labels import run_pseudo_label
+from nightaug.detect.rcnn_settings import RCNNSettings
 from nightaug.detect.settings import DetectorSettings, FCOSSettings
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError
@@ -183,6 +184,31 @@ def test_what_it_has_not_made_is_left_alone(data: Path, run: Path, tmp_path: Pat
         run_pseudo_label(run, data, tmp_path / "none", score=0.99)
     run_pseudo_label(run, data, tmp_path / "dry", score=0.28, dry_run=True)
     assert not (tmp_path / "dry").exists()
+
+
+def test_why_there_are_no_labels_is_said(
+    data: Path, run: Path, tmp_path: Path, eyes: Eyes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pseudo_found, "LEAST_BOXES", 3)
+    few = "fewer than 3 labelled boxes in val/B, too few to choose a threshold on: car, bus"
+    with pytest.raises(DatasetError, match=rf"thresholds: none; {few}\); lower --precision, or give a --score"):
+        run_pseudo_label(run, data, tmp_path / "few")
+    with pytest.raises(DatasetError, match=r"bus 0\.99\); lower --score$"):
+        run_pseudo_label(run, data, tmp_path / "high", score=0.99)
+    lost = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int), unreadable=True)
+    monkeypatch.setattr(pseudo_found, "detect_images", lambda detector, paths, **options: (lost for _ in paths))
+    with pytest.raises(DatasetError, match="none of the 3 images can be read"):
+        run_pseudo_label(run, data, tmp_path / "lost", score=0.2)
+
+
+def test_boxes_without_a_class_are_no_labels(data: Path, tmp_path: Path) -> None:
+    settings = DetectorSettings(
+        detector="faster-rcnn-resnet18", width=64, height=64, pretrained="none", rcnn=RCNNSettings(class_agnostic=True)
+    )
+    detector = build_detector(settings, ("object",), pretrained=False)
+    write_detector(tmp_path / "proposals" / "last.safetensors", detector, settings, 1, "0")
+    with pytest.raises(ConfigError, match="does not name them"):
+        run_pseudo_label(tmp_path / "proposals", data, tmp_path / "out", score=0.2)
 
 
 def test_too_few_to_tell_have_no_threshold(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def predict(
         return run_predict(run, input, out, named=named, dry_run=dry_run, say=say, **options)
     if not reads_text(load_detector(weights)):
         return run_predict(run, input, out, classes=classes, dry_run=dry_run, say=say, **options)
-    file = out.with_name(out.name + ".safetensors")
+    whole = Path(os.path.abspath(out))  # "." has no name of its own
+    file = (out if out.name == whole.name else whole).with_name(whole.name + ".safetensors")
     if dry_run:
         say(f"would look for {', '.join(classes)}, with {file}")
         return run_predict(run, input, out, dry_run=True, say=say, **options)

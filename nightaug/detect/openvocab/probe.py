@@ -134,9 +134,13 @@ def run_probe(
     folder.start(record, resume, ("probe.save_every",), say)
     try:
         with training_errors(out, "a smaller --batch"), StopRequest().listen() as stop:
+            known = _read_labels(out / LABELS, names) if folder.config_path.exists() else None
+            # A search that finds nothing claims no folder: the same command with another --set may follow.
+            labels = known or _search(store, names, text, settings)
             folder.write_settings(record)
             folder.log(f"nightaug {__version__}: probe of {trained.file} for {', '.join(names)}")
-            labels = _pseudo_labels(out / LABELS, store, names, text, settings)
+            if known is None:
+                _write_labels(out / LABELS, labels)
             counts = {name: len(found) for name, found in labels.items()}
             say("pseudo labels: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
             arrays = _features(trained, out, store, names, labels, settings, batch, workers, stop)
@@ -157,19 +161,23 @@ def run_probe(
         folder.close()
 
 
-def _pseudo_labels(
-    file: Path, store: RegionStore, names: Sequence[str], text: Tensor, settings: ProbeSettings
+def _read_labels(file: Path, names: Sequence[str]) -> dict[str, list[PseudoLabel]] | None:
+    """What an earlier search found; None where there was none."""
+    if not file.exists():
+        return None
+    try:
+        rows = json.loads(file.read_text("utf-8"))
+        return {
+            name: [PseudoLabel(Path(r["image"]), tuple(r["box"]), r["objectness"], r["cosine"]) for r in rows[name]]
+            for name in names
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); remove it to search again") from error
+
+
+def _search(
+    store: RegionStore, names: Sequence[str], text: Tensor, settings: ProbeSettings
 ) -> dict[str, list[PseudoLabel]]:
-    """Search the store, or read what was found before."""
-    if file.exists():
-        try:
-            rows = json.loads(file.read_text("utf-8"))
-            return {
-                name: [PseudoLabel(Path(r["image"]), tuple(r["box"]), r["objectness"], r["cosine"]) for r in rows[name]]
-                for name in names
-            }
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} is damaged ({error}); remove it to search again") from error
     found = best_proposals(
         store.scan(), text.cpu().numpy(), settings.proposals, settings.objectness, settings.approximate_over
     )
@@ -180,6 +188,10 @@ def _pseudo_labels(
             f"no proposal of objectness {settings.objectness:g} or more for {', '.join(empty)}; lower "
             "--set objectness=..., or embed more proposals"
         )
+    return labels
+
+
+def _write_labels(file: Path, labels: Mapping[str, Sequence[PseudoLabel]]) -> None:
     rows = {
         name: [
             {"image": str(one.path), "box": list(one.box), "objectness": one.objectness, "cosine": one.cosine}
@@ -188,7 +200,6 @@ def _pseudo_labels(
         for name, own in labels.items()
     }
     atomic_write_text(file, json.dumps(rows, indent=1) + "\n")
-    return labels
 
 
 def assign_proposals(

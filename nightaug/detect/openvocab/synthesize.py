@@ -215,10 +215,11 @@ def _check(labels: NDArray[np.int32], trained: Trained, say: Callable[[str], Non
     lacking = [name for number, name in enumerate(classes) if not (labels == number).any()]
     if len(lacking) == len(classes):
         raise DatasetError(
-            "no proposal reaches an object of a seen class: train the detector longer, or lower --set foreground=..."
+            "no proposal reaches an object of a seen class: train the detector longer, or take a new --out and a lower "
+            "--set foreground=..."
         )
     if not (labels < 0).any():
-        raise DatasetError("no proposal shows background: raise --set background=...")
+        raise DatasetError("no proposal shows background: take a new --out and a higher --set background=...")
     if lacking:
         say(f"no region of {', '.join(lacking)}: their features are made without having seen one")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from openvocab_toys import interrupt_when
 from street import interrupted_in
 from tiny_openvocab import EMBEDDING, SETTINGS
 
@@ -18,6 +19,7 @@ from nightaug.clip.encoder import load_clip
 from nightaug.clip.prompts import Prompts
 from nightaug.config import flatten
 from nightaug.detect.checkpoint import load_detector, read_facts
+from nightaug.detect.openvocab import probe, synthesize
 from nightaug.runs import load_weights
 
 WORDS = [f"--set={key}={json.dumps(value)}" for key, value in flatten(SETTINGS).items() if key != "detector"]
@@ -78,7 +80,12 @@ def test_vild_learns_that_a_box_is_none_of_the_rivals(
 
 
 def test_vild_from_training_to_pictures(
-    capsys: pytest.CaptureFixture[str], streets: Path, embedded: Path, tmp_path: Path, clip_folder: Path
+    capsys: pytest.CaptureFixture[str],
+    streets: Path,
+    embedded: Path,
+    tmp_path: Path,
+    clip_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = ("--embeddings", embedded / "emb")
     code, out, err = train(capsys, streets, tmp_path / "vild", "--method", "vild", *store)
@@ -132,6 +139,15 @@ def test_vild_from_training_to_pictures(
     )  # fmt: skip
     assert "would look for tram" in dry[1]
     assert not list(tmp_path.glob("dry*"))
+    # The folder one stands in has a name, too.
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, err = run(
+        capsys, "predict", tmp_path / "vild", streets / "val" / "A", "--out", ".", "--classes", "tram", "--limit", 1,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, err
+    assert load_detector(tmp_path / "here.safetensors").classes == ("tram",)
 
 
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(
@@ -181,11 +197,22 @@ def test_lp_ovod_is_probed_for_a_class_without_boxes(
     code, out, err = train(capsys, streets, tmp_path / "base", "--method", "lp-ovod", *store)
     assert code == 0, err
     assert "next: nightaug openvocab probe" in out
-    code, out, err = run(
-        capsys, "probe", tmp_path / "base", "--out", tmp_path / "probed", *store, *HELD, "--device", "cpu",
-        "--set", "objectness=0", "--set", "proposals=5", "--set", "epochs=2",
-    )  # fmt: skip
+    words = ("probe", tmp_path / "base", "--out", tmp_path / "probed", *store, *HELD, "--device", "cpu")
+    more = ("--set", "proposals=5", "--set", "epochs=2")
+    code, out, err = run(capsys, *words, *more, "--set", "objectness=1")
+    assert code == 2
+    assert "lower --set objectness" in err
+    with pytest.MonkeyPatch.context() as patch:  # the same command as it was told
+        interrupt_when(patch, probe, "assign_proposals", 1)
+        code, out, err = run(capsys, *words, *more, "--set", "objectness=0")
+    assert code == 1, err
+    assert "run the same command with --resume" in out
+    code, out, err = run(capsys, *words, "--resume")  # the settings are the folder's
     assert code == 0, err
+    assert "epochs: 2" in (tmp_path / "probed" / "config.yaml").read_text()
+    code, out, err = run(capsys, *words, "--resume", "--set", "epochs=3")
+    assert code == 2
+    assert "probe.epochs was 2, is 3" in err
     assert read_facts(tmp_path / "probed" / "last.safetensors")["classes"] == ["car", "traffic light"]
     code, out, err = run(
         capsys, "evaluate", tmp_path / "probed", streets, *HELD, "--split", "val", "--out", tmp_path / "m.json",
@@ -206,10 +233,15 @@ def test_vldus_synthesizes_a_class_without_boxes(
         "classifier_epochs": 1, "unseen_epochs": 1, "foreground": 0.3,
     }  # fmt: skip
     words = [part for key, value in tiny.items() for part in ("--set", f"{key}={value}")]
-    code, out, err = run(
-        capsys, "synthesize", tmp_path / "seen", streets, "--out", tmp_path / "both", *HELD, "--embeddings",
-        embedded / "emb", "--device", "cpu", *words,
+    command = (
+        "synthesize", tmp_path / "seen", streets, "--out", tmp_path / "both", *HELD, "--embeddings", embedded / "emb",
+        "--device", "cpu", "--batch", 2,
     )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_when(patch, synthesize, "seen_regions", 1)
+        code, out, err = run(capsys, *command, *words)
+    assert code == 1, err
+    code, out, err = run(capsys, *command, "--resume")  # the settings are the folder's
     assert code == 0, err
     assert read_facts(tmp_path / "both" / "last.safetensors")["classes"] == ["car", "traffic light"]
     code, out, err = run(
