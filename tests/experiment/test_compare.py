@@ -249,6 +249,21 @@ def test_other_weights_to_start_from_are_refused(world: World) -> None:
     assert world.names() == ["night/seed0"]
 
 
+@pytest.mark.parametrize("key", ["pretrained", "detector"])
+def test_another_file_under_the_name_of_the_first_weights_is_refused(world: World, key: str) -> None:
+    """A YOLO's .pt file that was trained on meanwhile: arms still to come would start ahead of the others."""
+    start = world.out.parent / "yolo.pt"
+    start.write_bytes(b"as published")
+    world.run(arms=["day"], layers=[{key: str(start)}])
+    start.write_bytes(b"trained on")
+    with pytest.raises(ConfigError, match="weights"):
+        world.run(arms=["night"])
+    assert world.fake.trained == []
+    start.write_bytes(b"as published")
+    world.run(arms=["night"])
+    assert world.names() == ["night/seed0"]
+
+
 def test_damaged_detections_are_one_line_and_can_be_made_again(world: World) -> None:
     first = world.run(arms=FEW)
     path = world.out / "runs" / "day" / "seed0" / DETECTIONS
