@@ -264,6 +264,14 @@ def test_another_file_under_the_name_of_the_first_weights_is_refused(world: Worl
     assert world.names() == ["night/seed0"]
 
 
+def test_a_known_translator_keeps_its_meaning_also_before_it_is_used(world: World) -> None:
+    """The table would call another translator's images by the first one's name."""
+    world.run(translators=["relight"], arms=["day", "translated"], only=["day"])
+    with pytest.raises(ConfigError, match="translator 'relight' was model relight, is day2night gan"):
+        world.run(translators=[f"relight={world.made}"], arms=None)
+    assert world.fake.trained == []
+
+
 def test_damaged_detections_are_one_line_and_can_be_made_again(world: World) -> None:
     first = world.run(arms=FEW)
     path = world.out / "runs" / "day" / "seed0" / DETECTIONS
