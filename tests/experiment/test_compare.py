@@ -272,6 +272,18 @@ def test_a_known_translator_keeps_its_meaning_also_before_it_is_used(world: Worl
     assert world.fake.trained == []
 
 
+def test_an_arm_may_have_images_of_another_prepared_dataset(world: World) -> None:
+    """Its manifest.jsonl is not that of a translation."""
+    other = world.out.parent / "rain"
+    write_part(other, "train", "A", names_of(["r0"], 2, "rain"))
+    (other / "prepare.json").write_text("{}")
+    (other / "manifest.jsonl").write_text('{"file": "train/A/rain-r0-0.png", "drive": "r0"}\n')
+    arms = world.out.parent / "arms.yaml"
+    arms.write_text("mine: [{data: dataset, domain: A}, {data: rain}]")
+    table = world.run(arms=["mine"], arms_file=arms)
+    assert [source["images"] for source in arm_of(table, "mine")["sources"]] == [21, 2]
+
+
 def test_damaged_detections_are_one_line_and_can_be_made_again(world: World) -> None:
     first = world.run(arms=FEW)
     path = world.out / "runs" / "day" / "seed0" / DETECTIONS
