@@ -191,6 +191,9 @@ def _explain(model: type[Settings], error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(unknown_key(key, known))
+        elif isinstance(item.get("input"), Mapping) and item["type"] == "value_error":
+            # Settings that contradict each other; the message names them, and all the others are no help.
+            lines.append(": ".join(filter(None, (key, item["msg"].removeprefix("Value error, ")))))
         else:
             lines.append(f"{key or 'settings'}: {item['msg']}, got {item.get('input')!r}")
     return "; ".join(lines)

@@ -120,3 +120,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match="no ordinary file"):
         load_yaml(tmp_path / "x.yaml")
+
+
+def test_settings_that_contradict_each_other_are_named_without_all_the_others() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(TranslatorSettings, {"crop": 512, "load_size": 128, "width": 8})
+    assert str(caught.value) == "load_size (128) must be at least crop (512)"
