@@ -191,9 +191,9 @@ def _explain(model: type[Settings], error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             lines.append(unknown_key(key, known))
-        elif item["type"] == "value_error" and isinstance(item.get("input"), dict):
-            # A check of several settings together, which says what is wrong: all of them once more would bury that.
-            lines.append(f"{key}: " * bool(key) + item["msg"].removeprefix("Value error, "))
+        elif isinstance(item.get("input"), Mapping) and item["type"] == "value_error":
+            # Settings that contradict each other; the message names them, and all the others are no help.
+            lines.append(": ".join(filter(None, (key, item["msg"].removeprefix("Value error, ")))))
         else:
             lines.append(f"{key or 'settings'}: {item['msg']}, got {item.get('input')!r}")
     return "; ".join(lines)

@@ -51,12 +51,6 @@ def test_all_errors_come_at_once_with_the_name_meant() -> None:
     assert "-1" in message
 
 
-def test_a_check_of_several_settings_says_what_is_wrong_and_no_more() -> None:
-    with pytest.raises(ConfigError) as caught:
-        build(DetectorSettings, {"adapt": "vlmcshfg", "width": 640})
-    assert str(caught.value) == "--adapt needs unlabelled images of the target: add --target NIGHT_IMAGES"
-
-
 def test_a_key_given_without_its_section_is_pointed_to_it() -> None:
     with pytest.raises(ConfigError, match=r"did you mean 'inner\.rate'"):
         build(Outer, {"rate": 2})
@@ -126,3 +120,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.yaml")
     with pytest.raises(ConfigError, match="no ordinary file"):
         load_yaml(tmp_path / "x.yaml")
+
+
+def test_settings_that_contradict_each_other_are_named_without_all_the_others() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(TranslatorSettings, {"crop": 512, "load_size": 128, "width": 8})
+    assert str(caught.value) == "load_size (128) must be at least crop (512)"

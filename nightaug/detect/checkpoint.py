@@ -18,6 +18,8 @@ from nightaug.runs import load_weights, read_metadata, save_weights
 
 #: What the metadata of nightaug's detector weights say they are.
 KIND = "detector"
+#: Weight files that nightaug does not write.
+_FOREIGN = {".pt", ".pth", ".ckpt", ".bin", ".onnx"}
 
 
 def write_detector(path: Path, detector: Detector, settings: DetectorSettings, step: int, version: str) -> None:
@@ -52,6 +54,11 @@ def find_detector(path: Path, which: str | None = None) -> Path:
         )
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or run folder; use a train-detector run or its weight file")
+    if path.suffix in _FOREIGN:
+        raise CheckpointError(
+            f"{path}: expected a train-detector run or its .safetensors file; weights of other programs are what "
+            "train-detector starts from, with --pretrained FILE or (ultralytics) --detector FILE.pt"
+        )
     return path
 
 

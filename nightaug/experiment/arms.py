@@ -120,6 +120,8 @@ def read_arms(path: Path) -> dict[str, OwnArm]:
             mistakes.append(f"arm '{name[:20]}...': its name is longer than {_LONGEST} bytes")
         else:
             found[name] = _own(name, value, path.parent, mistakes)
+    if not found and not mistakes:
+        mistakes.append("it names no arm; expected NAME: [{data: dataset, domain: A}, ...]")
     if mistakes:
         raise ConfigError(f"{path}: {'; '.join(mistakes)}")
     return found

@@ -153,7 +153,11 @@ def run_compare(
             "arms": {name: tuple(part.model_dump() for part in some) for name, some in found.arms.items()},
             "own": found.own,
             "ablated": found.ablated,
-            "translators": {name: sources[name].record().model_dump() for name, _ in needed(found.arms)},
+            # Those of before as well: a name that is given again must still mean the same.
+            "translators": {
+                name: sources[name].record().model_dump()
+                for name in dict(needed(found.arms)) | (before.translators if before else {})
+            },
             "commands": () if command is None else (command,),
         },
     )

@@ -17,6 +17,7 @@ from nightaug.data.formats import open_dataset
 from nightaug.data.formats.base import ordered_classes
 from nightaug.data.formats.discover import DOMAINS, unlabelled_frames
 from nightaug.data.frames import Frame
+from nightaug.data.ownership import STATE
 from nightaug.data.splits import cut, find_drives
 from nightaug.detect.sources import image_weight, is_labelled, weighed
 from nightaug.errors import ConfigError, DatasetError
@@ -320,7 +321,9 @@ def _other_folder(spec: SourceSpec, title: str, share: float, folder: Path, data
     split = "all" if found.splits == ("all",) else spec.split  # a folder without splits is taken whole
     frames = _usable(found.frames(split, spec.domain))
     own_drives = dict(zip(map(id, frames), find_drives(frames), strict=True))
-    rows = {os.path.abspath(folder / row.output): row for row in read_manifest(folder)}
+    # A prepared dataset's manifest.jsonl is another file of that name.
+    manifest = () if (folder / STATE).exists() else read_manifest(folder)
+    rows = {os.path.abspath(folder / row.output): row for row in manifest}
     source = ArmSource(spec, title, [], share)
     # A folder named as a translator is one, also if another program made it and wrote no manifest.
     declared = spec.translated

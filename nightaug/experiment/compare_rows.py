@@ -225,11 +225,14 @@ def _follow(folder: Path, settings: Settings) -> None:
         atomic_write_text(path, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))
 
 
-def _start_sha(weights: str | None) -> str | None:
+def _start_sha(settings: Settings) -> str | None:
     """Checksum of the weights a run starts from, None where there are none to be seen."""
-    if weights is None:
+    weights, pretrained, detector = (getattr(settings, key, None) for key in ("weights", "pretrained", "detector"))
+    # A YOLO's .pt file is its architecture and weights in one.
+    start = weights or pretrained or (detector if str(detector).endswith(".pt") else None)
+    if start is None:
         return None
-    path = Path(weights)
+    path = Path(start)
     files = [RunFolder(path).weights_path(which) for which in ("best", "last")] if path.is_dir() else [path]
     return next((file_sha256(file) for file in files if file.is_file()), None)
 
@@ -285,7 +288,7 @@ class Rows:
             ConfigError: it, or another arm of this seed, was begun with other training images or weights.
             Interrupted: stopped by Ctrl-C.
         """
-        start = _start_sha(getattr(settings, "weights", None))
+        start = _start_sha(settings)
         state = self.check(arm, seed, folder, start)
         if state.trained:
             return

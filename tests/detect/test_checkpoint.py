@@ -113,3 +113,9 @@ def test_a_two_stage_detector_of_other_classes_is_no_start(tmp_path: Path) -> No
     write_detector(tmp_path / "last.safetensors", build_detector(settings, ("car", "bus")), settings, 1, "0.1")
     with pytest.raises(CheckpointError, match="knows the classes car, bus"):
         start_from(build_detector(settings, ("car", "truck")), tmp_path)
+
+
+def test_weights_of_another_program_are_no_detector_yet_but_what_one_starts_from(tmp_path: Path) -> None:
+    torch.save({"model": None}, tmp_path / "yolo11n.pt")
+    with pytest.raises(CheckpointError, match=r"yolo11n\.pt: expected a train-detector run .* --detector FILE\.pt"):
+        load_detector(tmp_path / "yolo11n.pt")

@@ -462,3 +462,10 @@ def test_datasets_that_cannot_be_compared_on(tmp_path: Path) -> None:
         read_data(root, 0.15)
     with pytest.raises(DatasetError, match="prepare it first"):
         read_data(root / "train" / "A", 0.15)
+
+
+def test_an_empty_arms_file_is_a_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "arms.yaml"
+    file.write_text("# nothing yet\n")
+    with pytest.raises(ConfigError, match="it names no arm; expected NAME:"):
+        read_arms(file)

@@ -249,6 +249,41 @@ def test_other_weights_to_start_from_are_refused(world: World) -> None:
     assert world.names() == ["night/seed0"]
 
 
+@pytest.mark.parametrize("key", ["pretrained", "detector"])
+def test_another_file_under_the_name_of_the_first_weights_is_refused(world: World, key: str) -> None:
+    """A YOLO's .pt file that was trained on meanwhile: arms still to come would start ahead of the others."""
+    start = world.out.parent / "yolo.pt"
+    start.write_bytes(b"as published")
+    world.run(arms=["day"], layers=[{key: str(start)}])
+    start.write_bytes(b"trained on")
+    with pytest.raises(ConfigError, match="weights"):
+        world.run(arms=["night"])
+    assert world.fake.trained == []
+    start.write_bytes(b"as published")
+    world.run(arms=["night"])
+    assert world.names() == ["night/seed0"]
+
+
+def test_a_known_translator_keeps_its_meaning_also_before_it_is_used(world: World) -> None:
+    """The table would call another translator's images by the first one's name."""
+    world.run(translators=["relight"], arms=["day", "translated"], only=["day"])
+    with pytest.raises(ConfigError, match="translator 'relight' was model relight, is day2night gan"):
+        world.run(translators=[f"relight={world.made}"], arms=None)
+    assert world.fake.trained == []
+
+
+def test_an_arm_may_have_images_of_another_prepared_dataset(world: World) -> None:
+    """Its manifest.jsonl is not that of a translation."""
+    other = world.out.parent / "rain"
+    write_part(other, "train", "A", names_of(["r0"], 2, "rain"))
+    (other / "prepare.json").write_text("{}")
+    (other / "manifest.jsonl").write_text('{"file": "train/A/rain-r0-0.png", "drive": "r0"}\n')
+    arms = world.out.parent / "arms.yaml"
+    arms.write_text("mine: [{data: dataset, domain: A}, {data: rain}]")
+    table = world.run(arms=["mine"], arms_file=arms)
+    assert [source["images"] for source in arm_of(table, "mine")["sources"]] == [21, 2]
+
+
 def test_damaged_detections_are_one_line_and_can_be_made_again(world: World) -> None:
     first = world.run(arms=FEW)
     path = world.out / "runs" / "day" / "seed0" / DETECTIONS

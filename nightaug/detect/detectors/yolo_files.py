@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nightaug.config import load_yaml
 from nightaug.detect.detectors.pretrained import download_timeout
 from nightaug.errors import CheckpointError, ConfigError, first_line
+from nightaug.pickles import called_names
 from nightaug.runs import load_weights
 
 #: A name: family (yolo11, yolov8, ...) and size; yolov5's is also written yolov5nu, as its weights are published.
@@ -59,6 +60,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
         tensors = dict(_tensors(network))
     except (pickle.UnpicklingError, ValueError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
         line = first_line(error)
+        if "weights_only" in line:  # torch's own advice here would be to run the file's code
+            names = ", ".join(called_names(path)[:3])
+            line = f"it calls {names}; nothing of it is run" if names else "nothing of it is run"
         raise CheckpointError(f"{path}: not a YOLO checkpoint, or damaged ({line})") from error
     if not tensors:
         raise CheckpointError(f"{path} holds no weights")
