@@ -322,6 +322,24 @@ def test_far_lights_lie_around_the_horizon_and_windows_out_of_the_sky() -> None:
         assert not rows.size or rows.min() > 0.3 * 360  # the sky ends at 0.35
 
 
+def test_dapples_are_broad_uneven_light_that_brings_no_edge_and_nothing_brighter_than_by_day() -> None:
+    day = np.full((180, 320, 3), 150, np.uint8)
+    day[:, 160:] = 90
+    even = RelightSettings(
+        read_noise=(0, 0), shot_noise=(1e-9, 1e-9), median_luma=(60, 60), highlight_luma=200, vignette=(0, 0),
+        ambient_patches=(0, 0), ambient_top=(1, 1), headlight_pool=(0, 0), bonnet=(1, 1),
+    )  # fmt: skip
+    uneven = dataclasses.replace(even, dapple=(0.5, 0.5), dapple_size=(120, 300))
+    plain, night = (relight(day, [], seed=3, settings=some).astype(float).mean(2)[20:140] for some in (even, uneven))
+    ratio = np.log((night + 1) / (plain + 1))
+    assert ratio.std() > 0.05
+    # No step between neighbours, not at the day's own edge either.
+    assert np.abs(np.diff(ratio, axis=1)).max() < 0.08
+    assert (night <= day[20:140].mean(2) + 1).all()
+    other = relight(day, [], seed=4, settings=uneven).astype(float).mean(2)[20:140]
+    assert np.abs(np.log((other + 1) / (night + 1))).max() > 0.2
+
+
 def test_a_night_frame_stays_a_night_frame() -> None:
     dark = (day() // 9).astype(np.uint8)
     night = relight(dark, [], seed=0)

@@ -19,6 +19,7 @@ F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 Labels = list[tuple[Box, Corners]]
 
+_DAPPLE_SIZES = 3
 REFERENCE_SIDE = 1280.0  # pixels: the longer side that "reference pixels" refer to
 
 
@@ -56,10 +57,11 @@ def night_light(
     draws: F64,
     spill: F32,
     scene: Scene,
+    uneven_light: F32 | None,
     settings: RelightSettings,
     strength: float,
 ) -> F32:
-    """Night light over day light, float32 (h, w, 3) in [0, 1]."""
+    """Night light over day light, float32 (h, w, 3) in [0, 1]; ``uneven_light``: of :func:`dapples`."""
     h, w = small.shape[:2]
     lit: F32 = cv2.LUT(small, table)
     ground = np.ones((h, w), np.float32) if sky is None else 1 - np.maximum(sky[0], 0.9 * sky[1])
@@ -89,6 +91,8 @@ def night_light(
     light *= (1 - (1 - scene.bonnet) * _ramp(y, 0.88, 1.0))[..., None]
     light *= (1 - scene.vignette * 0.5 * (x**2 + (2 * y - 1) ** 2))[..., None]
     light *= flat * (1 - _mirrored_sky(broad, y))[..., None]
+    if uneven_light is not None:
+        light *= np.exp(uneven_light)[..., None]
 
     result = (lit * light) @ LUMA
     bare = result[ground > 0.5]
@@ -99,6 +103,26 @@ def night_light(
     # The cap keeps the promise that nothing outside a lamp gets brighter than it was.
     np.clip(light, 1e-6, 1.0, out=light)
     return np.asarray(light**strength, dtype=np.float32)
+
+
+def dapples(rng: np.random.Generator, size: tuple[int, int], settings: RelightSettings) -> F32 | None:
+    """Uneven light as from lamps, leaves and walls that a day does not show, in logs, (h, w); None for none.
+
+    Shade under a car and light on its roof are as by day in a relit image, and a detector comes to rely on them; broad
+    random light leaves it the edges (compare random textures, Geirhos et al., ICLR 2019).
+    """
+    if not settings.dapple[1]:
+        return None
+    h, w = size
+    low, high = (math.log(side / REFERENCE_SIDE * max(h, w)) for side in settings.dapple_size)
+    field = np.zeros((h, w), np.float32)
+    for _ in range(_DAPPLE_SIZES):
+        # Patches under two pixels of the small map would be noise.
+        apart = max(math.exp(rng.uniform(low, high)), 2.0)
+        grid = rng.standard_normal((int(h / apart) + 2, int(w / apart) + 2)).astype(np.float32)
+        sigma = rng.uniform(*settings.dapple)
+        field += sigma * cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w)
+    return field
 
 
 def _mirrored_sky(broad: F32, y: F32) -> F32:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
 from nightaug.relight.lamps import DRAWS, Lamp, find_lamps, usable
-from nightaug.relight.light import REFERENCE_SIDE, glow_and_spill, lamp_map, night_light, solid_map
+from nightaug.relight.light import REFERENCE_SIDE, dapples, glow_and_spill, lamp_map, night_light, solid_map
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import RelightSettings
 from nightaug.relight.sky import sky_alpha, sky_maps
@@ -80,7 +80,7 @@ def relight(
         return image.copy()
     image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
-    scene_seed, lamp_seed, noise_seed, street_seed = np.random.SeedSequence(seed % 2**64).spawn(4)
+    scene_seed, lamp_seed, noise_seed, street_seed, dapple_seed = np.random.SeedSequence(seed % 2**64).spawn(5)
     good = usable(labels, width, height)
     draws = np.random.default_rng(lamp_seed).random((len(good), DRAWS))
     scene = Scene.draw(np.random.default_rng(scene_seed), settings)
@@ -103,6 +103,7 @@ def relight(
         draws=draws,
         spill=spill,
         scene=scene,
+        uneven_light=dapples(np.random.default_rng(dapple_seed), small.shape[:2], settings),
         settings=settings,
         strength=strength,
     )

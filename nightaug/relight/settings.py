@@ -55,6 +55,8 @@ class RelightSettings:
         (1.38, 0.94, 0.74),
     )
     ambient_patches: Range = (0.35, 0.85)  #: sigma of log light over the frame (0 is even light)
+    dapple: Range = (0.0, 0.0)  #: sigma of log light in finer patches, each of three sizes; 0 is none
+    dapple_size: Range = (24.0, 300.0)  #: reference pixels, over 0: how far those patches lie apart, drawn in log
     ambient_top: Range = (0.25, 0.6)  #: share in [0, 1] of the ambient light that reaches the frame's top
     headlight_color: RGB = (1.18, 1.0, 0.76)  #: linear RGB of the own headlights
     headlight_pool: Range = (0.8, 4.0)  #: peak on the road, times the ambient; (0, 0) for fixed cameras
@@ -135,8 +137,8 @@ class RelightSettings:
                 raise ValueError(f"expected {field.name} of at most {_MOST[field.name]:g}, got {value}")
         if self.work_side < 8:
             raise ValueError(f"expected work_side of at least 8 pixels, got {self.work_side}")
-        if min(self.median_luma[0], self.shot_noise[0]) <= 0:
-            raise ValueError("expected median_luma and shot_noise over 0")
+        if min(self.median_luma[0], self.shot_noise[0], self.dapple_size[0]) <= 0:
+            raise ValueError("expected median_luma, shot_noise and dapple_size over 0")
 
 
 #: Largest value of what is a share, a chance or a grey level.
