@@ -91,4 +91,6 @@ def labels_of(teacher: Arm, folder: Path) -> ArmSource:
     frames = [frame for frame in open_dataset(folder).frames("all") if frame.path is not None]
     if not frames:
         raise DatasetError(f"{folder} holds no labelled image; remove it to have it made anew")
-    return ArmSource(spec, f"night labelled by {teacher.key}", frames, 1.0, night_boxes=teacher.night_boxes)
+    return ArmSource(
+        spec, f"night images that {teacher.key} has labelled", frames, 1.0, night_boxes=teacher.night_boxes
+    )

@@ -130,6 +130,10 @@ class TableMaker:
         notes += [f"{name}: {n:,} images of dev or test drives held back" for name, n in held.items() if n]
         adapted = {arm.name: len(arm.target) for arm in finished if arm.target}
         notes += [f"{name}: learns from {n:,} night images without labels, too" for name, n in adapted.items()]
+        notes += [
+            f"{arm.name}: learns from {len(source.frames):,} {source.name}, too"
+            for arm in finished for source in arm.sources if source.spec.pseudo
+        ]  # fmt: skip
         table["notes"] = [*notes, *self.data.notes, *missing_note(missing)]
         table["verdict"], table["others"] = verdict(table), others(table)
         atomic_write_bytes(self.out / "table.json", msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")

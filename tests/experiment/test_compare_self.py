@@ -100,6 +100,7 @@ def test_every_seed_learns_from_its_own_teacher(world: World) -> None:
     row = arm_of(table, SELF)
     assert [seed["seed"] for seed in row["seeds"]] == [0, 1]
     assert not row["night_boxes"]
+    assert f"{SELF}: learns from {night} night images that day+translated:gan has labelled, too" in table["notes"]
     assert row["sources"][2] == {
         "data": "pseudo:day+translated:gan", "split": "train", "domain": "B", "weight": 0.5, "images": night,
     }  # fmt: skip
