@@ -28,6 +28,7 @@ Cpu = Annotated[bool, typer.Option("--cpu", help="Do not use a GPU.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
 TrainingDryRun = Annotated[bool, typer.Option("--dry-run", help="Print the settings and an estimate, train nothing.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
 Images = Annotated[Path | None, typer.Option("--images", help="Folder of images, if it is not found by itself.")]
 Labels = Annotated[Path | None, typer.Option("--labels", help="Label file or folder, likewise.")]
 

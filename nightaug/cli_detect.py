@@ -23,6 +23,7 @@ from nightaug.cli_common import (
     Steps,
     TrainingDryRun,
     Trust,
+    Workers,
     check_finished,
     say,
     settings_layers,
@@ -148,7 +149,7 @@ def evaluate(
     format: Annotated[str | None, typer.Option(help="Format of the labels, if looking is wrong.")] = None,
     batch: BatchOption = 8,
     device: Device = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
+    workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Detect anew.")] = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -212,7 +213,7 @@ def pseudo_label(
     ] = 0.3,
     batch: BatchOption = 8,
     device: Device = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
+    workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Detect anew.")] = False,
     dry_run: DryRun = False,
 ) -> None:

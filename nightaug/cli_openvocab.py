@@ -24,6 +24,7 @@ from nightaug.cli_common import (
     Steps,
     TrainingDryRun,
     Trust,
+    Workers,
     check_finished,
     say,
     settings_layers,
@@ -60,7 +61,6 @@ NamingClip = Annotated[
     ),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images in one pass.")]
-Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 
 

@@ -36,6 +36,7 @@ from nightaug.experiment.compare_adapt import (
     overrides,
     parts_of,
     read_set,
+    root,
     rounds,
     student,
     taught,
@@ -233,7 +234,7 @@ def asked(
             less += [ablated(one, part) for part in parts_of(changes, head)]
     for name in less:
         overrides(name, sets, head)
-    used = {labelled(rounds(name)[0])[0] for name in arms}
+    used = {root(name) for name in arms}
     return Asked(arms, {name: sets[name] for name in sets if name in used}, tuple(dict.fromkeys(less)))
 
 
@@ -275,7 +276,7 @@ def _named_alone(name: str, own: Mapping[str, OwnArm], translators: Sequence[str
     """One name: an arm, or one of each translator."""
     first, count = rounds(name)
     if count:
-        _check_unlabelled(name, labelled(first)[0], SELF)
+        _check_unlabelled(name, root(name), SELF)
         found = {}
         for arm, parts in _named_alone(first, own, translators).items():
             teacher = arm
@@ -357,8 +358,8 @@ def hint_of(name: str, known: Sequence[str]) -> str:
 def is_built_in(name: str) -> bool:
     """Whether an arm's name is one of nightaug's own, with its endings or without."""
     base, part = without(name)
-    label, adapts = labelled(rounds(base)[0])
-    return adapts or label != base or part is not None or label in FIXED or label.partition(":")[0] in PER_TRANSLATOR
+    label = root(base)
+    return label != base or part is not None or label in FIXED or label.partition(":")[0] in PER_TRANSLATOR
 
 
 def is_folder(part: SourceSpec) -> bool:

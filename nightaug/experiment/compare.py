@@ -25,7 +25,7 @@ from nightaug.experiment.arms import (
 from nightaug.experiment.compare_data import Arm, ArmSource, Data, build_arm, read_data
 from nightaug.experiment.compare_facts import facts, pairs
 from nightaug.experiment.compare_plan import checkpoint_folder, is_trained, plan_lines
-from nightaug.experiment.compare_rows import Backend, Detectors, Rows, is_done
+from nightaug.experiment.compare_rows import Backend, Detectors, Rows, Say, is_done
 from nightaug.experiment.compare_self import facts_of, label_folder, teachers
 from nightaug.experiment.compare_settings import (
     DAY,
@@ -55,8 +55,6 @@ from nightaug.runs import lock_folder
 SEEDS = 3
 #: Detector settings a comparison sets itself.
 _OWN = ("steps", "seed")
-
-Say = Callable[[str], None]
 
 
 def run_compare(
@@ -244,10 +242,6 @@ class _Comparison:
         for line in plan_lines(self.out, self.settings, self.data, self.base, wanted, images):
             self.say(line)
 
-    def checkpoint(self, seed: int) -> Path:
-        """The run folder of a seed's day checkpoint."""
-        return checkpoint_folder(self.out, seed)
-
     def check(self) -> None:
         """Refuse arms whose images or settings cannot be used, before hours are spent on the others.
 
@@ -340,7 +334,7 @@ class _Comparison:
         """The weights every arm of a seed starts from; trained first where need be."""
         if not self.settings.day_steps:
             return None
-        folder = self.checkpoint(seed)
+        folder = checkpoint_folder(self.out, seed)
         if not is_trained(folder):
             self.say(f"day checkpoint, seed {seed}")
         day = Arm("day checkpoint", self.arm(DAY).sources)

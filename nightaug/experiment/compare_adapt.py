@@ -57,26 +57,33 @@ def ablated(name: str, part: str) -> str:
 
 def labelled(name: str) -> tuple[str, bool]:
     """``day+translated+adapt:relight`` to ``("day+translated:relight", True)``: the arm of the labelled images."""
-    kind, colon, translator = name.partition(":")
-    return kind.removesuffix(ADAPT) + colon + translator, kind.endswith(ADAPT)
+    return _without_ending(name, ADAPT)
 
 
 def adapted(name: str) -> str:
     """The opposite of :func:`labelled`."""
-    kind, colon, translator = name.partition(":")
-    return kind + ADAPT + colon + translator
+    return _with_ending(name, ADAPT)
 
 
 def taught(name: str) -> tuple[str, bool]:
     """``day+translated+self:relight`` to ``("day+translated:relight", True)``: the arm that labels for it."""
-    kind, colon, translator = name.partition(":")
-    return kind.removesuffix(SELF) + colon + translator, kind.endswith(SELF)
+    return _without_ending(name, SELF)
 
 
 def student(name: str) -> str:
     """The opposite of :func:`taught`."""
+    return _with_ending(name, SELF)
+
+
+def _without_ending(name: str, ending: str) -> tuple[str, bool]:
+    """Endings stand before the translator: ``ARM+adapt:NAME``."""
     kind, colon, translator = name.partition(":")
-    return kind + SELF + colon + translator
+    return kind.removesuffix(ending) + colon + translator, kind.endswith(ending)
+
+
+def _with_ending(name: str, ending: str) -> str:
+    kind, colon, translator = name.partition(":")
+    return kind + ending + colon + translator
 
 
 def rounds(name: str) -> tuple[str, int]:
@@ -85,6 +92,11 @@ def rounds(name: str) -> tuple[str, int]:
     while taught(name)[1]:
         name, count = taught(name)[0], count + 1
     return name, count
+
+
+def root(name: str) -> str:
+    """``mine+adapt+self`` to ``mine``: the arm whose parts and settings it has."""
+    return labelled(rounds(name)[0])[0]
 
 
 # -- settings --------------------------------------------------------------------------------------------------
@@ -122,11 +134,8 @@ def overrides(name: str, own: Mapping[str, Overrides], parts: Sequence[str]) -> 
         ConfigError: a part is left out that is not there.
     """
     whole, part = without(name)
-    label, adapts = labelled(whole)
-    if taught(label)[1]:  # one's own arm and its student share their settings, but for the night head's ending
-        label = labelled(rounds(label)[0])[0]
-    found = dict(own.get(label, {}))
-    if adapts:
+    found = dict(own.get(root(whole), {}))
+    if labelled(whole)[1]:
         found = merge({"adapt": "vlmcshfg"}, found)
     if part is not None:
         if not adapts_with(found):

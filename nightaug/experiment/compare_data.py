@@ -69,6 +69,10 @@ class Data:
     held: Held
     notes: list[str] = field(default_factory=list)
 
+    def unlabelled(self) -> list[Frame]:
+        """The target without its labels: all that an arm may see of it."""
+        return [msgspec.structs.replace(frame, boxes=[], extra=None) for frame in self.target]
+
 
 @dataclass
 class ArmSource:
@@ -391,5 +395,5 @@ def build_arm(
         return arm
     if not data.target:
         raise DatasetError(f"{data.root}: train/B has no night images for {key} to adapt to; leave that arm out")
-    arm.target = [msgspec.structs.replace(frame, boxes=[], extra=None) for frame in data.target]
+    arm.target = data.unlabelled()
     return arm

@@ -16,7 +16,8 @@ class _Says(msgspec.Struct):
     night_boxes: bool = False
 
 
-def _facts(path: Path) -> dict[str, object]:
+def facts_in(path: Path) -> dict[str, object]:
+    """What a JSON file says; nothing where it is not there, damaged or no mapping."""
     try:
         facts = msgspec.json.decode(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -26,16 +27,16 @@ def _facts(path: Path) -> dict[str, object]:
 
 def untranslated(folder: Path, spec: SourceSpec) -> int:
     """Images of the part that the translator could not make."""
-    skipped = _facts(folder / "translation.json").get("skipped")
+    skipped = facts_in(folder / "translation.json").get("skipped")
     return sum(name.startswith(f"{spec.split}/") for name in skipped) if isinstance(skipped, dict) else 0
 
 
 def says_night_boxes(folder: Path) -> bool:
     """Whether the translation says that its translator, or the judge it was curated by, was trained with labels of
     night images."""
-    if _facts(folder / CURATED / REPORT).get("judge_night_boxes") is True:
+    if facts_in(folder / CURATED / REPORT).get("judge_night_boxes") is True:
         return True
-    facts = _facts(folder / "translation.json")
+    facts = facts_in(folder / "translation.json")
     settings = facts.get("settings")
     if facts.get("night_boxes") is True or (isinstance(settings, dict) and settings.get("night_boxes") is True):
         return True

@@ -82,7 +82,8 @@ def _time_left(out: Path, settings: CompareSettings, arms: Sequence[Path], start
     for folders, length in ((arms, settings.steps), (starts, settings.day_steps or 0)):
         for folder in folders:
             state = read_state(folder)
-            steps += max(0, length - (state.step if state is not None else 0)) if not is_trained(folder) else 0
+            if state is None or not state.trained:
+                steps += length - (0 if state is None else state.step)
     if steps:
         took = "run" if len(done) == 1 else f"{len(done)} runs"
         yield f"about {duration(each * steps)} of training to go, by what the finished {took} took"

@@ -21,7 +21,7 @@ from nightaug.detect.truth import Truth
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted, NightaugError
 from nightaug.experiment.compare_adapt import shown_clip
 from nightaug.experiment.compare_data import Arm, ArmSource, Data
-from nightaug.experiment.compare_self import check_teacher, facts_of, labels_of, unlabelled
+from nightaug.experiment.compare_self import check_teacher, facts_of, labels_of
 from nightaug.images import atomic_write_bytes, atomic_write_text
 from nightaug.runs import RunFolder, file_sha256, progress_bar
 
@@ -353,7 +353,7 @@ class Rows:
         if not check_teacher(out, sha):
             if sha is None:
                 raise CheckpointError(f"{run} has no last.safetensors to label images by; remove {run} to make it anew")
-            frames = unlabelled(data)
+            frames = data.unlabelled()
             if not frames:
                 raise DatasetError(f"{data.root}: train/B has no night images for {teacher.key} to label")
             self.say(f"{teacher.name} labels {len(frames):,} night images")

@@ -7,19 +7,17 @@ any mixture. The labels of those night images are never read; dev chooses from w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nightaug.data.classes import NIGHT
 from nightaug.data.formats import open_dataset
-from nightaug.data.frames import Frame
 from nightaug.errors import ConfigError, DatasetError
+from nightaug.experiment.compare_manifest import facts_in
 from nightaug.experiment.compare_settings import PSEUDO, SourceSpec
 
 if TYPE_CHECKING:
-    from nightaug.experiment.compare_data import Arm, ArmSource, Data
+    from nightaug.experiment.compare_data import Arm, ArmSource
 
 
 def teachers(parts: Sequence[SourceSpec]) -> list[str]:
@@ -40,13 +38,9 @@ def label_folder(out: Path, slug: str, seed: int) -> Path:
     return out / PSEUDO / slug / f"seed{seed}"
 
 
-def facts_of(folder: Path) -> Mapping[str, Any]:
+def facts_of(folder: Path) -> Mapping[str, object]:
     """What is known of a folder of pseudo labels; nothing where there is none."""
-    try:
-        found = json.loads((folder / "pseudo_labels.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return facts_in(folder / "pseudo_labels.json")
 
 
 def check_teacher(folder: Path, sha: str | None) -> bool:
@@ -67,16 +61,6 @@ def check_teacher(folder: Path, sha: str | None) -> bool:
             "on it, to make both anew"
         )
     return True
-
-
-def unlabelled(data: Data) -> list[Frame]:
-    """The night images an arm may label: those of train, without their own labels."""
-    from nightaug.detect.dataset import bare
-
-    frames = [bare(frame) for frame in data.target]
-    for frame in frames:
-        frame.timeofday = NIGHT
-    return frames
 
 
 def labels_of(teacher: Arm, folder: Path) -> ArmSource:
