@@ -254,6 +254,9 @@ def compare(
     day_steps: Annotated[
         int | None, typer.Option(min=1, help="Of the day checkpoint all arms start from; as --steps otherwise.")
     ] = None,
+    teacher_steps: Annotated[
+        int | None, typer.Option(min=1, help="Of the arms that label images for +self; as --steps otherwise.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many; 3 otherwise.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Train only these now: ARM, ARM@SEED, @SEED, checkpoint. Repeatable.")
@@ -281,8 +284,9 @@ def compare(
     run_compare(
         dataset, out, detector=detector, translators=translator or (), arms=words(arms), arms_file=arms_file,
         ablate=ablate, layers=settings_layers("detector", preset, config, None, set_, {"clip": clip}), steps=steps,
-        day_steps=day_steps, seeds=seeds, only=only or (), weights=weights, bootstrap=bootstrap,
-        allow_shared_drives=allow_shared_drives, command=command, cpu=cpu, dry_run=dry_run, say=say,
+        day_steps=day_steps, teacher_steps=teacher_steps, seeds=seeds, only=only or (), weights=weights,
+        bootstrap=bootstrap, allow_shared_drives=allow_shared_drives, command=command, cpu=cpu, dry_run=dry_run,
+        say=say,
     )  # fmt: skip
 
 

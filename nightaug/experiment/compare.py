@@ -26,7 +26,7 @@ from nightaug.experiment.compare_data import Arm, ArmSource, Data, build_arm, re
 from nightaug.experiment.compare_facts import facts, pairs
 from nightaug.experiment.compare_plan import checkpoint_folder, is_trained, plan_lines
 from nightaug.experiment.compare_rows import Backend, Detectors, Rows, Say, is_done
-from nightaug.experiment.compare_self import facts_of, label_folder, teachers
+from nightaug.experiment.compare_self import facts_of, label_folder, teacher_folder, teachers
 from nightaug.experiment.compare_settings import (
     DAY,
     PSEUDO,
@@ -70,6 +70,7 @@ def run_compare(
     options: Mapping[str, Any] | None = None,
     steps: int | None = None,
     day_steps: int | None = None,
+    teacher_steps: int | None = None,
     seeds: int | None = None,
     only: Sequence[str] = (),
     weights: str | None = None,
@@ -97,6 +98,7 @@ def run_compare(
         layers: settings of the detector, later ones win; whether an arm adapts is its own affair (``+adapt``).
         options: of :class:`CompareOptions`.
         steps: optimiser steps of every arm. day_steps: of the day checkpoint they start from; None: as ``steps``.
+        teacher_steps: of arms when they label images for others; None: their own row, of ``steps``, labels.
         seeds: how many, from 0.
         only: train only these rows now: ``ARM``, ``ARM@SEED``, ``@SEED`` or ``checkpoint``; the table holds what is
             done.
@@ -147,6 +149,7 @@ def run_compare(
             "detector": detector_settings,
             "steps": budget,
             "day_steps": None if _starts_trained(base) else day_steps or (before and before.day_steps) or budget,
+            "teacher_steps": _other(teacher_steps or (before.teacher_steps if before else None), budget),
             "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
             "arms": {name: tuple(part.model_dump() for part in some) for name, some in found.arms.items()},
             "own": found.own,
@@ -201,6 +204,11 @@ def _translators(before: CompareSettings | None, given: Sequence[str]) -> dict[s
     for name, record in (before.translators if before else {}).items():
         sources.setdefault(name, TranslatorSource.recorded(name, record))
     return sources
+
+
+def _other(steps: int | None, budget: int) -> int | None:
+    """A teacher of a row's own budget is that row."""
+    return None if steps == budget else steps
 
 
 def _starts_trained(settings: Settings) -> bool:
@@ -297,11 +305,17 @@ class _Comparison:
 
     def _labels(self, teacher: str, seed: int) -> ArmSource:
         """What an arm finds on the night images of train; it is trained first where need be."""
-        arm, row = self.arm(teacher, seed), row_folder(self.out, slug(teacher), seed)
-        labels = label_folder(self.out, arm.slug, seed)
-        if not is_done(row) and not facts_of(labels).get("finished"):
-            self._make(teacher, seed)
-        return self.rows.label(arm, row, labels, self.data)
+        arm, labels = self.arm(teacher, seed), label_folder(self.out, slug(teacher), seed)
+        longer = self.settings.teacher_steps
+        row = teacher_folder(self.out, arm.slug, seed) if longer else row_folder(self.out, arm.slug, seed)
+        if not facts_of(labels).get("finished"):
+            if longer:
+                if not is_trained(row):
+                    self.say(f"{arm.name}, seed {seed}, as a teacher")
+                self.rows.train(arm, seed, row, self._settings(teacher, longer, seed, self._day_checkpoint(seed)))
+            elif not is_done(row):
+                self._make(teacher, seed)
+        return self.rows.label(arm, row, labels, self.data, longer)
 
     def _is_made(self, name: str) -> bool:
         """Whether an arm's images are all there already."""
@@ -315,7 +329,7 @@ class _Comparison:
                 self._make(name, seed)
             except NothingSure as error:
                 # The other rows are worth their time without it.
-                self.say(f"{name}, seed {seed} is left out: {error}; train its teacher for longer")
+                self.say(f"{name}, seed {seed} is left out: {error}; train its teacher for longer (--teacher-steps)")
 
     def _make(self, name: str, seed: int) -> None:
         start = self._day_checkpoint(seed)

@@ -34,6 +34,7 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         "dataset": dataset.absolute().name,
         "steps": settings.steps,
         "day_steps": settings.day_steps,
+        "teacher_steps": settings.teacher_steps,
         **_adaptation(settings),
         **shape,
     }

@@ -12,6 +12,7 @@ from nightaug.experiment.arms import CHECKPOINT, shares, slug
 from nightaug.experiment.compare_adapt import adapts_with
 from nightaug.experiment.compare_data import Data
 from nightaug.experiment.compare_rows import is_done, read_state
+from nightaug.experiment.compare_self import facts_of, label_folder, teacher_folder, teachers
 from nightaug.experiment.compare_settings import CompareSettings, SourceSpec
 from nightaug.experiment.compare_table import row_folder
 from nightaug.training import duration
@@ -68,18 +69,40 @@ def plan_lines(
         starts = [checkpoint_folder(out, seed) for seed in sorted({seed for _, seed in wanted})]
         number = sum(map(is_trained, starts))
         yield f"day checkpoints of {settings.day_steps:,} steps to start from: {len(starts)} ({number} done)"
-    yield from _time_left(out, settings, arms, starts)
+    longer = _teachers(out, settings, wanted) if settings.teacher_steps else []
+    if longer:
+        number = sum(map(is_trained, longer))
+        yield f"teachers of {settings.teacher_steps:,} steps: {len(longer)} ({number} done)"
+    lengths = ((arms, settings.steps), (starts, settings.day_steps or 0), (longer, settings.teacher_steps or 0))
+    yield from _time_left(out, lengths)
 
 
-def _time_left(out: Path, settings: CompareSettings, arms: Sequence[Path], starts: Sequence[Path]) -> Iterator[str]:
-    """By what a step has taken in the rows that are done, of whatever arm; nothing where none is."""
+def _teachers(out: Path, settings: CompareSettings, wanted: Sequence[tuple[str, int]]) -> list[Path]:
+    """The run folders of the arms that are trained for longer to label images for the wanted rows."""
+    found: dict[Path, None] = {}
+    pending = [row for row in wanted if row[0] != CHECKPOINT and not is_done(row_folder(out, slug(row[0]), row[1]))]
+    while pending:
+        arm, seed = pending.pop()
+        for teacher in teachers(settings.parts(arm)):
+            if not facts_of(label_folder(out, slug(teacher), seed)).get("finished"):
+                found[teacher_folder(out, slug(teacher), seed)] = None
+                pending.append((teacher, seed))
+    return list(found)
+
+
+def _time_left(out: Path, lengths: Sequence[tuple[Sequence[Path], int]]) -> Iterator[str]:
+    """By what a step has taken in the rows that are done, of whatever arm; nothing where none is.
+
+    Args:
+        lengths: run folders, and the steps each is to make.
+    """
     known = [read_state(path.parent) for path in out.glob("runs/*/seed*/row.json")]
     done = [state for state in known if state is not None and state.trained and state.step and state.tested is not None]
     if not done:
         return
     each = sum(state.wall_s for state in done) / sum(state.step for state in done)
     steps = 0
-    for folders, length in ((arms, settings.steps), (starts, settings.day_steps or 0)):
+    for folders, length in lengths:
         for folder in folders:
             state = read_state(folder)
             if state is None or not state.trained:

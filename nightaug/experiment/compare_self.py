@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.experiment.compare_manifest import facts_in
-from nightaug.experiment.compare_settings import PSEUDO, SourceSpec
+from nightaug.experiment.compare_settings import PSEUDO, TEACHERS, SourceSpec
 
 if TYPE_CHECKING:
     from nightaug.experiment.compare_data import Arm, ArmSource
@@ -36,6 +36,11 @@ def with_pseudo(parts: Sequence[SourceSpec], teacher: str) -> tuple[SourceSpec, 
 def label_folder(out: Path, slug: str, seed: int) -> Path:
     """Where the labels that an arm gives lie."""
     return out / PSEUDO / slug / f"seed{seed}"
+
+
+def teacher_folder(out: Path, slug: str, seed: int) -> Path:
+    """The run folder of an arm that was trained for longer than its row, to label images."""
+    return out / TEACHERS / slug / f"seed{seed}"
 
 
 def facts_of(folder: Path) -> Mapping[str, object]:
@@ -63,8 +68,11 @@ def check_teacher(folder: Path, sha: str | None) -> bool:
     return True
 
 
-def labels_of(teacher: Arm, folder: Path) -> ArmSource:
+def labels_of(teacher: Arm, folder: Path, steps: int | None = None) -> ArmSource:
     """A teacher's labels as a part; they count as night labels where the teacher has learned from such.
+
+    Args:
+        steps: the teacher's, where they are others than its row's.
 
     Raises:
         DatasetError: they cannot be read.
@@ -75,6 +83,5 @@ def labels_of(teacher: Arm, folder: Path) -> ArmSource:
     frames = [frame for frame in open_dataset(folder).frames("all") if frame.path is not None]
     if not frames:
         raise DatasetError(f"{folder} holds no labelled image; remove it to have it made anew")
-    return ArmSource(
-        spec, f"night images that {teacher.key} has labelled", frames, 1.0, night_boxes=teacher.night_boxes
-    )
+    by = f"{teacher.key}, trained for {steps:,} steps," if steps else teacher.key
+    return ArmSource(spec, f"night images that {by} has labelled", frames, 1.0, night_boxes=teacher.night_boxes)

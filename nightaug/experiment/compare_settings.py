@@ -20,6 +20,8 @@ CEILINGS = ("day+night", "night")
 
 #: What a part's data starts with where an arm of the comparison has labelled it, see compare_self.py.
 PSEUDO = "pseudo"
+#: Folder of the arms that were trained for longer to label images.
+TEACHERS = "teachers"
 
 #: Detector settings that change neither what is trained nor how it is tested.
 HARMLESS = ("workers", "save_every", "log_every", "tensorboard", "adaptation.cache")
@@ -95,6 +97,8 @@ class CompareSettings(CompareOptions):
     steps: PositiveInt
     #: Steps of the day checkpoint every arm is fine-tuned from; null: the arms start from pretrained weights.
     day_steps: PositiveInt | None
+    #: Steps of an arm where it labels images for others; null: its own row labels.
+    teacher_steps: PositiveInt | None = None
     seeds: tuple[int, ...] = Field(min_length=1)
     arms: dict[str, tuple[SourceSpec, ...]]
     #: Detector settings of an arms file's arms.
@@ -190,6 +194,8 @@ def joined(
         for key in _FIXED
         if getattr(before, key) != getattr(now, key)
     ]
+    if before.teacher_steps != now.teacher_steps and any((folder / place).exists() for place in (PSEUDO, TEACHERS)):
+        changed.append(f"teacher_steps was {before.teacher_steps!r}, is {now.teacher_steps!r}")
     ours, theirs = ({key: value for key, value in some.detector.items() if key not in BY_ARM} for some in (before, now))
     common = differences(ours, theirs, HARMLESS)
     changed += [f"detector setting {key} {text}" for key, text in common.items()]

@@ -132,6 +132,7 @@ class Table(msgspec.Struct):
     dataset: str | None = None
     steps: int | None = None
     day_steps: int | None = None
+    teacher_steps: int | None = None
     batch: int | None = None
     width: int | None = None
     height: int | None = None

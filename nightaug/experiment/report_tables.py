@@ -257,6 +257,7 @@ def measured_section(table: Table, missing: Sequence[str]) -> str:
         ("world version", table.world_version),
         ("steps", table.steps),
         ("steps of the day checkpoint", table.day_steps),
+        ("steps of arms that label images", table.teacher_steps),
         ("images a step", table.batch),
         ("network input", size),
         ("seeds", ", ".join(map(str, table.seeds))),

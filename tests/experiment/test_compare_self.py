@@ -164,3 +164,30 @@ def test_the_plan_says_what_is_labelled_and_how_long_the_rest_takes(world: World
     world.run(arms=["day+self"], dry_run=True)
     # Twenty steps in 40 s: one more run of twenty.
     assert "about 40 s of training to go, by what the finished run took" in world.lines
+
+
+def test_a_teacher_may_be_trained_for_longer_than_its_row(world: World) -> None:
+    world.run(arms=["day+self"], steps=20, teacher_steps=50, dry_run=True)
+    assert "teachers of 50 steps: 1 (0 done)" in world.lines
+    table = world.run(arms=["day+self"], teacher_steps=50, steps=20)
+    assert [(row[0], row[2].steps) for row in world.fake.trained] == [
+        ("checkpoints/seed0", 20), ("day/seed0", 20), ("day/seed0", 50), ("day+self/seed0", 20),
+    ]  # fmt: skip
+    assert [row[:2] for row in world.fake.labelled] == [("day", "seed0")]
+    assert (world.out / "teachers" / "day" / "seed0" / "row.json").is_file()
+    assert table["teacher_steps"] == 50
+    assert [arm["slug"] for arm in table["arms"]] == ["day", "day+self"]
+    assert any("images that day, trained for 50 steps, has labelled, too" in note for note in table["notes"])
+    # It goes on without being told again, and every seed has its own.
+    world.run(arms=["day+self"], seeds=2)
+    assert [(row[0], row[2].steps) for row in world.fake.trained][-2:] == [("day/seed1", 50), ("day+self/seed1", 20)]
+    with pytest.raises(ConfigError, match="teacher_steps was 50, is 60"):
+        world.run(teacher_steps=60)
+
+
+def test_labels_of_a_longer_teacher_are_not_those_of_the_row(world: World) -> None:
+    world.run(arms=["day+self"], steps=20)
+    with pytest.raises(ConfigError, match="teacher_steps was None, is 50"):
+        world.run(teacher_steps=50)
+    # As long as the row is no other teacher.
+    world.run(arms=["day+self"], teacher_steps=20)
