@@ -110,6 +110,7 @@ def comparison(arguments: argparse.Namespace, folders: Path) -> list[str]:
     command += ["--seeds", str(arguments.seeds), "--clip", arguments.clip]
     for name in TRANSLATED:
         command += ["--translator", f"{name}={folders / name}"]
+    command += ["--teacher-steps", str(arguments.teacher_steps)] if arguments.teacher_steps else []
     return [*command, *settings(arguments.set), *(["--cpu"] if arguments.cpu else [])]
 
 
@@ -199,6 +200,7 @@ def main() -> int:
     parser.add_argument("--preset", default="sample-world")
     parser.add_argument("--steps", type=int, default=800, help="of every arm")
     parser.add_argument("--day-steps", type=int, default=1200, help="of the day checkpoint")
+    parser.add_argument("--teacher-steps", type=int, help="of arms that label images for others; as --steps otherwise")
     parser.add_argument("--translator-steps", type=int, default=1800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--night-boxes", choices=("real", "pseudo"), default="real")

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
 from nightaug.cli import app
+from nightaug.images import read_image, write_image
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -119,3 +121,24 @@ def test_a_folder_begun_with_other_options_is_refused(
     with pytest.raises(SystemExit):
         run(night_gap, monkeypatch, *words, "--steps", "5")
     assert "--steps was 800" in capsys.readouterr().err
+
+
+def test_uneven_light_changes_the_images_of_a_translated_folder_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    made = importlib.import_module("uneven_light")
+    before = np.full((48, 80, 3), 40, np.uint8)
+    before[:8, :8] = 250  # a lamp
+    write_image(tmp_path / "night" / "train" / "B" / "x.jpg", before)
+    (tmp_path / "night" / "manifest.jsonl").write_text(json.dumps({"output": "train/B/x.jpg", "weight": 1.0}) + "\n")
+    for name in ("one", "two"):
+        monkeypatch.setattr("sys.argv", ["uneven_light.py", str(tmp_path / "night"), "--out", str(tmp_path / name)])
+        made.main()
+    image = tmp_path / "one" / "train" / "B" / "x.jpg"
+    after = read_image(image).astype(int)
+    assert image.read_bytes() == (tmp_path / "two" / "train" / "B" / "x.jpg").read_bytes()
+    assert (read_image(tmp_path / "night" / "train" / "B" / "x.jpg") == read_image(image)).mean() < 0.5
+    assert abs(after[:4, :4].mean() - 250) < 6
+    assert after[16:].mean(2).std() > 4
+    assert (tmp_path / "one" / "manifest.jsonl").read_bytes() == (tmp_path / "night" / "manifest.jsonl").read_bytes()
