@@ -16,6 +16,7 @@ from nightaug.data.classes import BDD100K_CLASSES
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
 from nightaug.relight import RelightSettings, relight
+from nightaug.relight.lamps import DRAWS, find_lamps, usable
 from nightaug.relight.tone import to_linear
 
 U8 = NDArray[np.uint8]
@@ -152,6 +153,30 @@ def test_a_car_seen_from_the_side_has_a_headlamp_at_one_end_and_a_tail_lamp_at_t
     assert min(red[0], white[0]) > 60
     assert red[2] < 0.4 * red[0]
     assert white[2] > 0.4 * white[0]
+
+
+def test_pairs_of_lamps_do_not_always_span_their_box() -> None:
+    rng = np.random.default_rng(0)
+    apart, nearer, outer = [], [], []
+    for box in (Box(60, 200, 100, 236, "car"), Box(520, 200, 580, 236, "car")):
+        good = usable([box], 640, 360)
+        for _ in range(60):
+            lit = dataclasses.replace(RelightSettings(), lit_at_side=1.0, brake_chance=0.0)
+            lamps = find_lamps(day(), good, rng.random((1, DRAWS)), lit)
+            shares = sorted((lamp.x - box.x1) / (box.x2 - box.x1) for lamp in lamps)
+            assert len(shares) == 2
+            assert 0 < shares[0] < shares[1] < 1
+            apart.append(shares[1] - shares[0])
+            nearer.append(min(shares[0], 1 - shares[1]))
+            outer.append((shares[0] < 1 - shares[1]) == (box.x1 < 320))
+    # As in boxes of real nights: half a box apart, one of them near an end, more often the outer one.
+    assert 0.4 < np.median(apart) < 0.6
+    assert np.percentile(apart, 90) - np.percentile(apart, 10) > 0.25
+    assert np.median(nearer) < 0.2
+    assert 0.5 < np.mean(outer) < 0.8
+    wide = dataclasses.replace(RelightSettings(), lit_at_side=1.0, lamps_apart=(0.7, 0.7), lamp_inset=(0.15, 0.15))
+    lamps = find_lamps(day(), usable([Box(60, 200, 100, 236, "car")], 640, 360), rng.random((1, DRAWS)), wide)
+    assert sorted((lamp.x - 60) / 40 for lamp in lamps) == pytest.approx([0.15, 0.85])
 
 
 def test_left_hand_traffic_mirrors_the_guess() -> None:

@@ -24,9 +24,10 @@ Corners = tuple[float, float, float, float]
 
 TWO_TRACK = ("car", "truck", "bus", "train")
 PEOPLE = ("pedestrian", "rider", "bicycle", "motorcycle")
-DRAWS = 12  # random numbers for each box, always drawn, so that one box does not change the next
+DRAWS = 13  # random numbers for each box, always drawn, so that one box does not change the next
 
 _SIDE_ASPECT = 2.0  # width over height from which a car is seen from the side
+_SHOWS_SIDE = 1.35  # the same from which it shows its side beside its face
 _MIN_EVIDENCE_SIDE = 10  # pixels: below this a box has too few pixels to tell front from rear
 _COLORED = 0.5  # a lamp whose weakest colour is below this share is red, amber or green, not white
 _CLEAR_SIDE = 48  # pixels: above this tail lamps are plain to see by day
@@ -181,8 +182,7 @@ def _vehicle(
     front = bool(u[0] < front_chance)
     lit = u[1] < (settings.lit_on_road if 0.25 < place < 0.70 else settings.lit_at_side)
     tall = box.category in ("truck", "bus", "train")
-    level = (0.76 if tall else 0.60) + (u[2] - 0.5) * 0.08
-    inset = 0.12 + 0.04 * u[3]
+    level = (0.76 if tall else 0.57) + (u[2] - 0.5) * (0.08 if tall else 0.2)
     size = (0.028 if tall else 0.04) * min(w, 1.6 * h)
     color = _choose(u[4], settings.headlamp_colors)
     front = front and not rear.spots
@@ -198,18 +198,42 @@ def _vehicle(
         slivers = ((head, color), (tail_end, settings.tail_color))
         radii = (size * 0.5, size * 0.5)
         return [_lamp((x1 + w * end, y1 + h * 0.55), radii, each, 1.0) for end, each in slivers] if lit else []
-    ends = [share for share, gone in zip((inset, 1 - inset), cut, strict=True) if not gone]
+    ends = [
+        share for share, gone in zip(_ends((x1 + x2) / 2 / frame[0], w, h, u, settings), cut, strict=True) if not gone
+    ]
     if front:
         power = _pick(u[5] ** 2, settings.headlamp)
         row = y1 + h * level
         return [_lamp((x1 + w * end, row), (size * 1.1, size), color, power) for end in ends] if lit else []
     if min(w, h) > _CLEAR_SIDE and u[10] < 0.8:
         return []  # so large, a rear would show its red by day
-    row = y1 + h * (level - (0.0 if tall else 0.08))
+    row = y1 + h * (level - (0.0 if tall else 0.09))
     out = [_lamp((x1 + w * end, row), (size, size * 0.8), settings.tail_color, tail) for end in ends]
     if braking and not tall and w > 24 and not any(cut) and u[7] < 0.7:
-        out.append(_lamp((x1 + w * 0.5, y1 + h * 0.2), (size, size * 0.3), settings.tail_color, tail * 0.7))
+        out.append(_lamp((x1 + w * sum(ends) / 2, y1 + h * 0.2), (size, size * 0.3), settings.tail_color, tail * 0.7))
     return out
+
+
+def _ends(place: float, w: float, h: float, u: F64, settings: RelightSettings) -> tuple[float, float]:
+    """Where the two lamps of a face are between the left and right end of its box, as shares of the width.
+
+    A box seldom shows a face alone: of 779 pairs of lamps in boxes of real nights (BDD100K, train) the nearer one is
+    0.13 of the width from its end of the box (median; quarters 0.09 and 0.19), the two are 0.5 apart (0.3 and 0.6),
+    and the face is more often at the outer end. A detector that has only seen pairs as wide as their box takes real
+    ones for smaller vehicles.
+
+    Args:
+        place: of the box's middle in the frame, 0 left, 1 right.
+    """
+    low, high = settings.lamps_apart
+    if w / h > _SHOWS_SIDE:
+        low, high = 0.87 * low, 0.87 * high
+    elif min(w, h) > _CLEAR_SIDE:
+        low = (low + 2 * high) / 3  # so large, lamps beside its face would be seen to be wrong
+    apart = _pick(u[11], (low, high))
+    inset = max(min(_pick(u[3], settings.lamp_inset), 0.97 - apart), 0.03)
+    left = (u[12] < 0.65) == (place < 0.5)
+    return (inset, inset + apart) if left else (1 - inset - apart, 1 - inset)
 
 
 def _seen_tails(

@@ -84,6 +84,8 @@ class RelightSettings:
     brake_chance: float = 0.35  #: chance in [0, 1] that a rear view brakes
     tail_color: RGB = (1.0, 0.05, 0.035)
     reflector: Range = (0.12, 0.5)  #: tail lamps of a parked car, which only reflect
+    lamp_inset: Range = (0.05, 0.22)  #: from one end of a vehicle to its nearer lamp, share of its width
+    lamps_apart: Range = (0.3, 0.78)  #: from one lamp to the other, share of its width; the rest shows its side
     signal_lamp: Range = (2.5, 7.0)
     signal_red: RGB = (1.0, 0.08, 0.04)
     signal_yellow: RGB = (1.0, 0.40, 0.03)
