@@ -140,7 +140,9 @@ def undo(translated: str | os.PathLike[str]) -> Undone:
     folder = Path(translated)
     read_rows(folder)
     with writing(str(folder), "run again to go on"), closing(lock_folder(folder)):
-        return Ledger(folder).undo()
+        ledger = Ledger(folder)
+        remove_leftovers(folder)
+        return ledger.undo()
 
 
 class _Job(NamedTuple):

@@ -232,6 +232,16 @@ def test_killed_at_any_moment_it_is_completed_or_undone(tmp_path: Path, monkeypa
     assert moments > 30
 
 
+def test_undoing_removes_what_a_killed_run_was_writing(tmp_path: Path) -> None:
+    root, out = world(tmp_path, 1)
+    before = files(out)
+    curate(out, scored(root, out, {0: {0}}), MEND)
+    image = next(out.rglob("*.jpg"))
+    image.with_name(f".{image.name}.a1b2c3d4.tmp").write_bytes(b"torn")
+    undo(out)
+    assert files(out) == before
+
+
 def test_translating_again_leaves_curation_as_it_is(tmp_path: Path) -> None:
     root, out = world(tmp_path)
     before = files(out)
