@@ -264,6 +264,9 @@ def test_a_file_of_something_else_is_no_translator(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("relight: {sign_ligth: [1, 2]}\n")
     with pytest.raises(ConfigError, match="did you mean 'sign_light'"):
         Translator.load(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("relight: {1: 2, no: 3}\n")
+    with pytest.raises(ConfigError, match="Unknown key: '1'; Unknown key: 'False'"):
+        Translator.load(tmp_path / "a.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         Translator.load(tmp_path / "absent.yaml")
 
