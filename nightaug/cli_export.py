@@ -40,13 +40,15 @@ class ExportPrecisionName(StrEnum):
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Run of train-translator or distill, or its weight file.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run of train-translator or distill, its weight file, or a published .pth.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="File (.onnx, .xml) or folder to write.")],
     format: Annotated[FormatName, typer.Option("--format", help="onnx: any runtime. openvino: fastest on a CPU.")],
     direction: Annotated[DirectionName, typer.Option()] = DirectionName.day2night,
     precision: Annotated[
         ExportPrecisionName,
-        typer.Option(help="bf16 and int8 are for openvino; int8 needs --calibrate."),
+        typer.Option(help="bf16 is for openvino; int8 needs --calibrate, and gains with openvino only."),
     ] = ExportPrecisionName.fp32,
     calibrate: Annotated[
         Path | None,
@@ -58,8 +60,8 @@ def export(
 ) -> None:
     """Write a trained translator as an ONNX or OpenVINO file, held against torch on real images.
 
-    A file that does not do what the run does is not written: fp32 within 1e-3 of torch, bf16 at 40 dB and more, images
-    in [-1, 1]; of int8 the PSNR is said. Use it with: nightaug translate INPUT --out DIR --translator FILE
+    A file that does not do what the run does is not written: fp32 within 1e-3 of torch, bf16 at 40 dB and more, int8 at
+    20 dB, images in [-1, 1]. Use it with: nightaug translate INPUT --out DIR --translator FILE
     """
     from nightaug.translate.backends.export import export_translator
     from nightaug.translate.backends.files import target_file

@@ -121,8 +121,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             value = yaml.safe_load(raw) if raw.strip() else None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(f"--set {key}: '{raw}' is not a valid value") from error
-        if isinstance(value, str):
-            value = _number(value)
+        value = _numbers(value)
         at = result
         *sections, last = key.strip().split(".")
         for section in sections:
@@ -133,12 +132,14 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     return result
 
 
-def _number(text: str) -> Any:
+def _numbers(value: Any) -> Any:
     # YAML 1.1 reads 2e-4 as text, everyone else as a number.
+    if isinstance(value, list):  # names may look like numbers there: of ['1'] nothing is made
+        return [_numbers(item) if isinstance(item, list) or "e" in str(item).lower() else item for item in value]
     try:
-        return float(text)
+        return float(value) if isinstance(value, str) else value
     except ValueError:
-        return text
+        return value
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def test_a_key_given_without_its_section_is_pointed_to_it() -> None:
         (["r=2e-4"], {"r": 2e-4}),
         (["r="], {"r": None}),
         (["l=[1, 2]"], {"l": [1, 2]}),
+        (["l=[5e-5, red, '1', [1E-3]]"], {"l": [5e-5, "red", "1", [1e-3]]}),
     ],
 )
 def test_overrides(given: list[str], expected: dict[str, object]) -> None:

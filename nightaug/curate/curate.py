@@ -140,7 +140,9 @@ def undo(translated: str | os.PathLike[str]) -> Undone:
     folder = Path(translated)
     read_rows(folder)
     with writing(str(folder), "run again to go on"), closing(lock_folder(folder)):
-        return Ledger(folder).undo()
+        ledger = Ledger(folder)
+        remove_leftovers(folder)
+        return ledger.undo()
 
 
 class _Job(NamedTuple):
@@ -186,13 +188,7 @@ class _Curation:
             )
 
     def _check_mendable(self) -> None:
-        if any(row.known.direction != "day2night" for row in self.rows):
-            raise ConfigError(f"{self.folder}: only translations to night can be mended; use --mode drop or weigh")
-        if any(row.known.translator == RELIGHT for row in self.rows):
-            raise ConfigError(
-                f"{self.folder}: relight made these images, so mending with relight would bring back the same; use "
-                "--mode drop or weigh"
-            )
+        check_mendable(self.folder, self.rows)
         if not self.source.exists():
             raise DatasetError(f"{self.source}: what was translated is not there; name it with --source")
 
@@ -352,6 +348,21 @@ class _Curation:
             brought_back=dict(sorted(self.brought_back.items())),
             failed=self.failed,
             judge_night_boxes=_judge_night_boxes(self.scores_settings),
+        )
+
+
+def check_mendable(folder: Path, rows: Sequence[Row]) -> None:
+    """Refuse to mend what relight cannot.
+
+    Raises:
+        ConfigError: images were translated to day, or by relight itself.
+    """
+    if any(row.known.direction != "day2night" for row in rows):
+        raise ConfigError(f"{folder}: only translations to night can be mended; use --mode drop or weigh")
+    if any(row.known.translator == RELIGHT for row in rows):
+        raise ConfigError(
+            f"{folder}: relight made these images, so mending with relight would bring back the same; use "
+            "--mode drop or weigh"
         )
 
 

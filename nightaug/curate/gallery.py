@@ -19,6 +19,10 @@ from nightaug.images import ImageArray, atomic_write_text, read_image
 
 #: Width of the page's pictures, pixels, and their JPEG quality.
 _WIDTH, _QUALITY = 640, 80
+#: Height of the words on a picture, as a share of its width: whatever size the image has, they are read on the page.
+_WORDS = 1 / 50
+#: Words at a box that begins further right, as a share of the width, end with the box, or the edge would cut them off.
+_RIGHT = 0.75
 
 _STYLE = """
 :root{color-scheme:dark}
@@ -30,7 +34,7 @@ h1{font-size:1.5rem}h2{font-size:1.2rem;margin-top:2rem}
 rect{fill:none;stroke-width:1.6;vector-effect:non-scaling-stroke}
 .kept{stroke:#39d98a}.lost{stroke:#ff5c5c;stroke-dasharray:5 3}.untold{stroke:#9aa4b2}
 .object{stroke:#ff4df0}.lamp{stroke:#ffd54d}
-text{font-size:11px;paint-order:stroke;stroke:#000;stroke-width:3px;fill:#fff}
+text{paint-order:stroke;stroke:#000;stroke-width:.25em;fill:#fff}
 p.note{margin:.2rem 0;font-size:.85rem;opacity:.85}
 .keys span{padding:0 .5rem;margin-right:.6rem;border:2px solid;border-radius:4px}
 .keys .k{border-color:#39d98a}.keys .l{border-color:#ff5c5c}.keys .u{border-color:#9aa4b2}
@@ -57,9 +61,13 @@ def worst_images(images: Sequence[ImageScore], count: int) -> dict[str, list[int
     return {"Most invented": invented, "Least kept": lost[:count]}
 
 
-def _rect(box: tuple[float, float, float, float], kind: str, title: str, note: str = "") -> str:
+def _rect(box: tuple[float, float, float, float], kind: str, title: str, width: int, note: str = "") -> str:
     x1, y1, x2, y2 = box
-    text = f'<text x="{x1:.1f}" y="{max(y1 - 3, 10):.1f}">{_safe(note)}</text>' if note else ""
+    text = ""
+    if note:
+        size, right = width * _WORDS, x1 > width * _RIGHT
+        at = f'x="{min(x2, width):.1f}" text-anchor="end"' if right else f'x="{max(x1, 0):.1f}"'
+        text = f'<text {at} y="{max(y1 - size / 4, size):.1f}">{_safe(note)}</text>'
     return (
         f'<rect class="{kind}" x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}">'
         f"<title>{_safe(title)}</title></rect>{text}"
@@ -80,15 +88,16 @@ def _overlay(image: ImageScore, size: tuple[int, int], after: bool) -> str:
     for box in image.boxes:
         kind = "untold" if box.kept is None else "kept" if box.kept >= LOST else "lost"
         note = f"{box.category} {box.kept:.2f}" if after and kind == "lost" else ""
-        shapes.append(_rect(box.xyxy, kind, _title(box), note))
+        shapes.append(_rect(box.xyxy, kind, _title(box), size[0], note))
     if after:
         for each in image.invented:
             what = each.category or "lamp"
             x1, y1, x2, y2 = each.xyxy
             grown = (x1 - 3, y1 - 3, x2 + 3, y2 + 3) if each.kind == "lamp" else each.xyxy
             note = f"{what} {each.score:.2f}" if each.kind == "object" else ""
-            shapes.append(_rect(grown, each.kind, f"invented: {what} {each.score:.2f}", note))
-    return f'<svg viewBox="0 0 {size[0]} {size[1]}" preserveAspectRatio="none">{"".join(shapes)}</svg>'
+            shapes.append(_rect(grown, each.kind, f"invented: {what} {each.score:.2f}", size[0], note))
+    area, words = f"0 0 {size[0]} {size[1]}", f"font-size:{size[0] * _WORDS:.2f}px"
+    return f'<svg viewBox="{area}" preserveAspectRatio="none" style="{words}">{"".join(shapes)}</svg>'
 
 
 def _shot(picture: ImageArray, overlay: str, name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nightaug.config import build
-from nightaug.curate.curate import CurateReport, curate, translation_facts, undo
+from nightaug.curate.curate import CurateReport, check_mendable, curate, translation_facts, undo
 from nightaug.curate.ledger import Ledger, read_rows
 from nightaug.curate.origins import lies_inside
 from nightaug.curate.scores import TranslationScores, read_scores, write_scores
@@ -73,7 +73,7 @@ def run_curate(
     if scores is not None:
         found = read_scores(scores)
     else:
-        found = _own_scores(translated, source, judge, clip, real, device, workers, dry_run, say)
+        found = _own_scores(translated, settings.mode, source, judge, clip, real, device, workers, dry_run, say)
     report = curate(
         translated, found, settings, source=source, workers=workers, dry_run=dry_run, bar=progress_bar
     )  # fmt: skip
@@ -111,6 +111,17 @@ def check_curating(
     root = source if source.is_dir() else source.parent
     if images is not None and not lies_inside(images, root):
         raise ConfigError(f"--curate finds the images again by {source} alone, and {images} lies outside of {root}")
+    _check_witnesses(judge, clip, real, device)
+
+
+def _check_witnesses(judge: Path | None, clip: str | None, real: Path | None, device: str | None) -> None:
+    """Refuse what scores could not be made with.
+
+    Raises:
+        DatasetError: there are no real night images there.
+        ConfigError: no such CLIP or device.
+        CheckpointError: no usable judge or CLIP.
+    """
     if real is not None and not real.exists():
         raise DatasetError(f"--real {real}: no such file or folder")
     if device is not None:
@@ -129,6 +140,7 @@ def check_curating(
 
 def _own_scores(
     translated: Path,
+    mode: str,
     source: Path | None,
     judge: Path | None,
     clip: str | None,
@@ -159,8 +171,13 @@ def _own_scores(
         raise ConfigError("--dry-run makes no scores; make them with nightaug score-translation, and give --scores")
     if source is None:
         source = _source_of(translated)
+    if mode == "mend":
+        check_mendable(translated, rows)
     if ledger.header is not None:
-        undo(translated)  # images are scored as they were translated
+        # Images are scored as they were translated; a wrong option must not cost what was curated before.
+        _check_witnesses(judge, clip, real, device)
+        _check_inputs(source, translated, real)
+        undo(translated)
     from nightaug.curate.faithfulness import score_translation
 
     made = score_translation(
@@ -170,6 +187,19 @@ def _own_scores(
     made.settings["asked"] = asked
     write_scores(path, made)
     return made
+
+
+def _check_inputs(source: Path, translated: Path, real: Path | None) -> None:
+    """Refuse a source that is none of these images, and real nights where there are none.
+
+    Raises:
+        DatasetError: it is so.
+    """
+    from nightaug.curate.pairs import find_pairs, find_real
+
+    pairs = find_pairs(source, translated)
+    if real is not None:
+        find_real(real, pairs, 1)
 
 
 def _source_of(translated: Path) -> Path:

@@ -71,7 +71,7 @@ def run_demo(out: Path, seconds: float, detector_seconds: float, images: int, sa
         "images": images,
     }
     kept = out / "demo.json"
-    if kept.exists() and json.loads(kept.read_text("utf-8")) != settings:
+    if _kept(kept) not in (None, settings):
         raise ConfigError(f"{out} holds a demo with other settings; choose another --out")
     atomic_write_text(kept, json.dumps(settings) + "\n")
     say("1/5 drawing the sample world")
@@ -96,6 +96,14 @@ def run_demo(out: Path, seconds: float, detector_seconds: float, images: int, sa
     page = out / "index.html"
     atomic_write_text(page, (comparison / "index.html").read_text("utf-8"))
     return page
+
+
+def _kept(path: Path) -> Any:
+    """The settings a demo was begun with; None where it says nothing of them, as after a power cut."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def show_translations(out: Path, dataset: Path, run: Path, report: PrepareReport) -> Path:

@@ -203,7 +203,7 @@ def relight_settings(values: Mapping[str, Any]) -> RelightSettings:
     given: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            wrong.append(unknown_key(name, known))
+            wrong.append(unknown_key(str(name), known))  # YAML reads 1 and no as other things
             continue
         given[name] = (value, value) if known[name].type == "Range" and _number(value) else _tuples(value)
         try:

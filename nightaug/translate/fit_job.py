@@ -18,7 +18,7 @@ from nightaug.data.upright import upright
 from nightaug.errors import ConfigError, DatasetError, ImageError, Interrupted
 from nightaug.images import atomic_write_text, read_image
 from nightaug.relight.fit import KNOBS, ROUNDS, Fit, Shot, fit_constants, shrunk
-from nightaug.relight.statistics import SCENE, measure, total
+from nightaug.relight.statistics import SCENE, Values, measure, total
 from nightaug.runs import StopRequest, progress_bar
 
 #: Least frames of each domain that something can be fitted to.
@@ -96,7 +96,7 @@ def run_fit(
             looked.append(([shot for shot in shots if shot], measure(shot for shot in others if shot)))
         if skipped:
             say(f"{len(skipped)} images could not be read and were stepped over (the first: {skipped[0]})")
-        if any(len(a) < _LEAST // 2 or SCENE not in b for a, b in looked):
+        if any(min(len(a), _images(b)) < _LEAST // 2 for a, b in looked):
             raise DatasetError(f"{dataset}: too few of its images can be read")
         with progress_bar("fitting relight", len(KNOBS) * len(ROUNDS), 0, "constants") as show:
             fit = fit_constants(
@@ -140,6 +140,11 @@ def _shot(frame: Frame, boxes: Sequence[Any], side: int, skipped: list[str]) -> 
         skipped.append(str(error))
         return None
     return shrunk(image, boxes if boxes is not frame.boxes else upright(frame).boxes, side)
+
+
+def _images(measured: Mapping[str, Values]) -> int:
+    """How many images were measured: each has one value of every statistic of the scene."""
+    return len(next(iter(measured.get(SCENE, {}).values()), []))
 
 
 def _text(fit: Fit, night_boxes: str, dataset: Path) -> str:

@@ -232,6 +232,16 @@ def test_killed_at_any_moment_it_is_completed_or_undone(tmp_path: Path, monkeypa
     assert moments > 30
 
 
+def test_undoing_removes_what_a_killed_run_was_writing(tmp_path: Path) -> None:
+    root, out = world(tmp_path, 1)
+    before = files(out)
+    curate(out, scored(root, out, {0: {0}}), MEND)
+    image = next(out.rglob("*.jpg"))
+    image.with_name(f".{image.name}.a1b2c3d4.tmp").write_bytes(b"torn")
+    undo(out)
+    assert files(out) == before
+
+
 def test_translating_again_leaves_curation_as_it_is(tmp_path: Path) -> None:
     root, out = world(tmp_path)
     before = files(out)
@@ -503,6 +513,7 @@ def test_scores_are_made_anew_for_another_judge_or_source(tmp_path: Path, monkey
     fake = types.ModuleType("nightaug.curate.faithfulness")
     fake.score_translation = score_translation  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nightaug.curate.faithfulness", fake)
+    monkeypatch.setattr("nightaug.detect.checkpoint.read_facts", lambda path: None)
     judge = tmp_path / "judge.safetensors"
     judge.write_bytes(b"one")
     for _ in range(2):
@@ -516,6 +527,36 @@ def test_scores_are_made_anew_for_another_judge_or_source(tmp_path: Path, monkey
     run_curate(out)
     run_curate(out, judge=judge, source=other)
     assert made == [root, root, other]
+
+
+def test_a_wrong_option_costs_no_curation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = world(tmp_path, 2)
+    curate(out, scored(root, out, {0: {0}}), MEND)
+    curated = files(out)
+    (tmp_path / "empty").mkdir()
+    judge = tmp_path / "judge.safetensors"
+    judge.write_bytes(b"no weights")
+    for options, message in (
+        (("--real", str(tmp_path / "gone")), "no such file or folder"),
+        (("--real", str(tmp_path / "empty")), "no images"),
+        (("--source", str(tmp_path / "empty")), "nothing to score"),
+        (("--judge", str(judge)), "cannot be read as safetensors"),
+        (("--clip", "no-such-model:tag"), "expected a CLIP as"),
+        (("--device", "no-such-device"), "no-such-device"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["curate", str(out), *options])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+        assert files(out) == curated, options
+
+
+def test_what_cannot_be_mended_is_not_scored_first(tmp_path: Path) -> None:
+    root, out = scalabel(tmp_path / "in", ["daytime"]), tmp_path / "out"
+    translate(make_plan(root, "day2night"), Translator.load("relight"), out)
+    with pytest.raises(ConfigError, match="relight made these images"):
+        run_curate(out, [{"mode": "mend"}])
+    assert not (out / "curated").exists()
 
 
 def test_what_curating_would_refuse_is_refused_before_translating(

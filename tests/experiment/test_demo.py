@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from nightaug.data.formats import open_dataset
-from nightaug.errors import ConfigError
+from nightaug.errors import ConfigError, Interrupted
+from nightaug.experiment import demo
 from nightaug.experiment.demo import run_demo
 
 
@@ -30,3 +32,17 @@ def test_demo_runs_from_end_to_end_and_again(tmp_path: Path) -> None:
     assert (tmp_path / "translator" / "last.safetensors").read_bytes() == weights
     with pytest.raises(ConfigError, match="other settings"):
         run_demo(tmp_path, 0.1, 0.1, 9, lines.append)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"ima', b"\xff"])
+def test_settings_that_a_power_cut_left_empty_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes
+) -> None:
+    def drawing(world: Path, images: int) -> None:
+        raise Interrupted("got as far as drawing")
+
+    monkeypatch.setattr(demo, "draw_world", drawing)
+    (tmp_path / "demo.json").write_bytes(left)
+    with pytest.raises(Interrupted, match="drawing"):
+        run_demo(tmp_path, 0.1, 0.1, 8, lambda line: None)
+    assert json.loads((tmp_path / "demo.json").read_text())["images"] == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from helpers import picture
 
 from nightaug.cli import main
 from nightaug.data.frames import Box
-from nightaug.errors import CheckpointError, ConfigError, Interrupted
+from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted
 from nightaug.images import read_image, write_image
 from nightaug.relight import RelightSettings, relight, relight_settings
 from nightaug.relight.fit import Shot, changed, fit_constants, price, shrunk, turned
@@ -226,6 +227,18 @@ def test_mistakes_get_one_line(
     assert not (tmp_path / "a.yaml").exists()
 
 
+@pytest.mark.parametrize("domain", ["A", "B"])
+def test_too_few_readable_frames_are_no_night_to_fit_to(data: Path, tmp_path: Path, domain: str) -> None:
+    shutil.copytree(data, tmp_path / "data", copy_function=shutil.copyfile)
+    for path in sorted((tmp_path / "data" / "train" / domain).glob("*.png"))[3:]:
+        path.write_bytes(b"no image")
+    lines: list[str] = []
+    with pytest.raises(DatasetError, match="too few of its images can be read"):
+        fit_job.run_fit(tmp_path / "data", tmp_path / "a.yaml", days=8, nights=8, say=lines.append)
+    assert any("could not be read and were stepped over" in line for line in lines)
+    assert not (tmp_path / "a.yaml").exists()
+
+
 def test_ctrl_c_keeps_the_trials(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit_job.run_fit(str(data), str(tmp_path / "whole.yaml"), days=8, nights=8)
     real, calls = fit_job.fit_constants, []
@@ -250,6 +263,9 @@ def test_a_file_of_something_else_is_no_translator(tmp_path: Path) -> None:
         Translator.load(tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("relight: {sign_ligth: [1, 2]}\n")
     with pytest.raises(ConfigError, match="did you mean 'sign_light'"):
+        Translator.load(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("relight: {1: 2, no: 3}\n")
+    with pytest.raises(ConfigError, match="Unknown key: '1'; Unknown key: 'False'"):
         Translator.load(tmp_path / "a.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         Translator.load(tmp_path / "absent.yaml")
