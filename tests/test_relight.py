@@ -365,6 +365,41 @@ def test_dapples_are_broad_uneven_light_that_brings_no_edge_and_nothing_brighter
     assert np.abs(np.log((other + 1) / (night + 1))).max() > 0.2
 
 
+def test_roofs_and_ends_of_vehicles_may_melt_into_the_dark() -> None:
+    # A car as bright as what is around it, lamps off: only light makes the difference.
+    image = day()
+    whole = dataclasses.replace(QUIET, lit_on_road=0.0, lit_at_side=0.0, reflector=(0.0, 0.0), vehicle_light=(1.0, 1.0))
+    faded = dataclasses.replace(whole, roof_fade=(1.5, 1.5), side_fade=(0.8, 0.8))
+    plain, night = (luma(relight(image, [CAR], seed=2, settings=some)) for some in (whole, faded))
+    ratio = (night + 0.5) / (plain + 0.5)
+    roof, body, left = ratio[194:202, 300:340], ratio[245:265, 310:330], ratio[245:265, 271:277]
+    assert roof.mean() < 0.6
+    assert abs(body.mean() - 1) < 0.1
+    assert left.mean() < 0.8
+    assert abs(ratio[300:340].mean() - 1) < 0.05
+    # People and signs have none.
+    for category in ("pedestrian", "traffic sign"):
+        other = [Box(300, 190, 330, 270, category)]
+        assert np.array_equal(
+            relight(image, other, seed=2, settings=whole), relight(image, other, seed=2, settings=faded)
+        )
+
+
+def test_detail_makes_neighbours_differ_more_and_nothing_brighter_than_by_day() -> None:
+    rng = np.random.default_rng(1)
+    image = np.clip(day().astype(int) + rng.integers(-30, 31, (360, 640, 1)), 0, 255).astype(np.uint8)
+    even = dataclasses.replace(QUIET, median_luma=(30.0, 30.0), softness=(0.0, 0.0), black_level=(0.0, 0.0))
+    steep = dataclasses.replace(even, detail=(1.0, 1.0))
+    plain, night = (luma(relight(image, [], seed=3, settings=some)) for some in (even, steep))
+    road = slice(230, 330)
+    assert night[road].std() / night[road].mean() > 1.3 * plain[road].std() / plain[road].mean()
+    assert abs(np.median(night[road]) / np.median(plain[road]) - 1) < 0.15
+    assert (night <= luma(image) + 3).all()
+    half = luma(relight(image, [], seed=3, strength=0.5, settings=steep))
+    assert half.mean() > night.mean()
+    assert (half <= luma(image) + 3).all()
+
+
 def test_a_night_frame_stays_a_night_frame() -> None:
     dark = (day() // 9).astype(np.uint8)
     night = relight(dark, [], seed=0)

@@ -24,7 +24,7 @@ Corners = tuple[float, float, float, float]
 
 TWO_TRACK = ("car", "truck", "bus", "train")
 PEOPLE = ("pedestrian", "rider", "bicycle", "motorcycle")
-DRAWS = 13  # random numbers for each box, always drawn, so that one box does not change the next
+DRAWS = 16  # random numbers for each box, always drawn, so that one box does not change the next
 
 _SIDE_ASPECT = 2.0  # width over height from which a car is seen from the side
 _SHOWS_SIDE = 1.35  # the same from which it shows its side beside its face

@@ -157,7 +157,37 @@ def _object_light(
             rows = y2 - y1
             band = logs[y1 + rows // 6 : y1 + max(rows // 2, 1), x1:x2]
             band += math.log(max(inside, 1e-3)) * _window(x2 - x1)[None, : band.shape[1]]
+    logs -= _faded(labels, draws, size, frame, settings)
     return np.asarray(np.exp(cv2.GaussianBlur(logs, (0, 0), 0.7)).reshape(size), dtype=np.float32)
+
+
+def _faded(labels: Labels, draws: F64, size: tuple[int, int], frame: tuple[int, int], settings: RelightSettings) -> F32:
+    """Light that roofs and ends of vehicles lack, in logs, float32 (h, w).
+
+    By night light comes from lamps at the height of bumpers; roof and ends melt into the dark. A detector that has
+    only seen vehicles whole boxes their lit parts on real nights.
+    """
+    fade = np.zeros(size, np.float32)
+    if not (settings.roof_fade[1] or settings.side_fade[1]):
+        return fade
+    for (box, corners), u in zip(labels, draws, strict=True):
+        if box.category not in TWO_TRACK:
+            continue
+        top = settings.roof_fade[0] + u[13] * (settings.roof_fade[1] - settings.roof_fade[0])
+        ends = settings.side_fade[0] + u[14] * (settings.side_fade[1] - settings.side_fade[0])
+        fx, fy = size[1] / frame[0], size[0] / frame[1]
+        x1, y1, x2, y2 = corners[0] * fx, corners[1] * fy, corners[2] * fx, corners[3] * fy
+        # A tenth more on every side, where the outline is.
+        left, right = max(int(x1 - 0.1 * (x2 - x1)), 0), min(math.ceil(x2 + 0.1 * (x2 - x1)) + 1, size[1])
+        above, below = max(int(y1 - 0.1 * (y2 - y1)), 0), min(math.ceil(y2) + 1, size[0])
+        across = np.abs((np.arange(left, right, dtype=np.float32) + 0.5 - (x1 + x2) / 2) / max((x2 - x1) / 2, 0.5))
+        down = (np.arange(above, below, dtype=np.float32) + 0.5 - y1) / max(y2 - y1, 1.0)
+        roof = _ramp(-down, -(0.4 + 0.2 * u[15]), -0.05)
+        over = np.clip((1.15 - across) / 0.15, 0, 1)
+        part = fade[above:below, left:right]
+        change = np.maximum(top * roof[:, None] * over, ends * np.clip((across - 0.55) / 0.45, 0, 1)[None, :])
+        np.maximum(part, change, out=part)
+    return fade
 
 
 def _window(n: int) -> F32:

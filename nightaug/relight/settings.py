@@ -44,6 +44,8 @@ class RelightSettings:
     even_contrast: float = 0.75  #: natural log: broad light that varies more than this is evened out further
     shadow_scale: float = 0.05  #: share of the longer side: how large a patch of shade is
     desaturation: Range = (0.05, 0.35)  #: exponent in [0, 1]: how far broad colours move to the lamps' colour
+    detail: Range = (0.0, 0.0)  #: how much steeper light and dark are close to each other; 0 leaves the day's detail
+    detail_size: Range = (5.0, 14.0)  #: reference pixels, over 0: how close, drawn in log
     softness: Range = (0.5, 2.0)  #: reference pixels: blur of long exposure and in-camera noise reduction
 
     # -- light: street lamps (ambient) and the own headlights (pool) ------------------------------------
@@ -71,6 +73,8 @@ class RelightSettings:
 
     # -- objects: light on them, times the light around ---------------------------------------------------
     vehicle_light: Range = (0.4, 2.0)  #: as many darker than the road as on real nights: a light box would be a tell
+    roof_fade: Range = (0.0, 0.0)  #: natural log of light a vehicle's roof has less than its lower half; 0 is none
+    side_fade: Range = (0.0, 0.0)  #: the same of its two ends
     person_light: Range = (0.6, 2.4)  #: pedestrians, riders, bicycles, motorcycles
     sign_light: Range = (3.0, 12.0)  #: retro-reflective
     signal_light: Range = (0.5, 1.1)  #: the housing of a traffic light
@@ -139,8 +143,8 @@ class RelightSettings:
                 raise ValueError(f"expected {field.name} of at most {_MOST[field.name]:g}, got {value}")
         if self.work_side < 8:
             raise ValueError(f"expected work_side of at least 8 pixels, got {self.work_side}")
-        if min(self.median_luma[0], self.shot_noise[0], self.dapple_size[0]) <= 0:
-            raise ValueError("expected median_luma, shot_noise and dapple_size over 0")
+        if min(self.median_luma[0], self.shot_noise[0], self.dapple_size[0], self.detail_size[0]) <= 0:
+            raise ValueError("expected median_luma, shot_noise, dapple_size and detail_size over 0")
 
 
 #: Largest value of what is a share, a chance or a grey level.
