@@ -1,9 +1,13 @@
-"""Uneven light on finished night images: broad shading that day has left is taken away, broad random light put on.
+"""Finished night images made more like real ones, to learn what a translator lacks.
 
     python benchmarks/uneven_light.py TRANSLATED --out FOLDER [--amplitude 0.7] [--least 0.1] [--flat 0.3]
+    python benchmarks/uneven_light.py TRANSLATED --out FOLDER --labels DATASET
 
-Copies a translated folder and changes its images; labels and manifest stay as they are. A trial of what relit images
-lack (RESULTS.md, "Uneven light"), not a translator: `relight` has a gentler form of it, `dapple`.
+Broad shading that day has left is taken away and broad random light put on, with noise. With ``--labels``, the dataset
+that was translated, there is more contrast between neighbouring pixels, and roofs and ends of vehicles fade, too.
+Copies a translated folder and changes its images; labels and manifest stay as they are. A trial (RESULTS.md, "Uneven
+light" and "What relit cars lacked"), not a translator: `relight` has gentler forms, ``dapple``, ``detail``,
+``roof_fade`` and ``side_fade``.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -48,6 +53,49 @@ def uneven(image: NDArray[np.uint8], chance: np.random.Generator, flat: float, l
     return seen + chance.standard_normal(seen.shape) * chance.uniform(0, 4)
 
 
+def faded(image: NDArray[np.uint8], chance: np.random.Generator, vehicles: list[list[float]]) -> Floats:
+    """The same with steeper detail, and the light of vehicles fading to their roofs and ends.
+
+    Args:
+        vehicles: YOLO boxes (centre x, centre y, width, height), shares of the image.
+    """
+    height, width = image.shape[:2]
+    linear = (image.astype(np.float32) / 255) ** GAMMA
+    light = np.log(linear.mean(2) + 1.5e-3)
+    fine = light - cv2.GaussianBlur(light, (0, 0), np.exp(chance.uniform(np.log(2.5), np.log(7))))
+    field = chance.uniform(0.3, 1.0) * fine
+    broad = cv2.GaussianBlur(light, (0, 0), float(np.exp(chance.uniform(np.log(8), np.log(35)))))
+    field -= chance.uniform(0.3, 1) * (broad - broad.mean())
+    for scale in np.exp(chance.uniform(np.log(12), np.log(150), 3)):
+        shape = (max(2, int(height / scale) + 2), max(2, int(width / scale) + 2))
+        spots = chance.standard_normal(shape).astype(np.float32)
+        field = field + chance.uniform(0.1, 0.7) * cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC)
+    fade = np.zeros((height, width), np.float32)
+    rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
+    for box in vehicles:
+        x, y, w, h = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+        if max(w, h) < 10:
+            continue
+        top, edge = chance.uniform(0, 2.0), chance.uniform(0.4, 0.6)
+        ramp = np.clip((edge - (rows - (y - h / 2)) / h) / (edge - 0.05), 0, 1)
+        ramp = ramp * ramp * (3 - 2 * ramp) * (rows > y - 0.6 * h)
+        across = np.abs(columns - x) / (w / 2)
+        roof = top * ramp * np.clip((1.15 - across) / 0.15, 0, 1)
+        ends = chance.uniform(0, 1.0) * np.clip((across - 0.55) / 0.45, 0, 1)
+        ends = ends * (across < 1.12) * (np.abs(rows - y) < 0.55 * h)
+        fade = np.maximum(fade, np.maximum(roof, ends))
+    lamps = np.clip((light - np.log(LAMP)) / STEP, 0, 1)
+    lit = linear * np.exp(np.clip((field - fade) * (1 - lamps), -3, 3))[..., None]
+    seen = 255 * np.clip(lit, 0, 1) ** (1 / GAMMA)
+    return seen + chance.standard_normal(seen.shape) * chance.uniform(0, 4)
+
+
+def vehicles_in(label: Path, classes: list[int]) -> list[list[float]]:
+    """The YOLO boxes of some classes."""
+    rows = [[float(word) for word in line.split()] for line in label.read_text().splitlines()]
+    return [row[1:5] for row in rows if int(row[0]) in classes]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("translated", type=Path, help="folder of nightaug translate")
@@ -55,13 +103,20 @@ def main() -> None:
     parser.add_argument("--flat", type=float, default=0.3, help="least share of the shading that is taken away")
     parser.add_argument("--least", type=float, default=0.1, help="least of the random light, in log light")
     parser.add_argument("--amplitude", type=float, default=0.7, help="most of it")
+    parser.add_argument("--labels", type=Path, help="the dataset that was translated: fade its vehicles as well")
     given = parser.parse_args()
+    names = yaml.safe_load((given.labels / "dataset.yaml").read_text())["names"] if given.labels else {}
+    classes = [number for number, name in names.items() if name in ("car", "truck", "bus")]
     shutil.copytree(given.translated, given.out, symlinks=True)
     rows = [json.loads(line) for line in (given.out / "manifest.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows, 1):
         chance = np.random.default_rng(zlib.crc32(row["output"].encode()))
         image = np.asarray(Image.open(given.translated / row["output"]).convert("RGB"))
-        seen = uneven(image, chance, given.flat, given.least, given.amplitude)
+        if given.labels:
+            boxes = vehicles_in((given.labels / row["source"]).with_suffix(".txt"), classes)
+            seen = faded(image, chance, boxes)
+        else:
+            seen = uneven(image, chance, given.flat, given.least, given.amplitude)
         Image.fromarray(np.clip(seen, 0, 255).astype(np.uint8)).save(given.out / row["output"], quality=92)
         if number % 100 == 0:
             print(f"{number:,} of {len(rows):,}", flush=True)

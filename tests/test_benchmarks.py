@@ -131,9 +131,16 @@ def test_uneven_light_changes_the_images_of_a_translated_folder_and_nothing_else
     before = np.full((48, 80, 3), 40, np.uint8)
     before[:8, :8] = 250  # a lamp
     write_image(tmp_path / "night" / "train" / "B" / "x.jpg", before)
-    (tmp_path / "night" / "manifest.jsonl").write_text(json.dumps({"output": "train/B/x.jpg", "weight": 1.0}) + "\n")
-    for name in ("one", "two"):
-        monkeypatch.setattr("sys.argv", ["uneven_light.py", str(tmp_path / "night"), "--out", str(tmp_path / name)])
+    (tmp_path / "night" / "manifest.jsonl").write_text(
+        json.dumps({"output": "train/B/x.jpg", "source": "train/A/x.jpg", "weight": 1.0}) + "\n"
+    )
+    data = tmp_path / "data"
+    (data / "train" / "A").mkdir(parents=True)
+    (data / "dataset.yaml").write_text("names: {0: person, 1: car}\n")
+    (data / "train" / "A" / "x.txt").write_text("1 0.5 0.5 0.4 0.5\n0 0.1 0.5 0.1 0.5\n")
+    for name, more in (("one", []), ("two", []), ("faded", ["--labels", str(data)])):
+        words = ["uneven_light.py", str(tmp_path / "night"), "--out", str(tmp_path / name), *more]
+        monkeypatch.setattr("sys.argv", words)
         made.main()
     image = tmp_path / "one" / "train" / "B" / "x.jpg"
     after = read_image(image).astype(int)
@@ -142,3 +149,6 @@ def test_uneven_light_changes_the_images_of_a_translated_folder_and_nothing_else
     assert abs(after[:4, :4].mean() - 250) < 6
     assert after[16:].mean(2).std() > 4
     assert (tmp_path / "one" / "manifest.jsonl").read_bytes() == (tmp_path / "night" / "manifest.jsonl").read_bytes()
+    fades = read_image(tmp_path / "faded" / "train" / "B" / "x.jpg").astype(int)
+    assert fades[14:20, 30:50].mean() < fades[30:36, 30:50].mean() - 3  # the car's roof against its lower half
+    assert abs(fades[:4, :4].mean() - 250) < 8
