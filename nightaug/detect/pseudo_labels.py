@@ -198,6 +198,8 @@ def label_images(
         if not made.frames:
             if made.left_out[UNREADABLE] == len(frames):
                 raise DatasetError(f"none of the {len(frames):,} images can be read")
+            # Labels of an earlier call would pass for what was asked for now.
+            _remove_labels(out)
             reasons = "; ".join([_listed(chosen) or "none", *_shortage(few, chosen_on)])
             raise NothingSure(f"the detector is sure of nothing on these images (thresholds: {reasons})")
         _write(out, made.frames, classes)
@@ -245,9 +247,14 @@ def _check_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
 
 
 def _remove_former(out: Path) -> None:
-    _remove_images(out, ())
-    for name in (FACTS, ROWS, LABELS):
+    _remove_labels(out)
+    for name in (FACTS, ROWS):
         remove_file(out / name)
+
+
+def _remove_labels(out: Path) -> None:
+    _remove_images(out, ())  # which the labels name
+    remove_file(out / LABELS)
 
 
 def _remove_images(out: Path, kept: Collection[str]) -> None:

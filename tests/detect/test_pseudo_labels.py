@@ -169,6 +169,19 @@ def test_another_threshold_looks_at_no_image_again(data: Path, run: Path, tmp_pa
     assert sorted(path.name for path in (out / "train").iterdir()) == ["mine.txt", "n0.png"]
 
 
+def test_where_nothing_is_sure_no_label_of_before_stays(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
+    out = tmp_path / "out"
+    run_pseudo_label(run, data, out, score=0.28)
+    eyes.asked.clear()
+    with pytest.raises(DatasetError, match="sure of nothing on these images"):
+        run_pseudo_label(run, data, out, score=0.99)
+    assert json.loads((out / "pseudo_labels.json").read_text())["finished"] is False
+    assert list((out / "train").iterdir()) == list((out / "annotations").iterdir()) == []
+    run_pseudo_label(run, data, out, score=0.28)
+    assert eyes.asked == [], "what was found is kept"
+    assert len(_labels(out)) == 3
+
+
 def test_what_it_has_not_made_is_left_alone(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
     out = tmp_path / "out"
     (tmp_path / "full").mkdir()
