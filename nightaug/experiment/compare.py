@@ -166,11 +166,13 @@ def run_compare(
     wanted = wanted_rows(only, settings.names, settings.seeds, settings.ablated)
     data = read_data(dataset, settings.dev_share, settings.allow_shared_drives)
     work = _Comparison(out, settings, data, base, sources, backend, cpu, say)
-    work.describe(wanted)
-    work.check()
-    if dry_run:
-        return {"dry_run": True, "rows": [{"arm": arm, "seed": seed} for arm, seed in wanted]}
     check_out(out, dataset)
+    work.describe(wanted)
+    work.check(wanted)
+    if dry_run:
+        if (out / ".lock").exists():  # what claims a folder would make one
+            lock_folder(out).close()
+        return {"dry_run": True, "rows": [{"arm": arm, "seed": seed} for arm, seed in wanted]}
     lock = lock_folder(out)
     try:
         work.start()
@@ -242,10 +244,13 @@ class _Comparison:
         for line in plan_lines(self.out, self.settings, self.data, self.base, wanted, images):
             self.say(line)
 
-    def check(self) -> None:
+    def check(self, wanted: Sequence[tuple[str, int]]) -> None:
         """Refuse arms whose images or settings cannot be used, before hours are spent on the others.
 
         What is yet to be translated or labelled cannot be looked at; the other parts of such an arm can.
+
+        Raises:
+            ConfigError, DatasetError: so, or test images or those of begun rows are not what they were.
         """
         mistakes = []
         for name in self.settings.names:
@@ -262,21 +267,29 @@ class _Comparison:
             else:
                 there = [part for part in parts if not part.translated and not part.pseudo]
                 build_arm(name, there, {}, self.data, self.settings.overrides(name))
+        self._check_truth()
+        for name, seed in wanted:
+            if (name, None) in self._built:
+                self.rows.check(self._built[name, None], seed, row_folder(self.out, slug(name), seed))
 
-    def start(self) -> None:
-        """Write what the comparison is, unless its test images are not those it was begun with."""
-        both = (("truth.json", self.truth), ("dev_truth.json", self.dev_truth))
-        for name, truth in both:
-            path = self.out / name
+    def _check_truth(self) -> None:
+        for path, truth in self._truths():
             if path.exists():
                 there = Truth.read(path)
                 if any(getattr(there, key) != getattr(truth, key) for key in ("classes", "images", "annotations")):
                     raise ConfigError(
                         f"{path} holds other images, classes or boxes than {self.data.root} now; choose another --out"
                     )
+
+    def _truths(self) -> tuple[tuple[Path, Truth], ...]:
+        return (self.out / "truth.json", self.truth), (self.out / "dev_truth.json", self.dev_truth)
+
+    def start(self) -> None:
+        """Write what the comparison is, unless its test images are not those it was begun with."""
+        self._check_truth()  # again, as another process may have begun it meanwhile
         write_settings(self.settings, self.out / "compare.yaml")
-        for name, truth in both:
-            truth.write(self.out / name)
+        for path, truth in self._truths():
+            truth.write(path)
         paths = {str(number): os.path.abspath(frame.path or "") for number, frame in self.truth.frames.items()}
         _write_json(self.out / "images.json", paths)
 

@@ -421,6 +421,25 @@ def test_a_dry_run_says_everything_and_writes_nothing(world: World) -> None:
     assert "day checkpoints of 20 steps to start from: 1 (0 done)" in text
 
 
+def test_a_dry_run_refuses_what_the_run_would(world: World) -> None:
+    world.out.mkdir()
+    (world.out / "thesis.txt").write_text("x")
+    with pytest.raises(ConfigError, match="not empty and holds no comparison"):
+        world.run(dry_run=True)
+    (world.out / "thesis.txt").unlink()
+    world.run(arms=FEW)
+    with lock_folder(world.out), pytest.raises(ConfigError, match="in use by another process"):
+        world.run(arms=FEW, dry_run=True)
+    make_translated(world.made, world.data, {"day-d0-0.png": 0.5})
+    with pytest.raises(ConfigError, match=r"training images or settings of day\+translated:gan are not those"):
+        world.run(arms=FEW, dry_run=True)
+    make_translated(world.made, world.data)
+    world.run(arms=FEW, dry_run=True)
+    write_part(world.data, "test", "B", names_of([f"t{i}" for i in range(9)], 3, "night"))
+    with pytest.raises(ConfigError, match=r"truth.json holds other images"):
+        world.run(arms=FEW, dry_run=True)
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_a_folder_of_an_arm_that_cannot_be_used_is_refused_before_anything_is_made(world: World, dry_run: bool) -> None:
     arms = world.out.parent / "arms.yaml"
