@@ -35,6 +35,7 @@ from nightaug.experiment.compare_settings import (
     check_layers,
     check_out,
     joined,
+    lasting_places,
     read_settings,
     write_settings,
 )
@@ -122,7 +123,7 @@ def run_compare(
     arms_file = None if arms_file is None else Path(arms_file)
     before = read_settings(out / "compare.yaml")
     if before:  # settings an older version did not know have their defaults
-        before = before.model_copy(update={"detector": _dump(backend.settings([before.detector]))})
+        before = before.model_copy(update={"detector": lasting_places(_dump(backend.settings([before.detector])))})
     flags = {"detector": detector, "steps": steps, "weights": weights}
     given = {key: value for key, value in flags.items() if value is not None}
     recorded = [{**before.detector, "steps": before.steps}] if before else []
@@ -131,6 +132,7 @@ def run_compare(
         say("adapt and target are left out: an arm adapts where it is named so, such as day+adapt")
     # An early stop would be another budget; what adapts, and to what, is said by the arms.
     base = backend.settings([*recorded, *layers, given, {"patience": None, "adapt": "none", "target": None}])
+    base = backend.settings([lasting_places(base.model_dump(mode="json"))])
     counted = {key: getattr(before, key) for key in CompareOptions.model_fields} if before else {}
     counted |= {**(options or {}), **({} if bootstrap is None else {"bootstrap": bootstrap})}
     sources = _translators(before, translators)

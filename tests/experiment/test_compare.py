@@ -264,6 +264,31 @@ def test_another_file_under_the_name_of_the_first_weights_is_refused(world: Worl
     assert world.names() == ["night/seed0"]
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_a_comparison_goes_on_from_another_working_folder(
+    world: World, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    """Its files were looked for in the folder it is called from; older versions wrote them down as they were typed."""
+    monkeypatch.chdir(world.out.parent)
+    Path("own").mkdir()
+    for name in ("own/yolo.pt", "own/clip.pt", "first.safetensors"):
+        Path(name).write_bytes(b"weights")
+    files = {"pretrained": "own/yolo.pt", "clip": "ViT-B-32:own/clip.pt", "weights": "first.safetensors"}
+    world.run(arms=["day"], detector="own/yolo.pt", layers=[files])
+    if older:
+        settings = world.out / "compare.yaml"
+        settings.write_text(settings.read_text().replace(f"{world.out.parent}/own/", "own/"))
+        world.run(arms=["day"], detector="own/yolo.pt", layers=[files])
+    (world.out.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(world.out.parent / "elsewhere")
+    table = world.run(arms=["night"])
+    used = world.fake.trained[0][2].model_dump()
+    assert used["detector"] == used["pretrained"] == str(world.out.parent / "own" / "yolo.pt")
+    assert used["weights"] == str(world.out.parent / "first.safetensors")
+    assert f"clip: ViT-B-32:{world.out.parent}/own/clip.pt" in (world.out / "compare.yaml").read_text()
+    assert table["detector"] == "yolo.pt", "a table names no one's folders"
+
+
 def test_a_known_translator_keeps_its_meaning_also_before_it_is_used(world: World) -> None:
     """The table would call another translator's images by the first one's name."""
     world.run(translators=["relight"], arms=["day", "translated"], only=["day"])
