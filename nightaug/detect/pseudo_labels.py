@@ -129,7 +129,12 @@ def run_pseudo_label(
     except NothingSure as error:
         lower = "lower --score" if score is not None else "lower --precision, or give a --score"
         raise NothingSure(f"{error}; {lower}") from error
-    say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all --out RUN")
+    # Objects that the teacher was not taught are on these images, too: a student of all classes would learn them as
+    # background, and know renamed ones twice.
+    renamed = ",".join(f"{old}={new}" for old, new in (settings.get("rename") or {}).items())
+    same = f' --rename "{renamed}"' if renamed else ""
+    same += f' --classes "{",".join(settings["classes"])}"' if settings.get("classes") else ""
+    say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all{same} --out RUN")
     return facts
 
 

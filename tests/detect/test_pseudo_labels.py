@@ -237,6 +237,19 @@ def test_too_few_to_tell_have_no_threshold(data: Path, monkeypatch: pytest.Monke
     assert found.score == pytest.approx(0.8)
 
 
+def test_the_next_detector_is_to_know_what_the_teacher_knows(data: Path, tmp_path: Path, eyes: Eyes) -> None:
+    """Of all classes, it would learn those the teacher was not taught as background, and renamed ones twice."""
+    settings = DetectorSettings(
+        detector="fcos-resnet18", width=64, height=64, pretrained="none", fcos=FCOSSettings(channels=32, convs=1),
+        classes=("car", "big one"), rename={"bus": "big one"},
+    )  # fmt: skip
+    detector = build_detector(settings, ("car", "big one"), pretrained=False)
+    write_detector(tmp_path / "last.safetensors", detector, settings, 1, "0")
+    lines: list[str] = []
+    run_pseudo_label(tmp_path / "last.safetensors", data, tmp_path / "out", score=0.28, say=lines.append)
+    assert lines[-1].endswith(':all --rename "bus=big one" --classes "car,big one" --out RUN')
+
+
 def test_the_command(data: Path, run: Path, tmp_path: Path, eyes: Eyes, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         main(["pseudo-label", str(run), str(data), "--out", str(tmp_path / "out"), "--score", "0.28"])
