@@ -33,6 +33,8 @@ GRAIN = 32
 _FORMAT = 1
 #: Beyond this a coordinate is no pixel of any image.
 _FARTHEST = 1 << 24
+#: How far the length of an embedding may be from 1: bf16 rounds by less. Only a damaged file holds others.
+_OFF_UNIT = 0.02
 
 
 class Regions(NamedTuple):
@@ -189,6 +191,9 @@ class RegionCache:
         Returns:
             float16 (P, E), or (P, 2, E) with ``parts="both"``, of unit length, zero where there is none; and True (P,)
             where there is one. A missing or unreadable file has none.
+
+        Raises:
+            CheckpointError: what is kept of these boxes is damaged.
         """
         regions = regions_of(frame)
         keys = box_keys(regions.boxes)
@@ -204,8 +209,20 @@ class RegionCache:
         mask = where[:, 1] >= 0
         for number in np.unique(where[mask, 0]):
             mine = mask & (where[:, 0] == number)
-            rows[mine] = self.index.maps(int(number)).rows[where[mine, 1]].reshape(-1, *self.shape)
+            rows[mine] = self._rows(int(number), where[mine, 1])
         return rows, mask
+
+    def _rows(self, number: int, at: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Embeddings of a segment, by their rows; checked, because only the index has a checksum (they are many GB)."""
+        kept = self.index.maps(number).rows
+        if int(at.max()) < len(kept):
+            found = kept[at].reshape(-1, *self.shape)
+            off = np.linalg.norm(found.astype(np.float32), axis=-1) - 1
+            if bool((np.abs(off) < _OFF_UNIT).all()):  # false of NaN, too
+                return found
+        raise CheckpointError(
+            f"{self.index.segments[number].path} is damaged; remove it, what it held is embedded anew"
+        )
 
     def scan(self) -> Iterator[tuple[Key, NDArray[np.float32], NDArray[np.float16]]]:
         """Every image with its embedded boxes: content key, boxes (P, 4) in pixels, embeddings (P, ...) mapped.

@@ -129,7 +129,12 @@ def run_pseudo_label(
     except NothingSure as error:
         lower = "lower --score" if score is not None else "lower --precision, or give a --score"
         raise NothingSure(f"{error}; {lower}") from error
-    say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all --out RUN")
+    # Objects that the teacher was not taught are on these images, too: a student of all classes would learn them as
+    # background, and know renamed ones twice.
+    renamed = ",".join(f"{old}={new}" for old, new in (settings.get("rename") or {}).items())
+    same = f' --rename "{renamed}"' if renamed else ""
+    same += f' --classes "{",".join(settings["classes"])}"' if settings.get("classes") else ""
+    say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all{same} --out RUN")
     return facts
 
 
@@ -198,6 +203,8 @@ def label_images(
         if not made.frames:
             if made.left_out[UNREADABLE] == len(frames):
                 raise DatasetError(f"none of the {len(frames):,} images can be read")
+            # Labels of an earlier call would pass for what was asked for now.
+            _remove_labels(out)
             reasons = "; ".join([_listed(chosen) or "none", *_shortage(few, chosen_on)])
             raise NothingSure(f"the detector is sure of nothing on these images (thresholds: {reasons})")
         _write(out, made.frames, classes)
@@ -245,9 +252,14 @@ def _check_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
 
 
 def _remove_former(out: Path) -> None:
-    _remove_images(out, ())
-    for name in (FACTS, ROWS, LABELS):
+    _remove_labels(out)
+    for name in (FACTS, ROWS):
         remove_file(out / name)
+
+
+def _remove_labels(out: Path) -> None:
+    _remove_images(out, ())  # which the labels name
+    remove_file(out / LABELS)
 
 
 def _remove_images(out: Path, kept: Collection[str]) -> None:

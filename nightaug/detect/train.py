@@ -151,6 +151,11 @@ class DetectorTrainer(TrainingProcess):
         detector: Detector = self.ema.network  # type: ignore[assignment]
         return detector
 
+    @property
+    def _clip_sha(self) -> str | None:
+        """Which CLIP is looked at: its name says where it lies, and another one may lie there now."""
+        return None if self.language is None else self.language.sha
+
     def ready(self, step: int) -> Detector:
         """:attr:`saved` as it is tested and given away after ``step``; what is trained on is not touched by that."""
         return self.saved if self.statistics is None else self.statistics(self.saved, step, self.precision)
@@ -208,6 +213,7 @@ class DetectorTrainer(TrainingProcess):
             state |= {
                 "data": self.fingerprint,
                 "target": self.target_fingerprint,
+                "CLIP": self._clip_sha,
                 "best": self.best,
                 "without_gain": self.without_gain,
                 "network": self.live.state_dict(),
@@ -235,9 +241,9 @@ class DetectorTrainer(TrainingProcess):
     def load(self, step: int) -> None:
         """Continue from the state of ``step``."""
         own, main = self.read_state(step)
-        seen = {"data": self.fingerprint, "target": self.target_fingerprint}
+        seen = {"data": self.fingerprint, "target": self.target_fingerprint, "CLIP": self._clip_sha}
         for what, now in seen.items():
-            # States of older versions do not say what the target was.
+            # States of older versions do not say what the target and CLIP were.
             if main.get(what, now) != now:
                 raise ConfigError(
                     f"the run in {self.folder.path} was trained on other {what} ({main[what]}, now {now}); "

@@ -62,6 +62,7 @@ class VisionLanguage:
 
     Attributes:
         width: E, of the embeddings.
+        name, sha: of the CLIP, see :class:`~nightaug.clip.encoder.Clip`.
 
     Raises:
         ConfigError, CheckpointError: as :func:`~nightaug.clip.encoder.load_clip`.
@@ -70,7 +71,7 @@ class VisionLanguage:
     def __init__(self, settings: DetectorSettings, device: torch.device) -> None:
         self.settings = settings
         self._clip: Clip | None = load_clip(settings.clip, device, optional=True)
-        self.width, self.name = self._clip.width, self._clip.name
+        self.width, self.name, self.sha = self._clip.width, self._clip.name, self._clip.sha
 
     @cached_property
     def cache(self) -> RegionCache:

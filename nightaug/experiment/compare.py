@@ -35,6 +35,7 @@ from nightaug.experiment.compare_settings import (
     check_layers,
     check_out,
     joined,
+    lasting_places,
     read_settings,
     write_settings,
 )
@@ -124,7 +125,7 @@ def run_compare(
     arms_file = None if arms_file is None else Path(arms_file)
     before = read_settings(out / "compare.yaml")
     if before:  # settings an older version did not know have their defaults
-        before = before.model_copy(update={"detector": _dump(backend.settings([before.detector]))})
+        before = before.model_copy(update={"detector": lasting_places(_dump(backend.settings([before.detector])))})
     flags = {"detector": detector, "steps": steps, "weights": weights}
     given = {key: value for key, value in flags.items() if value is not None}
     recorded = [{**before.detector, "steps": before.steps}] if before else []
@@ -133,6 +134,7 @@ def run_compare(
         say("adapt and target are left out: an arm adapts where it is named so, such as day+adapt")
     # An early stop would be another budget; what adapts, and to what, is said by the arms.
     base = backend.settings([*recorded, *layers, given, {"patience": None, "adapt": "none", "target": None}])
+    base = backend.settings([lasting_places(base.model_dump(mode="json"))])
     counted = {key: getattr(before, key) for key in CompareOptions.model_fields} if before else {}
     counted |= {**(options or {}), **({} if bootstrap is None else {"bootstrap": bootstrap})}
     sources = _translators(before, translators)
@@ -169,11 +171,13 @@ def run_compare(
     wanted = wanted_rows(only, settings.names, settings.seeds, settings.ablated)
     data = read_data(dataset, settings.dev_share, settings.allow_shared_drives)
     work = _Comparison(out, settings, data, base, sources, backend, cpu, say)
-    work.describe(wanted)
-    work.check()
-    if dry_run:
-        return {"dry_run": True, "rows": [{"arm": arm, "seed": seed} for arm, seed in wanted]}
     check_out(out, dataset)
+    work.describe(wanted)
+    work.check(wanted)
+    if dry_run:
+        if (out / ".lock").exists():  # what claims a folder would make one
+            lock_folder(out).close()
+        return {"dry_run": True, "rows": [{"arm": arm, "seed": seed} for arm, seed in wanted]}
     lock = lock_folder(out)
     try:
         work.start()
@@ -250,10 +254,13 @@ class _Comparison:
         for line in plan_lines(self.out, self.settings, self.data, self.base, wanted, images):
             self.say(line)
 
-    def check(self) -> None:
+    def check(self, wanted: Sequence[tuple[str, int]]) -> None:
         """Refuse arms whose images or settings cannot be used, before hours are spent on the others.
 
         What is yet to be translated or labelled cannot be looked at; the other parts of such an arm can.
+
+        Raises:
+            ConfigError, DatasetError: so, or test images or those of begun rows are not what they were.
         """
         mistakes = []
         for name in self.settings.names:
@@ -270,21 +277,29 @@ class _Comparison:
             else:
                 there = [part for part in parts if not part.translated and not part.pseudo]
                 build_arm(name, there, {}, self.data, self.settings.overrides(name))
+        self._check_truth()
+        for name, seed in wanted:
+            if (name, None) in self._built:
+                self.rows.check(self._built[name, None], seed, row_folder(self.out, slug(name), seed))
 
-    def start(self) -> None:
-        """Write what the comparison is, unless its test images are not those it was begun with."""
-        both = (("truth.json", self.truth), ("dev_truth.json", self.dev_truth))
-        for name, truth in both:
-            path = self.out / name
+    def _check_truth(self) -> None:
+        for path, truth in self._truths():
             if path.exists():
                 there = Truth.read(path)
                 if any(getattr(there, key) != getattr(truth, key) for key in ("classes", "images", "annotations")):
                     raise ConfigError(
                         f"{path} holds other images, classes or boxes than {self.data.root} now; choose another --out"
                     )
+
+    def _truths(self) -> tuple[tuple[Path, Truth], ...]:
+        return (self.out / "truth.json", self.truth), (self.out / "dev_truth.json", self.dev_truth)
+
+    def start(self) -> None:
+        """Write what the comparison is, unless its test images are not those it was begun with."""
+        self._check_truth()  # again, as another process may have begun it meanwhile
         write_settings(self.settings, self.out / "compare.yaml")
-        for name, truth in both:
-            truth.write(self.out / name)
+        for path, truth in self._truths():
+            truth.write(path)
         paths = {str(number): os.path.abspath(frame.path or "") for number, frame in self.truth.frames.items()}
         _write_json(self.out / "images.json", paths)
 

@@ -30,7 +30,7 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         "command": "\n".join(settings.commands) or None,
         "machine": _machine(),
         "date": datetime.date.today().isoformat(),
-        "detector": settings.detector.get("detector"),
+        "detector": _named(settings.detector.get("detector")),
         "dataset": dataset.absolute().name,
         "steps": settings.steps,
         "day_steps": settings.day_steps,
@@ -38,6 +38,11 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         **_adaptation(settings),
         **shape,
     }
+
+
+def _named(detector: str | None) -> str | None:
+    """A file by its name alone: a published table names no one's folders."""
+    return Path(detector).name if detector and Path(detector).is_absolute() else detector
 
 
 def _adaptation(settings: CompareSettings) -> dict[str, Any]:

@@ -217,6 +217,9 @@ def _follow(folder: Path, settings: Settings) -> None:
     moved = {**begun}
     if begun.get("weights") is not None:
         moved["weights"] = now.get("weights")
+    for key in ("detector", "pretrained"):
+        if begun.get(key) and now.get(key) and Path(str(begun[key])).name == Path(now[key]).name:
+            moved[key] = now[key]
     if "clip" in begun and shown_clip(str(begun["clip"])) == shown_clip(str(now.get("clip"))):
         moved["clip"] = now["clip"]
     if isinstance(begun.get("adaptation"), dict) and isinstance(now.get("adaptation"), dict):

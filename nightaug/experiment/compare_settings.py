@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ TEACHERS = "teachers"
 
 #: Detector settings that change neither what is trained nor how it is tested.
 HARMLESS = ("workers", "save_every", "log_every", "tensorboard", "adaptation.cache")
+#: Detector settings that may name a file or a run, beside CLIP's.
+FILES = ("detector", "weights", "pretrained")
 #: What must be equal from the first run of a comparison to the last: the budget, and how dev is cut.
 _FIXED = ("steps", "day_steps", "dev_share")
 
@@ -131,6 +134,18 @@ class CompareSettings(CompareOptions):
 def read_settings(path: Path) -> CompareSettings | None:
     """What ``compare.yaml`` holds, None where nothing was begun."""
     return build(CompareSettings, load_yaml(path)) if path.exists() else None
+
+
+def lasting_places(detector: Mapping[str, Any]) -> dict[str, Any]:
+    """Detector settings whose files are named by places that hold in other working folders, too."""
+    from nightaug.detect.openvocab.vocabulary import lasting
+
+    found = dict(detector)
+    for key in FILES:
+        # Names and tags, such as yolo11n and auto, are no files: those are known by their endings.
+        if (text := found.get(key)) and (key == "weights" or Path(text).suffix) and Path(text).exists():
+            found[key] = os.path.abspath(text)
+    return found | ({"clip": lasting(found["clip"])} if found.get("clip", "none") != "none" else {})
 
 
 def check_layers(layers: Sequence[Mapping[str, Any]]) -> None:

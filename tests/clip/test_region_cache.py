@@ -256,6 +256,29 @@ def test_a_failure_leaves_whole_segments_only(
         torch.testing.assert_close(torch.from_numpy(rows).float(), directly(clip, frame), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["row", "rows"])
+def test_damaged_embeddings_are_named_and_made_anew(clip: Clip, frames: list[Frame], tmp_path: Path, name: str) -> None:
+    """They have no checksum: a wrong one would be learnt from, NaN would look like a rate that is too high."""
+    cache = RegionCache.open(tmp_path, clip)
+    cache.fill(frames, clip, say=lambda text: None)
+    before = cache.lookup(frames[3])[0]
+    (file,) = cache.segments.glob("*.seg")
+    segment = open_segment(file)
+    assert segment is not None
+    start, _, shape = segment.at[name]
+    content = bytearray(file.read_bytes())
+    for damage in (b"\x7f", b"\xff", b"\x00") if name == "rows" else (b"\x7f",):
+        length = 2 * int(np.prod(shape)) if name == "rows" else 4 * int(np.prod(shape))
+        content[start : start + length] = damage * length
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{file.name} is damaged; remove it"):
+            RegionCache(cache.path).lookup(frames[3])
+    file.unlink()
+    again = RegionCache.open(tmp_path, clip)
+    again.fill(frames, clip, say=lambda text: None)
+    np.testing.assert_array_equal(again.lookup(frames[3])[0], before)
+
+
 def test_too_little_disk(clip: Clip, frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filling.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(NightaugError, match="are free"):

@@ -169,6 +169,19 @@ def test_another_threshold_looks_at_no_image_again(data: Path, run: Path, tmp_pa
     assert sorted(path.name for path in (out / "train").iterdir()) == ["mine.txt", "n0.png"]
 
 
+def test_where_nothing_is_sure_no_label_of_before_stays(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
+    out = tmp_path / "out"
+    run_pseudo_label(run, data, out, score=0.28)
+    eyes.asked.clear()
+    with pytest.raises(DatasetError, match="sure of nothing on these images"):
+        run_pseudo_label(run, data, out, score=0.99)
+    assert json.loads((out / "pseudo_labels.json").read_text())["finished"] is False
+    assert list((out / "train").iterdir()) == list((out / "annotations").iterdir()) == []
+    run_pseudo_label(run, data, out, score=0.28)
+    assert eyes.asked == [], "what was found is kept"
+    assert len(_labels(out)) == 3
+
+
 def test_what_it_has_not_made_is_left_alone(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
     out = tmp_path / "out"
     (tmp_path / "full").mkdir()
@@ -222,6 +235,19 @@ def test_too_few_to_tell_have_no_threshold(data: Path, monkeypatch: pytest.Monke
     found = choose_threshold(cars, 0.9)
     assert found is not None
     assert found.score == pytest.approx(0.8)
+
+
+def test_the_next_detector_is_to_know_what_the_teacher_knows(data: Path, tmp_path: Path, eyes: Eyes) -> None:
+    """Of all classes, it would learn those the teacher was not taught as background, and renamed ones twice."""
+    settings = DetectorSettings(
+        detector="fcos-resnet18", width=64, height=64, pretrained="none", fcos=FCOSSettings(channels=32, convs=1),
+        classes=("car", "big one"), rename={"bus": "big one"},
+    )  # fmt: skip
+    detector = build_detector(settings, ("car", "big one"), pretrained=False)
+    write_detector(tmp_path / "last.safetensors", detector, settings, 1, "0")
+    lines: list[str] = []
+    run_pseudo_label(tmp_path / "last.safetensors", data, tmp_path / "out", score=0.28, say=lines.append)
+    assert lines[-1].endswith(':all --rename "bus=big one" --classes "car,big one" --out RUN')
 
 
 def test_the_command(data: Path, run: Path, tmp_path: Path, eyes: Eyes, capsys: pytest.CaptureFixture[str]) -> None:

@@ -264,6 +264,31 @@ def test_another_file_under_the_name_of_the_first_weights_is_refused(world: Worl
     assert world.names() == ["night/seed0"]
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_a_comparison_goes_on_from_another_working_folder(
+    world: World, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    """Its files were looked for in the folder it is called from; older versions wrote them down as they were typed."""
+    monkeypatch.chdir(world.out.parent)
+    Path("own").mkdir()
+    for name in ("own/yolo.pt", "own/clip.pt", "first.safetensors"):
+        Path(name).write_bytes(b"weights")
+    files = {"pretrained": "own/yolo.pt", "clip": "ViT-B-32:own/clip.pt", "weights": "first.safetensors"}
+    world.run(arms=["day"], detector="own/yolo.pt", layers=[files])
+    if older:
+        settings = world.out / "compare.yaml"
+        settings.write_text(settings.read_text().replace(f"{world.out.parent}/own/", "own/"))
+        world.run(arms=["day"], detector="own/yolo.pt", layers=[files])
+    (world.out.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(world.out.parent / "elsewhere")
+    table = world.run(arms=["night"])
+    used = world.fake.trained[0][2].model_dump()
+    assert used["detector"] == used["pretrained"] == str(world.out.parent / "own" / "yolo.pt")
+    assert used["weights"] == str(world.out.parent / "first.safetensors")
+    assert f"clip: ViT-B-32:{world.out.parent}/own/clip.pt" in (world.out / "compare.yaml").read_text()
+    assert table["detector"] == "yolo.pt", "a table names no one's folders"
+
+
 def test_a_known_translator_keeps_its_meaning_also_before_it_is_used(world: World) -> None:
     """The table would call another translator's images by the first one's name."""
     world.run(translators=["relight"], arms=["day", "translated"], only=["day"])
@@ -419,6 +444,25 @@ def test_a_dry_run_says_everything_and_writes_nothing(world: World) -> None:
     assert "day+translated:gan: 50% dataset train A (21 images), 50% translated:gan train B (up to 21 images)" in text
     assert "4 runs of 20 steps with 4 images each (0 done), 320 images in all" in text
     assert "day checkpoints of 20 steps to start from: 1 (0 done)" in text
+
+
+def test_a_dry_run_refuses_what_the_run_would(world: World) -> None:
+    world.out.mkdir()
+    (world.out / "thesis.txt").write_text("x")
+    with pytest.raises(ConfigError, match="not empty and holds no comparison"):
+        world.run(dry_run=True)
+    (world.out / "thesis.txt").unlink()
+    world.run(arms=FEW)
+    with lock_folder(world.out), pytest.raises(ConfigError, match="in use by another process"):
+        world.run(arms=FEW, dry_run=True)
+    make_translated(world.made, world.data, {"day-d0-0.png": 0.5})
+    with pytest.raises(ConfigError, match=r"training images or settings of day\+translated:gan are not those"):
+        world.run(arms=FEW, dry_run=True)
+    make_translated(world.made, world.data)
+    world.run(arms=FEW, dry_run=True)
+    write_part(world.data, "test", "B", names_of([f"t{i}" for i in range(9)], 3, "night"))
+    with pytest.raises(ConfigError, match=r"truth.json holds other images"):
+        world.run(arms=FEW, dry_run=True)
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

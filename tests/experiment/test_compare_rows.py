@@ -8,12 +8,12 @@ import pytest
 import yaml
 from compare_helpers import SIDE, make_dataset, make_translated
 
-from nightaug.config import load_yaml
+from nightaug.config import dump_yaml, load_yaml
 from nightaug.data.frames import Frame
 from nightaug.detect.sampling import Source
 from nightaug.errors import ConfigError
 from nightaug.experiment.compare_data import Data, build_arm, read_data
-from nightaug.experiment.compare_rows import Detectors, weights_sha
+from nightaug.experiment.compare_rows import Detectors, _follow, weights_sha
 from nightaug.experiment.compare_settings import SourceSpec
 from nightaug.images import encode_image
 
@@ -56,6 +56,19 @@ def test_a_moved_comparison_goes_on_inside_an_arm(tmp_path: Path, data: Data) ->
     assert train(data, run, weights=weights)
     assert load_yaml(run / "config.yaml")["weights"] == weights
     assert load_yaml(run / "config.yaml")["steps"] == 3
+
+
+def test_an_arm_whose_files_were_written_down_as_typed_goes_on(tmp_path: Path) -> None:
+    typed, now = (
+        Detectors().settings([TINY, {"detector": f"{place}yolo.pt", "pretrained": f"{place}own.pt"}])
+        for place in ("files/", f"{tmp_path}/files/")
+    )
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_yaml(typed))
+    _follow(tmp_path, now)
+    assert config.read_text() == dump_yaml(now)
+    _follow(tmp_path, Detectors().settings([TINY]))
+    assert load_yaml(config)["detector"] == f"{tmp_path}/files/yolo.pt", "another one is no other place"
 
 
 def test_embeddings_may_be_kept_elsewhere_inside_an_arm(tmp_path: Path, data: Data) -> None:

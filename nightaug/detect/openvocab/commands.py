@@ -16,7 +16,7 @@ from nightaug.detect.openvocab.crop_detector import CropDetector, naming_clip
 from nightaug.detect.openvocab.extend import check_held_out
 from nightaug.detect.openvocab.probe import ProbeResult, run_probe
 from nightaug.detect.openvocab.settings import ProbeSettings, VLDUSSettings
-from nightaug.detect.openvocab.splits import class_split
+from nightaug.detect.openvocab.splits import check_spelling, class_split
 from nightaug.detect.openvocab.store import ProposalStore
 from nightaug.detect.openvocab.synthesize import SynthesisResult, run_synthesis
 from nightaug.detect.openvocab.vocabulary import is_class_agnostic, load_text, reads_text, write_with_classes
@@ -90,9 +90,9 @@ def synthesize(
         options: as ``run_synthesis``.
     """
     settings = build(VLDUSSettings, *layers)
-    names = _unseen(run, unseen, split_name)
-    trained = build(DetectorSettings, read_facts(find_detector(run))["settings"])
     opened = open_dataset(dataset)
+    names = _unseen(run, unseen, split_name, opened.classes)
+    trained = build(DetectorSettings, read_facts(find_detector(run))["settings"])
     specs = [parse_source(text) for text in (*data,) or trained.data or ("dataset",)]
     frames = [frame for spec in specs if spec.weight > 0 for frame in load_source(spec, opened).frames]
     frames = without_images_of(map_classes(frames, trained.rename), trained.exclude)
@@ -107,13 +107,15 @@ def synthesize(
     return run_synthesis(run, out, frames, names, text.embed, settings, store=store, say=say, **options)
 
 
-def _unseen(run: Path, names: Sequence[str] | None, split_name: str | None) -> list[str]:
-    """The classes a run is to be taught."""
+def _unseen(run: Path, names: Sequence[str] | None, split_name: str | None, known: Sequence[str] = ()) -> list[str]:
+    """The classes a run is to be taught; ``known``: class names beside the run's own, for misspelt ones."""
     if (names is None) == (split_name is None):
         raise ConfigError("say which classes to teach, either with --unseen a,b or with --class-split NAME")
+    own: list[str] = read_facts(find_detector(run))["classes"]
     if names is not None:
+        check_spelling(names, [*own, *known])
         return list(names)
-    return list(class_split(split_name, None, read_facts(find_detector(run))["classes"]).unseen)
+    return list(class_split(split_name, None, own).unseen)
 
 
 def predict(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nightaug.config import load_yaml
-from nightaug.data.classes import canonical_classes
+from nightaug.data.classes import BDD100K_CLASSES, canonical_classes
 from nightaug.errors import ConfigError
+
+#: How like a known class a name must be (difflib's ratio) to be taken for a slip: "trcuk" is, "ambulance" is not.
+_SLIP = 0.8
 
 
 class ClassSplit(NamedTuple):
@@ -89,6 +93,31 @@ def class_split(name_or_file: str | None, unseen: Sequence[str] | None, known: S
             else f"--class-split {name}: it names no unseen class"
         )
     return ClassSplit(name, seen, hidden)
+
+
+def check_spelling(names: Sequence[str], known: Iterable[str]) -> None:
+    """Refuse names of new classes that are nearly those of known ones: CLIP finds something for any word.
+
+    Args:
+        names: any words; those that are like no known class are what open vocabularies are for.
+        known: class names beside BDD100K's and the published splits'.
+
+    Raises:
+        ConfigError: naming the nearest classes.
+    """
+    published = [name for sides in published_splits().values() for side in sides.values() for name in side]
+    there = sorted(canonical_classes([*known, *BDD100K_CLASSES, *published]))
+    slips: list[str] = []
+    for name in canonical_classes(names):
+        # More words are another thing: a "red traffic light".
+        near = [each for each in difflib.get_close_matches(name, there, 3, _SLIP) if f" {each} " not in f" {name} "]
+        if near and name not in there:
+            slips.append(f"{name} (did you mean {', '.join(near)}?)")
+    if slips:
+        raise ConfigError(
+            f"--unseen: no class is known by the name {'; '.join(slips)}; names that are meant so can stand in a file "
+            "{seen: [...], unseen: [...]} for --class-split"
+        )
 
 
 def _read(name: str) -> tuple[str, Mapping[str, Sequence[str]]]:

@@ -272,6 +272,19 @@ def test_another_target_cannot_be_resumed(streets: Path, tmp_path: Path) -> None
     assert trainer(streets, tmp_path / "run", sampler).run(resume=True).step == TINY["steps"]
 
 
+def test_another_clip_under_the_same_name_cannot_be_resumed(streets: Path, tmp_path: Path) -> None:
+    """The rest would be trained on embeddings that have nothing to do with those of before."""
+    folder = tmp_path / "clip"
+    model = build_tiny(CLIP)
+    write_tiny(folder, model, CLIP)
+    trainer(streets, tmp_path / "run", clip=str(folder), steps=2).run()
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    write_tiny(folder, model, CLIP)
+    with pytest.raises(ConfigError, match=r"trained on other CLIP \(\w+, now \w+\); resume it with the CLIP it was"):
+        trainer(streets, tmp_path / "run", clip=str(folder)).run(resume=True)
+
+
 def test_unreadable_images_of_the_target_are_counted(streets: Path, tmp_path: Path) -> None:
     target = load_frames(open_dataset(streets), "train", "B")
     (tmp_path / "torn.png").write_bytes(target[0].path.read_bytes()[:200])  # type: ignore[union-attr]

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_openvocab import write_detector_file
 
-from nightaug.detect.openvocab.splits import class_split, published_splits
+from nightaug.detect.openvocab.commands import probe, synthesize
+from nightaug.detect.openvocab.splits import check_spelling, class_split, published_splits
 from nightaug.errors import ConfigError
 
 STREET = ("car", "bus", "truck", "traffic light")
@@ -74,3 +76,22 @@ def test_errors_list_what_there_is() -> None:
     for both in (None, "coco_48_17"):
         with pytest.raises(ConfigError, match="--unseen a,b or with --class-split"):
             class_split(both, None if both is None else ["car"], STREET)
+
+
+def test_names_that_are_nearly_known_ones_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"buss \(did you mean bus\?\); trcuk .*truck") as caught:
+        check_spelling(["buss", "car", "Trcuk"], STREET)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"forklfit .did you mean forklift"):
+        check_spelling(["forklfit"], ["forklift"])
+    check_spelling(["bus", "motor", "ambulance", "food cart", "red traffic light", "forklfit"], STREET)
+
+
+def test_misspelt_classes_are_taught_to_no_detector(streets: Path, tmp_path: Path) -> None:
+    file = write_detector_file(tmp_path / "last.safetensors", ("car", "forklift"))
+    with pytest.raises(ConfigError, match=r"buss .did you mean bus"):
+        probe(file, tmp_path / "out", [], embeddings=tmp_path / "none", novel=["buss"])
+    with pytest.raises(ConfigError, match=r"forklfit .did you mean forklift"):
+        synthesize(file, streets, tmp_path / "out", [], unseen=["forklfit"])
+    with pytest.raises(ConfigError, match=r"trafic light .did you mean traffic light"):
+        synthesize(file, streets, tmp_path / "out", [], unseen=["trafic light"])
