@@ -111,6 +111,8 @@ def comparison(arguments: argparse.Namespace, folders: Path) -> list[str]:
     for name in TRANSLATED:
         command += ["--translator", f"{name}={folders / name}"]
     command += ["--teacher-steps", str(arguments.teacher_steps)] if arguments.teacher_steps else []
+    for item in arguments.teacher_set:
+        command += ["--teacher-set", item]
     return [*command, *settings(arguments.set), *(["--cpu"] if arguments.cpu else [])]
 
 
@@ -207,6 +209,7 @@ def main() -> int:
     parser.add_argument("--judge", default="yolo11n", help="architecture of the judge, another than the arms'")
     parser.add_argument("--clip", default="none", help="of the night head")
     parser.add_argument("--set", action="append", default=[], help="a setting of all detectors, KEY=VALUE")
+    parser.add_argument("--teacher-set", action="append", default=[], help="of arms that label images, KEY=VALUE")
     parser.add_argument("--judge-set", action="append", default=[], help="a setting of the judge, after those")
     parser.add_argument("--translator-set", action="append", default=[], help="of both CycleGANs, KEY=VALUE")
     return work(parser, plan, report)

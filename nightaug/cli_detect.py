@@ -257,6 +257,10 @@ def compare(
     teacher_steps: Annotated[
         int | None, typer.Option(min=1, help="Of the arms that label images for +self; as --steps otherwise.")
     ] = None,
+    teacher_set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Detector setting of those arms, such as width=640. Repeatable."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="How many; 3 otherwise.")] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Train only these now: ARM, ARM@SEED, @SEED, checkpoint. Repeatable.")
@@ -277,6 +281,7 @@ def compare(
 
     Run again with the same --out, it goes on where it was stopped; arms and seeds can be added.
     """
+    from nightaug.config import parse_overrides
     from nightaug.experiment.compare import run_compare
     from nightaug.experiment.compare_adapt import shown_clip
 
@@ -284,7 +289,8 @@ def compare(
     run_compare(
         dataset, out, detector=detector, translators=translator or (), arms=words(arms), arms_file=arms_file,
         ablate=ablate, layers=settings_layers("detector", preset, config, None, set_, {"clip": clip}), steps=steps,
-        day_steps=day_steps, teacher_steps=teacher_steps, seeds=seeds, only=only or (), weights=weights,
+        day_steps=day_steps, teacher_steps=teacher_steps,
+        teacher=parse_overrides(teacher_set or [], "--teacher-set"), seeds=seeds, only=only or (), weights=weights,
         bootstrap=bootstrap, allow_shared_drives=allow_shared_drives, command=command, cpu=cpu, dry_run=dry_run,
         say=say,
     )  # fmt: skip

@@ -106,7 +106,7 @@ def section(data: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     return found
 
 
-def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(items: Iterable[str], option: str = "--set") -> dict[str, Any]:
     """``["a.b=1", "c=x"]`` to ``{"a": {"b": 1}, "c": "x"}``; values are read as YAML.
 
     Raises:
@@ -116,18 +116,18 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     for item in items:
         key, equals, raw = item.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"expected --set key=value, got '{item}'")
+            raise ConfigError(f"expected {option} key=value, got '{item}'")
         try:
             value = yaml.safe_load(raw) if raw.strip() else None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ConfigError(f"--set {key}: '{raw}' is not a valid value") from error
+            raise ConfigError(f"{option} {key}: '{raw}' is not a valid value") from error
         value = _numbers(value)
         at = result
         *sections, last = key.strip().split(".")
         for section in sections:
             at = at.setdefault(section, {})
             if not isinstance(at, dict):
-                raise ConfigError(f"--set {key}: '{section}' is already a plain value")
+                raise ConfigError(f"{option} {key}: '{section}' is already a plain value")
         at[last] = value
     return result
 

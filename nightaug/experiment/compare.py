@@ -13,15 +13,10 @@ from typing import Any
 
 import msgspec
 
-from nightaug.config import Settings, build
+from nightaug.config import Settings, build, merge
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError, Interrupted, NothingSure
-from nightaug.experiment.arms import (
-    CHECKPOINT,
-    asked,
-    check_folders,
-    slug,
-)
+from nightaug.experiment.arms import CHECKPOINT, asked, check_folders, slug
 from nightaug.experiment.compare_data import Arm, ArmSource, Data, build_arm, read_data
 from nightaug.experiment.compare_facts import facts, pairs
 from nightaug.experiment.compare_plan import checkpoint_folder, is_trained, plan_lines
@@ -34,18 +29,21 @@ from nightaug.experiment.compare_settings import (
     CompareSettings,
     check_layers,
     check_out,
+    check_teacher_settings,
     joined,
     lasting_places,
+    other_steps,
     read_settings,
+    starts_trained,
     write_settings,
 )
 from nightaug.experiment.compare_table import TableMaker, row_folder
 from nightaug.experiment.compare_translate import (
     TranslatorSource,
+    all_translators,
     check_directions,
     folders,
     needed,
-    parse_translators,
     render,
 )
 from nightaug.experiment.wanted import wanted_rows
@@ -72,6 +70,7 @@ def run_compare(
     steps: int | None = None,
     day_steps: int | None = None,
     teacher_steps: int | None = None,
+    teacher: Mapping[str, Any] | None = None,
     seeds: int | None = None,
     only: Sequence[str] = (),
     weights: str | None = None,
@@ -100,6 +99,8 @@ def run_compare(
         options: of :class:`CompareOptions`.
         steps: optimiser steps of every arm. day_steps: of the day checkpoint they start from; None: as ``steps``.
         teacher_steps: of arms when they label images for others; None: their own row, of ``steps``, labels.
+        teacher: detector settings of arms when they label images. With another ``detector`` or ``pretrained`` they
+            start from that in place of the day checkpoint.
         seeds: how many, from 0.
         only: train only these rows now: ``ARM``, ``ARM@SEED``, ``@SEED`` or ``checkpoint``; the table holds what is
             done.
@@ -137,10 +138,11 @@ def run_compare(
     base = backend.settings([lasting_places(base.model_dump(mode="json"))])
     counted = {key: getattr(before, key) for key in CompareOptions.model_fields} if before else {}
     counted |= {**(options or {}), **({} if bootstrap is None else {"bootstrap": bootstrap})}
-    sources = _translators(before, translators)
+    sources = all_translators(before.translators if before else {}, translators)
     detector_settings = _dump(base)
     found = asked(before, arms, arms_file, list(sources), ablate, detector_settings["adaptation"]["parts"])
     budget = int(base.model_dump()["steps"])
+    check_teacher_settings(teacher or {})
     settings = build(
         CompareSettings,
         counted,
@@ -150,8 +152,9 @@ def run_compare(
             "world_version": world_version if world_version is not None else before and before.world_version,
             "detector": detector_settings,
             "steps": budget,
-            "day_steps": None if _starts_trained(base) else day_steps or (before and before.day_steps) or budget,
-            "teacher_steps": _other(teacher_steps or (before.teacher_steps if before else None), budget),
+            "day_steps": None if starts_trained(base) else day_steps or (before and before.day_steps) or budget,
+            "teacher_steps": other_steps(teacher_steps or (before.teacher_steps if before else None), budget),
+            "teacher": merge(before.teacher if before else {}, teacher or {}),
             "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
             "arms": {name: tuple(part.model_dump() for part in some) for name, some in found.arms.items()},
             "own": found.own,
@@ -203,24 +206,6 @@ def _dump(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in settings.model_dump(mode="json").items() if key not in _OWN}
 
 
-def _translators(before: CompareSettings | None, given: Sequence[str]) -> dict[str, TranslatorSource]:
-    sources = parse_translators(given)
-    for name, record in (before.translators if before else {}).items():
-        sources.setdefault(name, TranslatorSource.recorded(name, record))
-    return sources
-
-
-def _other(steps: int | None, budget: int) -> int | None:
-    """A teacher of a row's own budget is that row."""
-    return None if steps == budget else steps
-
-
-def _starts_trained(settings: Settings) -> bool:
-    """Whether the arms start from weights somebody trained; a day checkpoint is not needed then."""
-    given = [getattr(settings, key, None) for key in ("weights", "pretrained")]
-    return any(given) or str(getattr(settings, "detector", "")).endswith(".pt")
-
-
 class _Comparison:
     """One comparison on disk, from settings to table."""
 
@@ -268,6 +253,11 @@ class _Comparison:
                 self.backend.settings([self.settings.detector_of(name)])
             except ConfigError as error:
                 mistakes.append(f"arm '{name}': {error}")
+        if not mistakes and self.settings.teacher:
+            try:
+                self.backend.settings([self.settings.teacher_of(DAY)])
+            except ConfigError as error:
+                mistakes.append(f"--teacher-set: {error}")
         if mistakes:
             raise ConfigError("; ".join(mistakes))
         for name in self.settings.names:
@@ -321,16 +311,16 @@ class _Comparison:
     def _labels(self, teacher: str, seed: int) -> ArmSource:
         """What an arm finds on the night images of train; it is trained first where need be."""
         arm, labels = self.arm(teacher, seed), label_folder(self.out, slug(teacher), seed)
-        longer = self.settings.teacher_steps
-        row = teacher_folder(self.out, arm.slug, seed) if longer else row_folder(self.out, arm.slug, seed)
+        apart = self.settings.teaches_apart
+        row = teacher_folder(self.out, arm.slug, seed) if apart else row_folder(self.out, arm.slug, seed)
         if not facts_of(labels).get("finished"):
-            if longer:
+            if apart:
                 if not is_trained(row):
                     self.say(f"{arm.name}, seed {seed}, as a teacher")
-                self.rows.train(arm, seed, row, self._settings(teacher, longer, seed, self._day_checkpoint(seed)))
+                self.rows.train(arm, seed, row, self._teacher_settings(teacher, seed))
             elif not is_done(row):
                 self._make(teacher, seed)
-        return self.rows.label(arm, row, labels, self.data, longer)
+        return self.rows.label(arm, row, labels, self.data, self.settings.teaching)
 
     def _is_made(self, name: str) -> bool:
         """Whether an arm's images are all there already."""
@@ -354,7 +344,9 @@ class _Comparison:
         folder = row_folder(self.out, arm.slug, seed)
         if not is_done(folder):
             self.say(f"{arm.name}, seed {seed}")
-        self.rows.train(arm, seed, folder, self._settings(name, self.settings.steps, seed, start))
+        self.rows.train(
+            arm, seed, folder, self._settings(self.settings.detector_of(name), self.settings.steps, seed, start)
+        )
         self.rows.test(folder)
         if arm.target and start is not None and name not in self.settings.ablated:
             self.rows.embed(arm, start.parent, folder, self.data)
@@ -367,15 +359,24 @@ class _Comparison:
         if not is_trained(folder):
             self.say(f"day checkpoint, seed {seed}")
         day = Arm("day checkpoint", self.arm(DAY).sources)
-        self.rows.train(day, seed, folder, self._settings(DAY, self.settings.day_steps, seed, None))
+        settings = self._settings(self.settings.detector_of(DAY), self.settings.day_steps, seed, None)
+        self.rows.train(day, seed, folder, settings)
         # The last weights, as everywhere here: the best ones would have been chosen.
         return folder / "last.safetensors"
 
-    def _settings(self, arm: str, steps: int, seed: int, start: Path | None) -> Settings:
+    def _teacher_settings(self, arm: str, seed: int) -> Settings:
+        # Weights of one architecture do not fit another.
+        anew = any(key in self.settings.teacher for key in ("detector", "pretrained"))
+        start = None if anew else self._day_checkpoint(seed)
+        return self._settings(
+            self.settings.teacher_of(arm), self.settings.teacher_steps or self.settings.steps, seed, start
+        )
+
+    def _settings(self, detector: Mapping[str, Any], steps: int, seed: int, start: Path | None) -> Settings:
         own: dict[str, Any] = {"steps": steps, "seed": seed}
         if start is not None:
             own["weights"] = os.path.abspath(start)
-        return self.backend.settings([self.settings.detector_of(arm), own])
+        return self.backend.settings([detector, own])
 
     # -- after -----------------------------------------------------------------------------------------------
 

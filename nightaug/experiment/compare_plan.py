@@ -69,16 +69,16 @@ def plan_lines(
         starts = [checkpoint_folder(out, seed) for seed in sorted({seed for _, seed in wanted})]
         number = sum(map(is_trained, starts))
         yield f"day checkpoints of {settings.day_steps:,} steps to start from: {len(starts)} ({number} done)"
-    longer = _teachers(out, settings, wanted) if settings.teacher_steps else []
-    if longer:
-        number = sum(map(is_trained, longer))
-        yield f"teachers of {settings.teacher_steps:,} steps: {len(longer)} ({number} done)"
-    lengths = ((arms, settings.steps), (starts, settings.day_steps or 0), (longer, settings.teacher_steps or 0))
+    apart = _teachers(out, settings, wanted) if settings.teaches_apart else []
+    if apart:
+        yield f"teachers, {settings.teaching}: {len(apart)} ({sum(map(is_trained, apart))} done)"
+    budget = settings.teacher_steps or settings.steps
+    lengths = ((arms, settings.steps), (starts, settings.day_steps or 0), (apart, budget))
     yield from _time_left(out, lengths)
 
 
 def _teachers(out: Path, settings: CompareSettings, wanted: Sequence[tuple[str, int]]) -> list[Path]:
-    """The run folders of the arms that are trained for longer to label images for the wanted rows."""
+    """The run folders of the arms that are trained apart to label images for the wanted rows."""
     found: dict[Path, None] = {}
     pending = [row for row in wanted if row[0] != CHECKPOINT and not is_done(row_folder(out, slug(row[0]), row[1]))]
     while pending:

@@ -344,11 +344,11 @@ class Rows:
         state.tested = sha
         _write_state(folder, state)
 
-    def label(self, teacher: Arm, run: Path, out: Path, data: Data, steps: int | None = None) -> ArmSource:
+    def label(self, teacher: Arm, run: Path, out: Path, data: Data, how: str | None = None) -> ArmSource:
         """What a finished arm finds on the night images of train, as a part of another.
 
         Args:
-            steps: of a teacher that was trained for other steps than its row.
+            how: the teacher was trained, where that is another way than its row's.
 
         Raises:
             ConfigError: the labels there are another detector's.
@@ -364,7 +364,7 @@ class Rows:
                 raise DatasetError(f"{data.root}: train/B has no night images for {teacher.key} to label")
             self.say(f"{teacher.name} labels {len(frames):,} night images")
             self.backend.label(run, frames, self.dev, out, data.root, self.cpu, lambda text: self.say(f"  {text}"))
-        return labels_of(teacher, out, steps)
+        return labels_of(teacher, out, how)
 
     def embed(self, arm: Arm, before: Path, folder: Path, data: Data) -> None:
         """Look at the features before and after an arm's training, for the page; of one seed an arm."""

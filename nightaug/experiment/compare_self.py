@@ -39,7 +39,7 @@ def label_folder(out: Path, slug: str, seed: int) -> Path:
 
 
 def teacher_folder(out: Path, slug: str, seed: int) -> Path:
-    """The run folder of an arm that was trained for longer than its row, to label images."""
+    """The run folder of an arm that was trained apart from its row, to label images."""
     return out / TEACHERS / slug / f"seed{seed}"
 
 
@@ -68,11 +68,11 @@ def check_teacher(folder: Path, sha: str | None) -> bool:
     return True
 
 
-def labels_of(teacher: Arm, folder: Path, steps: int | None = None) -> ArmSource:
+def labels_of(teacher: Arm, folder: Path, how: str | None = None) -> ArmSource:
     """A teacher's labels as a part; they count as night labels where the teacher has learned from such.
 
     Args:
-        steps: the teacher's, where they are others than its row's.
+        how: the teacher was trained, where that is another way than its row's.
 
     Raises:
         DatasetError: they cannot be read.
@@ -83,5 +83,5 @@ def labels_of(teacher: Arm, folder: Path, steps: int | None = None) -> ArmSource
     frames = [frame for frame in open_dataset(folder).frames("all") if frame.path is not None]
     if not frames:
         raise DatasetError(f"{folder} holds no labelled image; remove it to have it made anew")
-    by = f"{teacher.key}, trained for {steps:,} steps," if steps else teacher.key
+    by = f"{teacher.key}, {how}," if how else teacher.key
     return ArmSource(spec, f"night images that {by} has labelled", frames, 1.0, night_boxes=teacher.night_boxes)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from pydantic import Field, PositiveInt
 
-from nightaug.config import Settings, build, dump_yaml, load_yaml
+from nightaug.config import Settings, build, dump_yaml, flatten, load_yaml, merge
 from nightaug.errors import ConfigError
 from nightaug.experiment.compare_adapt import BY_ARM, Overrides, arm_settings, differences, overrides, without
 from nightaug.images import atomic_write_text
@@ -102,6 +103,8 @@ class CompareSettings(CompareOptions):
     day_steps: PositiveInt | None
     #: Steps of an arm where it labels images for others; null: its own row labels.
     teacher_steps: PositiveInt | None = None
+    #: Detector settings of an arm where it labels images for others, laid over its own.
+    teacher: Overrides = Field(default_factory=dict)
     seeds: tuple[int, ...] = Field(min_length=1)
     arms: dict[str, tuple[SourceSpec, ...]]
     #: Detector settings of an arms file's arms.
@@ -130,6 +133,22 @@ class CompareSettings(CompareOptions):
         translated = any(part.translated for part in self.parts(arm))
         return arm_settings(self.detector, self.overrides(arm), translated)
 
+    @property
+    def teaches_apart(self) -> bool:
+        """Whether arms that label images are trained apart from their rows, with a budget or settings of their own."""
+        return bool(self.teacher_steps or self.teacher)
+
+    @property
+    def teaching(self) -> str | None:
+        """How arms that label images are trained, in words; None: as their rows."""
+        own = ", ".join(f"{key}={msgspec.json.encode(value).decode()}" for key, value in flatten(self.teacher).items())
+        words = f"trained for {self.teacher_steps or self.steps:,} steps" + (f" with {own}" if own else "")
+        return words if self.teaches_apart else None
+
+    def teacher_of(self, arm: str) -> dict[str, Any]:
+        """The detector settings of an arm that labels images, but for steps and seed."""
+        return merge(self.detector_of(arm), self.teacher)
+
 
 def read_settings(path: Path) -> CompareSettings | None:
     """What ``compare.yaml`` holds, None where nothing was begun."""
@@ -146,6 +165,32 @@ def lasting_places(detector: Mapping[str, Any]) -> dict[str, Any]:
         if (text := found.get(key)) and (key == "weights" or Path(text).suffix) and Path(text).exists():
             found[key] = os.path.abspath(text)
     return found | ({"clip": lasting(found["clip"])} if found.get("clip", "none") != "none" else {})
+
+
+def other_steps(steps: int | None, budget: int) -> int | None:
+    """None where a teacher has a row's own budget: that row is the teacher."""
+    return None if steps == budget else steps
+
+
+def starts_trained(settings: Settings) -> bool:
+    """Whether the arms start from weights somebody trained; a day checkpoint is not needed then."""
+    given = [getattr(settings, key, None) for key in ("weights", "pretrained")]
+    return any(given) or str(getattr(settings, "detector", "")).endswith(".pt")
+
+
+def check_teacher_settings(teacher: Mapping[str, Any]) -> None:
+    """Refuse what a teacher cannot have of its own.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    named = [key for key in (*CHOOSING, "adapt", "patience", "seed", "target", "weights") if key in teacher]
+    if named:
+        raise ConfigError(
+            f"--teacher-set {', '.join(named)}: a teacher has its arm's images and classes and the comparison's start"
+        )
+    if "steps" in teacher:
+        raise ConfigError("--teacher-set steps: a teacher's steps are said with --teacher-steps")
 
 
 def check_layers(layers: Sequence[Mapping[str, Any]]) -> None:
@@ -209,8 +254,11 @@ def joined(
         for key in _FIXED
         if getattr(before, key) != getattr(now, key)
     ]
-    if before.teacher_steps != now.teacher_steps and any((folder / place).exists() for place in (PSEUDO, TEACHERS)):
-        changed.append(f"teacher_steps was {before.teacher_steps!r}, is {now.teacher_steps!r}")
+    if any((folder / place).exists() for place in (PSEUDO, TEACHERS)):
+        if before.teacher_steps != now.teacher_steps:
+            changed.append(f"teacher_steps was {before.teacher_steps!r}, is {now.teacher_steps!r}")
+        own = differences(before.teacher, now.teacher, HARMLESS)
+        changed += [f"teacher setting {key} {text}" for key, text in own.items()]
     ours, theirs = ({key: value for key, value in some.detector.items() if key not in BY_ARM} for some in (before, now))
     common = differences(ours, theirs, HARMLESS)
     changed += [f"detector setting {key} {text}" for key, text in common.items()]

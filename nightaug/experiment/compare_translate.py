@@ -89,6 +89,18 @@ def parse_translators(given: Iterable[str]) -> dict[str, TranslatorSource]:
     return found
 
 
+def all_translators(before: Mapping[str, TranslatorRecord], given: Sequence[str]) -> dict[str, TranslatorSource]:
+    """Those that are given, and those that a comparison was begun with.
+
+    Raises:
+        ConfigError: as :func:`parse_translators`.
+    """
+    sources = parse_translators(given)
+    for name, record in before.items():
+        sources.setdefault(name, TranslatorSource.recorded(name, record))
+    return sources
+
+
 def _split_name(text: str) -> tuple[str, str]:
     """Name and source; the name is the folder's (or the file's) where none is given."""
     name, equals, source = text.partition("=")

@@ -258,6 +258,7 @@ def measured_section(table: Table, missing: Sequence[str]) -> str:
         ("steps", table.steps),
         ("steps of the day checkpoint", table.day_steps),
         ("steps of arms that label images", table.teacher_steps),
+        ("settings of arms that label images", ", ".join(f"{key}={value}" for key, value in table.teacher.items())),
         ("images a step", table.batch),
         ("network input", size),
         ("seeds", ", ".join(map(str, table.seeds))),

@@ -168,7 +168,7 @@ def test_the_plan_says_what_is_labelled_and_how_long_the_rest_takes(world: World
 
 def test_a_teacher_may_be_trained_for_longer_than_its_row(world: World) -> None:
     world.run(arms=["day+self"], steps=20, teacher_steps=50, dry_run=True)
-    assert "teachers of 50 steps: 1 (0 done)" in world.lines
+    assert "teachers, trained for 50 steps: 1 (0 done)" in world.lines
     table = world.run(arms=["day+self"], teacher_steps=50, steps=20)
     assert [(row[0], row[2].steps) for row in world.fake.trained] == [
         ("checkpoints/seed0", 20), ("day/seed0", 20), ("day/seed0", 50), ("day+self/seed0", 20),
@@ -183,6 +183,45 @@ def test_a_teacher_may_be_trained_for_longer_than_its_row(world: World) -> None:
     assert [(row[0], row[2].steps) for row in world.fake.trained][-2:] == [("day/seed1", 50), ("day+self/seed1", 20)]
     with pytest.raises(ConfigError, match="teacher_steps was 50, is 60"):
         world.run(teacher_steps=60)
+
+
+def test_a_teacher_may_have_settings_of_its_own(world: World) -> None:
+    table = world.run(arms=["day+self"], teacher={"width": 96, "height": 64}, steps=20)
+    sizes = [(row[0], row[2].width, row[2].steps) for row in world.fake.trained]
+    small = world.fake.trained[0][2].width
+    assert sizes == [
+        ("checkpoints/seed0", small, 20), ("day/seed0", small, 20), ("day/seed0", 96, 20), ("day+self/seed0", small, 20),
+    ]  # fmt: skip
+    assert small != 96
+    # It starts where its arm does.
+    assert world.fake.trained[2][2].weights == world.fake.trained[1][2].weights
+    assert "teachers, trained for 20 steps with width=96, height=64: 1 (0 done)" in world.lines
+    assert any("day, trained for 20 steps with width=96, height=64, has labelled" in note for note in table["notes"])
+    assert table["teacher"] == {"width": 96, "height": 64}
+    world.run(arms=["day+self"], seeds=2)
+    assert [(row[0], row[2].width) for row in world.fake.trained][-2:] == [("day/seed1", 96), ("day+self/seed1", small)]
+    with pytest.raises(ConfigError, match="teacher setting width was 96, is 128"):
+        world.run(teacher={"width": 128})
+
+
+def test_a_teacher_of_another_architecture_starts_anew(world: World) -> None:
+    world.run(arms=["day+self"], teacher={"detector": "yolo11n"}, steps=20)
+    teacher = next(row for row in world.fake.trained if row[2].detector == "yolo11n")
+    assert (teacher[0], teacher[2].weights) == ("day/seed0", None)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"widht": 96}, r"--teacher-set: .*widht"),
+        ({"steps": 9}, "a teacher's steps are said with --teacher-steps"),
+        ({"classes": ["car"], "seed": 1}, "--teacher-set classes, seed: a teacher has its arm's images and classes"),
+    ],
+)
+def test_settings_no_teacher_can_have_are_refused(world: World, teacher: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        world.run(arms=["day+self"], teacher=teacher, steps=20)
+    assert world.fake.trained == []
 
 
 def test_labels_of_a_longer_teacher_are_not_those_of_the_row(world: World) -> None:
