@@ -19,7 +19,6 @@ F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 Labels = list[tuple[Box, Corners]]
 
-_DAPPLE_SIZES = 3
 REFERENCE_SIDE = 1280.0  # pixels: the longer side that "reference pixels" refer to
 
 
@@ -57,11 +56,10 @@ def night_light(
     draws: F64,
     spill: F32,
     scene: Scene,
-    uneven_light: F32 | None,
     settings: RelightSettings,
     strength: float,
 ) -> F32:
-    """Night light over day light, float32 (h, w, 3) in [0, 1]; ``uneven_light``: of :func:`dapples`."""
+    """Night light over day light, float32 (h, w, 3) in [0, 1]."""
     h, w = small.shape[:2]
     lit: F32 = cv2.LUT(small, table)
     ground = np.ones((h, w), np.float32) if sky is None else 1 - np.maximum(sky[0], 0.9 * sky[1])
@@ -91,8 +89,6 @@ def night_light(
     light *= (1 - (1 - scene.bonnet) * _ramp(y, 0.88, 1.0))[..., None]
     light *= (1 - scene.vignette * 0.5 * (x**2 + (2 * y - 1) ** 2))[..., None]
     light *= flat * (1 - _mirrored_sky(broad, y))[..., None]
-    if uneven_light is not None:
-        light *= np.exp(uneven_light)[..., None]
 
     result = (lit * light) @ LUMA
     bare = result[ground > 0.5]
@@ -103,26 +99,6 @@ def night_light(
     # The cap keeps the promise that nothing outside a lamp gets brighter than it was.
     np.clip(light, 1e-6, 1.0, out=light)
     return np.asarray(light**strength, dtype=np.float32)
-
-
-def dapples(rng: np.random.Generator, size: tuple[int, int], settings: RelightSettings) -> F32 | None:
-    """Uneven light as from lamps, leaves and walls that a day does not show, in logs, (h, w); None for none.
-
-    Shade under a car and light on its roof are as by day in a relit image, and a detector comes to rely on them; broad
-    random light leaves it the edges (compare random textures, Geirhos et al., ICLR 2019).
-    """
-    if not settings.dapple[1]:
-        return None
-    h, w = size
-    low, high = (math.log(side / REFERENCE_SIDE * max(h, w)) for side in settings.dapple_size)
-    field = np.zeros((h, w), np.float32)
-    for _ in range(_DAPPLE_SIZES):
-        # Patches under two pixels of the small map would be noise.
-        apart = max(math.exp(rng.uniform(low, high)), 2.0)
-        grid = rng.standard_normal((int(h / apart) + 2, int(w / apart) + 2)).astype(np.float32)
-        sigma = rng.uniform(*settings.dapple)
-        field += sigma * cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC).reshape(h, w)
-    return field
 
 
 def _mirrored_sky(broad: F32, y: F32) -> F32:
@@ -157,37 +133,7 @@ def _object_light(
             rows = y2 - y1
             band = logs[y1 + rows // 6 : y1 + max(rows // 2, 1), x1:x2]
             band += math.log(max(inside, 1e-3)) * _window(x2 - x1)[None, : band.shape[1]]
-    logs -= _faded(labels, draws, size, frame, settings)
     return np.asarray(np.exp(cv2.GaussianBlur(logs, (0, 0), 0.7)).reshape(size), dtype=np.float32)
-
-
-def _faded(labels: Labels, draws: F64, size: tuple[int, int], frame: tuple[int, int], settings: RelightSettings) -> F32:
-    """Light that roofs and ends of vehicles lack, in logs, float32 (h, w).
-
-    By night light comes from lamps at the height of bumpers; roof and ends melt into the dark. A detector that has
-    only seen vehicles whole boxes their lit parts on real nights.
-    """
-    fade = np.zeros(size, np.float32)
-    if not (settings.roof_fade[1] or settings.side_fade[1]):
-        return fade
-    for (box, corners), u in zip(labels, draws, strict=True):
-        if box.category not in TWO_TRACK:
-            continue
-        top = settings.roof_fade[0] + u[13] * (settings.roof_fade[1] - settings.roof_fade[0])
-        ends = settings.side_fade[0] + u[14] * (settings.side_fade[1] - settings.side_fade[0])
-        fx, fy = size[1] / frame[0], size[0] / frame[1]
-        x1, y1, x2, y2 = corners[0] * fx, corners[1] * fy, corners[2] * fx, corners[3] * fy
-        # A tenth more on every side, where the outline is.
-        left, right = max(int(x1 - 0.1 * (x2 - x1)), 0), min(math.ceil(x2 + 0.1 * (x2 - x1)) + 1, size[1])
-        above, below = max(int(y1 - 0.1 * (y2 - y1)), 0), min(math.ceil(y2) + 1, size[0])
-        across = np.abs((np.arange(left, right, dtype=np.float32) + 0.5 - (x1 + x2) / 2) / max((x2 - x1) / 2, 0.5))
-        down = (np.arange(above, below, dtype=np.float32) + 0.5 - y1) / max(y2 - y1, 1.0)
-        roof = _ramp(-down, -(0.4 + 0.2 * u[15]), -0.05)
-        over = np.clip((1.15 - across) / 0.15, 0, 1)
-        part = fade[above:below, left:right]
-        change = np.maximum(top * roof[:, None] * over, ends * np.clip((across - 0.55) / 0.45, 0, 1)[None, :])
-        np.maximum(part, change, out=part)
-    return fade
 
 
 def _window(n: int) -> F32:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
+from nightaug.relight.finish import finish
 from nightaug.relight.lamps import DRAWS, Lamp, find_lamps, usable
-from nightaug.relight.light import REFERENCE_SIDE, dapples, glow_and_spill, lamp_map, night_light, solid_map
+from nightaug.relight.light import REFERENCE_SIDE, glow_and_spill, lamp_map, night_light, solid_map
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import RelightSettings
 from nightaug.relight.sky import sky_alpha, sky_maps
@@ -31,8 +32,6 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 _DEFAULTS = RelightSettings()
-#: Linear light under which differences are noise.
-_DETAIL_FLOOR = 1.5e-3
 
 
 def relight(
@@ -82,7 +81,7 @@ def relight(
         return image.copy()
     image = np.ascontiguousarray(image)
     height, width = image.shape[:2]
-    scene_seed, lamp_seed, noise_seed, street_seed, dapple_seed = np.random.SeedSequence(seed % 2**64).spawn(5)
+    scene_seed, lamp_seed, noise_seed, street_seed, finish_seed = np.random.SeedSequence(seed % 2**64).spawn(5)
     good = usable(labels, width, height)
     draws = np.random.default_rng(lamp_seed).random((len(good), DRAWS))
     scene = Scene.draw(np.random.default_rng(scene_seed), settings)
@@ -105,7 +104,6 @@ def relight(
         draws=draws,
         spill=spill,
         scene=scene,
-        uneven_light=dapples(np.random.default_rng(dapple_seed), small.shape[:2], settings),
         settings=settings,
         strength=strength,
     )
@@ -117,29 +115,16 @@ def relight(
         image = np.asarray(cv2.GaussianBlur(image, (side, side), blur), dtype=np.uint8)
     night = np.asarray(cv2.LUT(image, table), dtype=np.float32)
     cv2.multiply(night, cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR), dst=night)
-    if scene.detail > 0:
-        _steepen(night, cv2.LUT(image, table), scene, strength)
     if alpha is not None:
         _darken_sky(night, alpha, scene, strength)
     if lamps:
         cv2.scaleAdd(cv2.resize(glow, (width, height), interpolation=cv2.INTER_LINEAR), strength, night, dst=night)
         for lamp in lamps:
             _draw_core(night, lamp, strength)
+    if settings.finishes:
+        by_day = np.asarray(cv2.LUT(image, table), dtype=np.float32)
+        finish(night, by_day, good, draws, np.random.default_rng(finish_seed), settings, strength)
     return expose(night, np.random.Generator(np.random.SFC64(noise_seed)), scene, strength)
-
-
-def _steepen(night: F32, day: F32, scene: Scene, strength: float) -> None:
-    """Make light and dark close to each other differ more, in place; nothing gets brighter than by ``day``.
-
-    Lamps near and low light some surfaces fully and others not at all: real nights have up to twice the contrast
-    between neighbouring pixels that a dimmed day has.
-    """
-    logs = np.log(night.mean(axis=2) + _DETAIL_FLOOR)
-    sigma = max(scene.detail_size * max(logs.shape) / REFERENCE_SIDE, 0.5)
-    logs -= cv2.GaussianBlur(logs, (0, 0), sigma)
-    logs *= scene.detail * strength
-    night *= np.exp(np.clip(logs, -3, 3, out=logs), out=logs)[..., None]
-    np.minimum(night, day, out=night)
 
 
 def _darken_sky(night: F32, alpha: F32, scene: Scene, strength: float) -> None:

@@ -40,8 +40,6 @@ class Scene:
     read: float
     shot: float
     chroma: float
-    detail: float
-    detail_size: float
 
     @staticmethod
     def draw(rng: np.random.Generator, settings: RelightSettings) -> Scene:
@@ -79,7 +77,4 @@ class Scene:
             read=between(s.read_noise),
             shot=between(s.shot_noise),
             chroma=between(s.chroma_noise),
-            # Last, so that nights of other settings are what they were.
-            detail=between(s.detail),
-            detail_size=math.exp(between((math.log(s.detail_size[0]), math.log(s.detail_size[1])))),
         )

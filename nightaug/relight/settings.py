@@ -44,8 +44,6 @@ class RelightSettings:
     even_contrast: float = 0.75  #: natural log: broad light that varies more than this is evened out further
     shadow_scale: float = 0.05  #: share of the longer side: how large a patch of shade is
     desaturation: Range = (0.05, 0.35)  #: exponent in [0, 1]: how far broad colours move to the lamps' colour
-    detail: Range = (0.0, 0.0)  #: how much steeper light and dark are close to each other; 0 leaves the day's detail
-    detail_size: Range = (5.0, 14.0)  #: reference pixels, over 0: how close, drawn in log
     softness: Range = (0.5, 2.0)  #: reference pixels: blur of long exposure and in-camera noise reduction
 
     # -- light: street lamps (ambient) and the own headlights (pool) ------------------------------------
@@ -57,8 +55,6 @@ class RelightSettings:
         (1.38, 0.94, 0.74),
     )
     ambient_patches: Range = (0.35, 0.85)  #: sigma of log light over the frame (0 is even light)
-    dapple: Range = (0.0, 0.0)  #: sigma of log light in finer patches, each of three sizes; 0 is none
-    dapple_size: Range = (24.0, 300.0)  #: reference pixels, over 0: how far those patches lie apart, drawn in log
     ambient_top: Range = (0.25, 0.6)  #: share in [0, 1] of the ambient light that reaches the frame's top
     headlight_color: RGB = (1.18, 1.0, 0.76)  #: linear RGB of the own headlights
     headlight_pool: Range = (0.8, 4.0)  #: peak on the road, times the ambient; (0, 0) for fixed cameras
@@ -73,8 +69,6 @@ class RelightSettings:
 
     # -- objects: light on them, times the light around ---------------------------------------------------
     vehicle_light: Range = (0.4, 2.0)  #: as many darker than the road as on real nights: a light box would be a tell
-    roof_fade: Range = (0.0, 0.0)  #: natural log of light a vehicle's roof has less than its lower half; 0 is none
-    side_fade: Range = (0.0, 0.0)  #: the same of its two ends
     person_light: Range = (0.6, 2.4)  #: pedestrians, riders, bicycles, motorcycles
     sign_light: Range = (3.0, 12.0)  #: retro-reflective
     signal_light: Range = (0.5, 1.1)  #: the housing of a traffic light
@@ -114,6 +108,19 @@ class RelightSettings:
         (0.85, 1.0, 0.97),
     )
 
+    # -- light of the finished frame (finish.py); each is off where it is 0 --------------------------------------
+    shading_removed: Range = (0.0, 0.0)  #: share in [0, 1] of broad light and shade that is evened out
+    shading_size: Range = (16.0, 70.0)  #: reference pixels, over 0: how broad, drawn in log
+    detail: Range = (0.0, 0.0)  #: how much steeper light and dark are close to each other
+    detail_size: Range = (5.0, 14.0)  #: reference pixels, over 0: how close, drawn in log
+    dapple: Range = (0.0, 0.0)  #: sigma of log light in patches of three sizes
+    dapple_size: Range = (24.0, 300.0)  #: reference pixels, over 0: how far those patches lie apart, drawn in log
+    roof_fade: Range = (0.0, 0.0)  #: natural log of light a vehicle's roof has less than its lower half
+    side_fade: Range = (0.0, 0.0)  #: the same of its two ends
+    glints: Range = (0.0, 0.0)  #: points a vehicle of 50 reference pixels mirrors, on average; larger ones more
+    stray_glints: Range = (0.0, 0.0)  #: such points outside all boxes of a frame, on average
+    glint: Range = (0.025, 0.6)  #: their brightness in linear light, over 0, drawn in log for each vehicle
+
     # -- lens and air ---------------------------------------------------------------------------------------
     glow_sigmas: tuple[float, float, float] = (5.0, 16.0, 60.0)  #: reference pixels
     glow_weights: tuple[float, float, float] = (0.5, 0.22, 0.07)  #: share of a lamp's light, times `glow`
@@ -143,14 +150,25 @@ class RelightSettings:
                 raise ValueError(f"expected {field.name} of at most {_MOST[field.name]:g}, got {value}")
         if self.work_side < 8:
             raise ValueError(f"expected work_side of at least 8 pixels, got {self.work_side}")
-        if min(self.median_luma[0], self.shot_noise[0], self.dapple_size[0], self.detail_size[0]) <= 0:
-            raise ValueError("expected median_luma, shot_noise, dapple_size and detail_size over 0")
+        if min(getattr(self, name)[0] for name in _OVER_ZERO) <= 0:
+            raise ValueError(f"expected {', '.join(_OVER_ZERO[:-1])} and {_OVER_ZERO[-1]} over 0")
 
+    @property
+    def finishes(self) -> bool:
+        """Whether the light of the finished frame changes."""
+        return any(getattr(self, name)[1] for name in _FINISHING)
+
+
+#: What is drawn in log, or divided by.
+_OVER_ZERO = ("median_luma", "shot_noise", "shading_size", "detail_size", "dapple_size", "glint")
+_FINISHING = ("shading_removed", "detail", "dapple", "roof_fade", "side_fade", "glints", "stray_glints")
 
 #: Largest value of what is a share, a chance or a grey level.
 _MOST: dict[str, float] = {
     **dict.fromkeys(("haze_removed", "shadow_flattening", "desaturation", "ambient_top", "horizon", "bonnet"), 1.0),
-    **dict.fromkeys(("vignette", "brake_chance", "lit_on_road", "lit_at_side", "wet_chance", "wet"), 1.0),
+    **dict.fromkeys(
+        ("vignette", "brake_chance", "lit_on_road", "lit_at_side", "wet_chance", "wet", "shading_removed"), 1.0
+    ),
     **dict.fromkeys(("median_luma", "highlight_luma", "sky_luma"), 255.0),
 }
 
