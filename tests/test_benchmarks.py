@@ -152,3 +152,32 @@ def test_uneven_light_changes_the_images_of_a_translated_folder_and_nothing_else
     fades = read_image(tmp_path / "faded" / "train" / "B" / "x.jpg").astype(int)
     assert fades[14:20, 30:50].mean() < fades[30:36, 30:50].mean() - 3  # the car's roof against its lower half
     assert abs(fades[:4, :4].mean() - 250) < 8
+
+
+def test_box_errors_tell_ill_placed_boxes_from_missed_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    box_errors = importlib.import_module("box_errors")
+    boxes = [[10.0, 10, 40, 20], [100.0, 50, 30, 30], [200.0, 60, 50, 40]]
+    truth = {
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "truck"}],
+        "annotations": [{"image_id": 7, "category_id": 1, "bbox": box, "iscrowd": 0} for box in boxes],
+    }
+    # One as it should be, one of a third of the width, one missed, a false one with the lowest score.
+    detections = [
+        {"image_id": 7, "category_id": 1, "bbox": boxes[0], "score": 0.9},
+        {"image_id": 7, "category_id": 1, "bbox": [100.0, 50, 10, 30], "score": 0.8},
+        {"image_id": 8, "category_id": 1, "bbox": boxes[2], "score": 0.1},
+        {"image_id": 7, "category_id": 2, "bbox": boxes[2], "score": 1.0},
+    ]
+    row = tmp_path / "runs" / "day" / "seed0"
+    row.mkdir(parents=True)
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (row / "detections.json").write_text(json.dumps(detections))
+    monkeypatch.setattr(sys, "argv", ["box_errors.py", str(tmp_path), "--arm", "day"])
+    box_errors.main()
+    # 34 of 101 recalls are reached by one of three, 67 by two.
+    assert capsys.readouterr().out.strip() == (
+        "day, seed 0, car: AP 33.7, AP50 33.7, AP30 66.3, AP10 66.3, AP, boxes put right 66.3"
+    )
