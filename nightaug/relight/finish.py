@@ -1,8 +1,8 @@
 """What makes a relit frame a night to a detector: the light of a finished frame, less even than by day.
 
 Found by looking at what detectors of relit days miss on real nights (BDD100K): edges of day's shading that night does
-not have, too little contrast between neighbouring pixels, roofs and ends of vehicles too plain to see, and bodies
-without the points of light that glass and metal mirror. All of it is off where its setting is 0.
+not have, too little contrast between neighbouring pixels, and roofs and ends of vehicles too plain to see. All of it is
+off where its setting is 0.
 """
 
 from __future__ import annotations
@@ -31,10 +31,6 @@ _MOST = 3.0
 _SIZES = 3
 #: Broad light is measured on a frame with this longer side, in pixels.
 _SMALL = 320.0
-#: Points of light in linear light that a frame's vehicles mirror: cool white, white, sodium.
-_GLINT_COLORS = ((0.9, 0.97, 1.0), (1.0, 0.98, 0.92), (1.0, 0.86, 0.62))
-#: Reference pixels a bright ridge is narrower than, and the side of a vehicle that mirrors `glints` points.
-_RIDGE, _VEHICLE = 4.0, 50.0
 
 
 def finish(
@@ -48,7 +44,7 @@ def finish(
 ) -> None:
     """Change the light of a finished frame in place.
 
-    Nothing gets brighter than by ``day`` or than it is; but for ``glints``.
+    Nothing gets brighter than by ``day``, or than it is.
 
     Args:
         night: float32 (H, W, 3), linear light with all lamps and their glow.
@@ -57,10 +53,9 @@ def finish(
         rng: source of the frame's own numbers; as many are drawn for every setting.
         strength: in (0, 1].
     """
-    # All drawn first, so that one setting does not change another's numbers.
+    # All drawn, so that one setting does not change the numbers of another.
     shading, steep = rng.uniform(*settings.shading_removed), rng.uniform(*settings.detail)
     broad, fine = (_log_uniform(rng, span) for span in (settings.shading_size, settings.detail_size))
-    patches, mirrored = rng.spawn(2)
     unit = max(night.shape[:2]) / REFERENCE_SIDE
     field = np.zeros(night.shape[:2], np.float32)
     logs = np.log(night.mean(axis=2) + _FLOOR)
@@ -70,7 +65,7 @@ def finish(
         wide = _blurred(logs, broad * unit)
         field -= shading * (wide - float(wide.mean()))
     if settings.dapple[1]:
-        field += dapples(patches, night.shape[:2], settings)
+        field += dapples(rng.spawn(1)[0], night.shape[:2], settings)
     if settings.roof_fade[1] or settings.side_fade[1]:
         field -= faded(labels, draws, night.shape[:2], settings)
     if field.any():
@@ -78,8 +73,6 @@ def finish(
         most = np.maximum(day, night)
         night *= np.exp(np.clip(field, -_MOST, _MOST))[..., None]
         np.minimum(night, most, out=night)
-    if settings.glints[1] or settings.stray_glints[1]:
-        _mirror(night, day, labels, mirrored, settings, strength)
 
 
 def _log_uniform(rng: np.random.Generator, span: Range) -> float:
@@ -150,57 +143,3 @@ def _step(x: F32) -> F32:
     """0 up to 0, 1 from 1 on, smooth between."""
     t = np.clip(x, 0, 1)
     return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
-
-
-def _mirror(
-    night: F32, day: F32, labels: Labels, rng: np.random.Generator, settings: RelightSettings, strength: float
-) -> None:
-    """Points of light on the bright ridges of vehicles, and a few elsewhere, in place.
-
-    Chrome, glass and edges of metal mirror lamps: on real nights a parked car is often little more than a row of such
-    points along its outline, and they are what places its box.
-    """
-    h, w = night.shape[:2]
-    unit = max(h, w) / REFERENCE_SIDE
-    luma = np.sqrt(day.mean(axis=2))
-    ridge = np.clip(luma - _blurred(luma, _RIDGE * unit), 0, None)
-    ridge *= np.sqrt(ridge)
-    color = np.array(_GLINT_COLORS[int(rng.integers(len(_GLINT_COLORS)))], np.float32)
-    each, stray = (rng.uniform(*span) for span in (settings.glints, settings.stray_glints))
-    elsewhere = ridge.copy()
-    elsewhere[: h // 4] = 0  # the sky and what stands against it
-    for box, (x1, y1, x2, y2) in labels:
-        bw, bh = x2 - x1, y2 - y1
-        elsewhere[
-            max(int(y1 - 0.1 * bh), 0) : math.ceil(y2 + 0.1 * bh), max(int(x1 - 0.1 * bw), 0) : math.ceil(x2 + 0.1 * bw)
-        ] = 0
-        # Drawn for every label, as in lamps.py.
-        own, gain, seed = rng.lognormal(0, 0.7), _log_uniform(rng, settings.glint), int(rng.integers(2**63))
-        if box.category not in TWO_TRACK or max(bw, bh) < settings.min_lamp_box:
-            continue
-        # Corners of a box are not its vehicle.
-        left, right = max(int(x1 + 0.03 * bw), 0), min(int(x2 - 0.03 * bw) + 1, w)
-        above, below = max(int(y1 + 0.1 * bh), 0), min(int(y2 - 0.03 * bh) + 1, h)
-        chance = np.random.default_rng(seed)
-        number = int(chance.poisson(each * own * math.sqrt(math.sqrt(bw * bh) / unit / _VEHICLE)))
-        _points(night, ridge[above:below, left:right], (left, above), number, color * gain * strength, chance)
-    number, gain = int(rng.poisson(stray)), _log_uniform(rng, settings.glint)
-    _points(night, elsewhere, (0, 0), number, color * gain * strength, rng)
-
-
-def _points(night: F32, ridge: F32, origin: tuple[int, int], number: int, color: F32, rng: np.random.Generator) -> None:
-    """``number`` small spots where ``ridge`` is high, in place."""
-    if not number or not ridge.any():
-        return
-    total = np.cumsum(ridge, dtype=np.float64)
-    unit = max(max(night.shape[:2]) / REFERENCE_SIDE, 0.5)
-    for place in np.searchsorted(total, rng.random(number) * total[-1]):
-        row, column = divmod(int(min(place, total.size - 1)), ridge.shape[1])
-        x, y = origin[0] + column, origin[1] + row
-        wide, high = unit * rng.uniform(1.0, 2.2), unit * rng.uniform(0.9, 1.3)
-        left, right = max(x - math.ceil(3 * wide), 0), min(x + math.ceil(3 * wide) + 1, night.shape[1])
-        above, below = max(y - math.ceil(3 * high), 0), min(y + math.ceil(3 * high) + 1, night.shape[0])
-        across = np.exp(-0.5 * ((np.arange(left, right, dtype=np.float32) - x) / wide) ** 2)
-        down = np.exp(-0.5 * ((np.arange(above, below, dtype=np.float32) - y) / high) ** 2)
-        spot = (down[:, None] * across[None, :])[..., None]
-        night[above:below, left:right] += spot * (color * np.float32(rng.lognormal(0, 0.8)))

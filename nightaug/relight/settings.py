@@ -117,9 +117,6 @@ class RelightSettings:
     dapple_size: Range = (24.0, 300.0)  #: reference pixels, over 0: how far those patches lie apart, drawn in log
     roof_fade: Range = (0.0, 0.0)  #: natural log of light a vehicle's roof has less than its lower half
     side_fade: Range = (0.0, 0.0)  #: the same of its two ends
-    glints: Range = (0.0, 0.0)  #: points a vehicle of 50 reference pixels mirrors, on average; larger ones more
-    stray_glints: Range = (0.0, 0.0)  #: such points outside all boxes of a frame, on average
-    glint: Range = (0.025, 0.6)  #: their brightness in linear light, over 0, drawn in log for each vehicle
 
     # -- lens and air ---------------------------------------------------------------------------------------
     glow_sigmas: tuple[float, float, float] = (5.0, 16.0, 60.0)  #: reference pixels
@@ -160,8 +157,8 @@ class RelightSettings:
 
 
 #: What is drawn in log, or divided by.
-_OVER_ZERO = ("median_luma", "shot_noise", "shading_size", "detail_size", "dapple_size", "glint")
-_FINISHING = ("shading_removed", "detail", "dapple", "roof_fade", "side_fade", "glints", "stray_glints")
+_OVER_ZERO = ("median_luma", "shot_noise", "shading_size", "detail_size", "dapple_size")
+_FINISHING = ("shading_removed", "detail", "dapple", "roof_fade", "side_fade")
 
 #: Largest value of what is a share, a chance or a grey level.
 _MOST: dict[str, float] = {
