@@ -154,7 +154,7 @@ def run_compare(
             "steps": budget,
             "day_steps": None if starts_trained(base) else day_steps or (before and before.day_steps) or budget,
             "teacher_steps": other_steps(teacher_steps or (before.teacher_steps if before else None), budget),
-            "teacher": merge(before.teacher if before else {}, teacher or {}),
+            "teacher": merge(before.teacher if before else {}, lasting_places(teacher or {})),
             "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
             "arms": {name: tuple(part.model_dump() for part in some) for name, some in found.arms.items()},
             "own": found.own,
@@ -365,12 +365,9 @@ class _Comparison:
         return folder / "last.safetensors"
 
     def _teacher_settings(self, arm: str, seed: int) -> Settings:
-        # Weights of one architecture do not fit another.
-        anew = any(key in self.settings.teacher for key in ("detector", "pretrained"))
-        start = None if anew else self._day_checkpoint(seed)
-        return self._settings(
-            self.settings.teacher_of(arm), self.settings.teacher_steps or self.settings.steps, seed, start
-        )
+        start = None if self.settings.teaches_anew else self._day_checkpoint(seed)
+        steps = self.settings.teacher_steps or self.settings.steps
+        return self._settings(self.settings.teacher_of(arm), steps, seed, start)
 
     def _settings(self, detector: Mapping[str, Any], steps: int, seed: int, start: Path | None) -> Settings:
         own: dict[str, Any] = {"steps": steps, "seed": seed}

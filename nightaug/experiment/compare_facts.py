@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nightaug import __version__
-from nightaug.config import flatten, load_yaml
+from nightaug.config import load_yaml
 from nightaug.errors import ConfigError
 from nightaug.experiment.compare_adapt import adapts_with, shown_clip
 from nightaug.experiment.compare_data import Arm
@@ -35,7 +35,7 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         "steps": settings.steps,
         "day_steps": settings.day_steps,
         "teacher_steps": settings.teacher_steps,
-        "teacher": flatten(settings.teacher),
+        "teacher": settings.teacher_shown,
         **_adaptation(settings),
         **shape,
     }

@@ -141,13 +141,25 @@ class CompareSettings(CompareOptions):
     @property
     def teaching(self) -> str | None:
         """How arms that label images are trained, in words; None: as their rows."""
-        own = ", ".join(f"{key}={msgspec.json.encode(value).decode()}" for key, value in flatten(self.teacher).items())
+        own = ", ".join(f"{key}={msgspec.json.encode(value).decode()}" for key, value in self.teacher_shown.items())
         words = f"trained for {self.teacher_steps or self.steps:,} steps" + (f" with {own}" if own else "")
         return words if self.teaches_apart else None
 
+    @property
+    def teacher_shown(self) -> dict[str, Any]:
+        """The teachers' own settings by their dotted names; files without their folders, which a table need not name."""
+        own = flatten(self.teacher)
+        return {key: Path(value).name if key in FILES and value else value for key, value in own.items()}
+
+    @property
+    def teaches_anew(self) -> bool:
+        """Whether teachers do not start where the arms do: weights of one architecture do not fit another."""
+        return any(key in self.teacher for key in ("detector", "pretrained"))
+
     def teacher_of(self, arm: str) -> dict[str, Any]:
         """The detector settings of an arm that labels images, but for steps and seed."""
-        return merge(self.detector_of(arm), self.teacher)
+        own = {"weights": None, "pretrained": None} if self.teaches_anew else {}
+        return merge({**self.detector_of(arm), **own}, self.teacher)
 
 
 def read_settings(path: Path) -> CompareSettings | None:

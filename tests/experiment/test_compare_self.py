@@ -190,8 +190,11 @@ def test_a_teacher_may_have_settings_of_its_own(world: World) -> None:
     sizes = [(row[0], row[2].width, row[2].steps) for row in world.fake.trained]
     small = world.fake.trained[0][2].width
     assert sizes == [
-        ("checkpoints/seed0", small, 20), ("day/seed0", small, 20), ("day/seed0", 96, 20), ("day+self/seed0", small, 20),
-    ]  # fmt: skip
+        ("checkpoints/seed0", small, 20),
+        ("day/seed0", small, 20),
+        ("day/seed0", 96, 20),
+        ("day+self/seed0", small, 20),
+    ]
     assert small != 96
     # It starts where its arm does.
     assert world.fake.trained[2][2].weights == world.fake.trained[1][2].weights
@@ -208,6 +211,18 @@ def test_a_teacher_of_another_architecture_starts_anew(world: World) -> None:
     world.run(arms=["day+self"], teacher={"detector": "yolo11n"}, steps=20)
     teacher = next(row for row in world.fake.trained if row[2].detector == "yolo11n")
     assert (teacher[0], teacher[2].weights) == ("day/seed0", None)
+
+
+def test_files_of_a_teacher_hold_from_any_folder_and_tables_do_not_name_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large.pt").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    table = world.run(arms=["day+self"], teacher={"detector": "large.pt"}, steps=20)
+    teacher = next(row for row in world.fake.trained if str(row[2].detector).endswith("large.pt"))
+    assert teacher[2].detector == str(tmp_path / "large.pt")
+    assert table["teacher"] == {"detector": "large.pt"}
+    assert not any(str(tmp_path) in note for note in table["notes"])
 
 
 @pytest.mark.parametrize(
