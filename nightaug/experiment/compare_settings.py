@@ -147,7 +147,7 @@ class CompareSettings(CompareOptions):
 
     @property
     def teacher_shown(self) -> dict[str, Any]:
-        """The teachers' own settings by their dotted names; files without their folders, which a table need not name."""
+        """The teachers' own settings by their dotted names; files without their folders, as tables name none."""
         own = flatten(self.teacher)
         return {key: Path(value).name if key in FILES and value else value for key, value in own.items()}
 
