@@ -72,6 +72,8 @@ def plan_lines(
     apart = _teachers(out, settings, wanted) if settings.teaches_apart else []
     if apart:
         yield f"teachers, {settings.teaching}: {len(apart)} ({sum(map(is_trained, apart))} done)"
+    elif settings.teaches_apart and not any(map(teachers, settings.arms.values())):
+        yield "no arm learns from what another labels (+self): how teachers are trained changes nothing"
     budget = settings.teacher_steps or settings.steps
     lengths = ((arms, settings.steps), (starts, settings.day_steps or 0), (apart, budget))
     yield from _time_left(out, lengths)

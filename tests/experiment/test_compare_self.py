@@ -207,6 +207,16 @@ def test_a_teacher_may_have_settings_of_its_own(world: World) -> None:
         world.run(teacher={"width": 128})
 
 
+def test_settings_of_teachers_that_nobody_learns_from_are_said_to_do_nothing(world: World) -> None:
+    words = "no arm learns from what another labels (+self): how teachers are trained changes nothing"
+    world.run(arms=["day"], teacher={"width": 96}, steps=20, dry_run=True)
+    assert words in world.lines
+    world.lines.clear()
+    world.run(arms=["day+self"], teacher={"width": 96}, steps=20)
+    world.run(arms=["day+self"])  # all is done
+    assert words not in world.lines
+
+
 def test_a_teacher_of_another_architecture_starts_anew(world: World) -> None:
     world.run(arms=["day+self"], teacher={"detector": "yolo11n"}, steps=20)
     teacher = next(row for row in world.fake.trained if row[2].detector == "yolo11n")
