@@ -10,85 +10,49 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-IOUS = np.linspace(0.5, 0.95, 10)
+from nightaug.boxes import iou, xywh_to_xyxy
+from nightaug.detect.average_precision import IOUS, average_precision, match
+from nightaug.detect.truth import Truth
+
 TOUCHES = 0.1
 
 
-class Found(NamedTuple):
-    """A detection: its image, its box (x, y, width, height), and its score."""
-
-    image: int
-    box: Sequence[float]
-    score: float
-
-
-def overlaps(box: Sequence[float], others: Floats) -> Floats:
-    """IoU of a box with (P, 4) others, all x, y, width, height."""
-    left, top = np.maximum(box[0], others[:, 0]), np.maximum(box[1], others[:, 1])
-    right = np.minimum(box[0] + box[2], others[:, 0] + others[:, 2])
-    bottom = np.minimum(box[1] + box[3], others[:, 1] + others[:, 3])
-    inside = np.clip(right - left, 0, None) * np.clip(bottom - top, 0, None)
-    return np.asarray(inside / np.maximum(box[2] * box[3] + others[:, 2] * others[:, 3] - inside, 1e-9))
-
-
-def precision_at(found: Sequence[Found], true: Mapping[int, Floats], least: float) -> float:
-    """AP at one IoU, in per cent; detections best score first."""
-    taken = {image: np.zeros(len(boxes), bool) for image, boxes in true.items()}
-    hits = []
-    for one in found:
-        hit = False
-        if one.image in true:
-            share = np.where(taken[one.image], -1, overlaps(one.box, true[one.image]))
-            hit = bool(share.max() >= least)
-            taken[one.image][int(share.argmax())] |= hit
-        hits.append(hit)
-    right = np.cumsum(hits)
-    recall = right / sum(len(boxes) for boxes in true.values())
-    precision = np.maximum.accumulate((right / np.arange(1, len(hits) + 1))[::-1])[::-1]
-    at = np.searchsorted(recall, np.linspace(0, 1, 101))
-    return 100 * float(np.mean(np.append(precision, 0)[np.minimum(at, len(precision))]))
-
-
-def put_right(found: Sequence[Found], true: Mapping[int, Floats]) -> list[Found]:
-    """The detections, the first one that touches an object with that object's box."""
-    done: set[tuple[int, int]] = set()
+def put_right(truth: Truth, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The detections, best first; the first one that touches an object has that object's box."""
+    boxes: dict[tuple[int, int], list[Any]] = {}
+    for one in truth.annotations:
+        if not one["iscrowd"]:
+            boxes.setdefault((one["image_id"], one["category_id"]), []).append(one["bbox"])
+    done: set[tuple[int, int, int]] = set()
     made = []
-    for one in found:
-        if one.image in true:
-            share = overlaps(one.box, true[one.image])
-            place = int(share.argmax())
-            if share[place] >= TOUCHES and (one.image, place) not in done:
-                done.add((one.image, place))
-                made.append(one._replace(box=true[one.image][place].tolist()))
-                continue
-        made.append(one)
+    for one in sorted(results, key=lambda result: -result["score"]):
+        true = boxes.get(group := (one["image_id"], one["category_id"]), [])
+        shares = iou(xywh_to_xyxy([one["bbox"]]), xywh_to_xyxy(true))[0] if true else np.zeros(1)
+        place = int(shares.argmax())
+        if shares[place] >= TOUCHES and (*group, place) not in done:
+            done.add((*group, place))
+            made.append({**one, "bbox": true[place]})
+        else:
+            made.append(one)
     return made
 
 
-def errors(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], category: str) -> dict[str, float]:
-    """The figures of one class; crowds are left out of the truth, so a detection of one counts as false."""
-    number = next(one["id"] for one in truth["categories"] if one["name"] == category)
-    boxes: dict[int, list[Sequence[float]]] = {}
-    for one in truth["annotations"]:
-        if one["category_id"] == number and not one["iscrowd"]:
-            boxes.setdefault(one["image_id"], []).append(one["bbox"])
-    true = {image: np.array(some, float) for image, some in boxes.items()}
-    found = [Found(d["image_id"], d["bbox"], d["score"]) for d in detections if d["category_id"] == number]
-    found.sort(key=lambda one: -one.score)
+def errors(truth: Truth, results: Sequence[dict[str, Any]], category: str) -> dict[str, float]:
+    """The figures of one class, in per cent."""
+    place = truth.classes.index(category)
+    own = [result for result in results if result["category_id"] == place + 1]
 
-    def mean(some: Sequence[Found]) -> float:
-        return float(np.mean([precision_at(some, true, iou) for iou in IOUS]))
+    def precision(found: Sequence[dict[str, Any]], ious: Any = IOUS) -> float:
+        return 100 * float(average_precision(match(truth, found, np.atleast_1d(ious))).ap[place])
 
-    figures = {"AP": mean(found)} | {f"AP{iou * 100:.0f}": precision_at(found, true, iou) for iou in (0.5, 0.3, 0.1)}
-    return figures | {"AP, boxes put right": mean(put_right(found, true))}
+    figures = {"AP": precision(own)} | {f"AP{at * 100:.0f}": precision(own, at) for at in (0.5, 0.3, 0.1)}
+    return figures | {"AP, boxes put right": precision(put_right(truth, own))}
 
 
 def main() -> None:
@@ -101,9 +65,8 @@ def main() -> None:
     given = parser.parse_args()
     truth, detections = ("dev_truth.json", "dev_detections.json") if given.dev else ("truth.json", "detections.json")
     row = given.comparison / "runs" / given.arm / f"seed{given.seed}"
-    figures = errors(
-        json.loads((given.comparison / truth).read_text()), json.loads((row / detections).read_text()), given.category
-    )
+    results = json.loads((row / detections).read_text())
+    figures = errors(Truth.read(given.comparison / truth), results, given.category)
     print(f"{given.arm}, seed {given.seed}, {given.category}: " + ", ".join(f"{k} {v:.1f}" for k, v in figures.items()))
 
 

@@ -17,6 +17,7 @@ import json
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,7 +29,30 @@ GAMMA = 2.2
 #: Light as linear values in 0..1 from which on a pixel is a lamp, which stays as it is; and the step of log light.
 LAMP, STEP = 0.25, 1.0
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+
+
+def random_light(field: Floats, chance: np.random.Generator, least: float, most: float) -> Floats:
+    """A field (H, W) of log light, and random light of three sizes on it, each of a deviation between two."""
+    height, width = field.shape
+    for scale in np.exp(chance.uniform(np.log(12), np.log(150), 3)):
+        shape = (max(2, int(height / scale) + 2), max(2, int(width / scale) + 2))
+        spots = chance.standard_normal(shape).astype(np.float32)
+        field = field + chance.uniform(least, most) * cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC)
+    return field
+
+
+def seen(linear: Floats, light: Floats, change: Floats, chance: np.random.Generator, most: float = np.inf) -> Floats:
+    """An image in 0..255 of linear light, changed by logs (H, W) but where lamps are, with noise.
+
+    Args:
+        light: log light, by which lamps are known.
+        most: of the change.
+    """
+    lamps = np.clip((light - np.log(LAMP)) / STEP, 0, 1)
+    lit = linear * np.exp(np.clip(change * (1 - lamps), -most, most))[..., None]
+    shown = 255 * np.clip(lit, 0, 1) ** (1 / GAMMA)
+    return np.asarray(shown + chance.standard_normal(shown.shape) * chance.uniform(0, 4))
 
 
 def uneven(image: NDArray[np.uint8], chance: np.random.Generator, flat: float, least: float, most: float) -> Floats:
@@ -38,19 +62,11 @@ def uneven(image: NDArray[np.uint8], chance: np.random.Generator, flat: float, l
         flat: least share of the broad shading that is taken away; up to all of it is.
         least, most: standard deviation of the random light, in log light, between these.
     """
-    height, width = image.shape[:2]
     linear = (image.astype(np.float32) / 255) ** GAMMA + 2e-4
     light = np.log(linear.mean(2))
     broad = cv2.GaussianBlur(light, (0, 0), float(np.exp(chance.uniform(np.log(5), np.log(35)))))
     field = -chance.uniform(flat, 1.0) * (broad - broad.mean())
-    for scale in np.exp(chance.uniform(np.log(12), np.log(150), 3)):
-        shape = (max(2, int(height / scale) + 2), max(2, int(width / scale) + 2))
-        spots = chance.standard_normal(shape).astype(np.float32)
-        field = field + chance.uniform(least, most) * cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC)
-    lamps = np.clip((light - np.log(LAMP)) / STEP, 0, 1)
-    lit = linear * np.exp(field * (1 - lamps))[..., None]
-    seen = 255 * np.clip(lit, 0, 1) ** (1 / GAMMA)
-    return seen + chance.standard_normal(seen.shape) * chance.uniform(0, 4)
+    return seen(linear, light, random_light(field, chance, least, most), chance)
 
 
 def faded(image: NDArray[np.uint8], chance: np.random.Generator, vehicles: list[list[float]]) -> Floats:
@@ -66,10 +82,7 @@ def faded(image: NDArray[np.uint8], chance: np.random.Generator, vehicles: list[
     field = chance.uniform(0.3, 1.0) * fine
     broad = cv2.GaussianBlur(light, (0, 0), float(np.exp(chance.uniform(np.log(8), np.log(35)))))
     field -= chance.uniform(0.3, 1) * (broad - broad.mean())
-    for scale in np.exp(chance.uniform(np.log(12), np.log(150), 3)):
-        shape = (max(2, int(height / scale) + 2), max(2, int(width / scale) + 2))
-        spots = chance.standard_normal(shape).astype(np.float32)
-        field = field + chance.uniform(0.1, 0.7) * cv2.resize(spots, (width, height), interpolation=cv2.INTER_CUBIC)
+    field = random_light(field, chance, 0.1, 0.7)
     fade = np.zeros((height, width), np.float32)
     rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
     for box in vehicles:
@@ -84,10 +97,7 @@ def faded(image: NDArray[np.uint8], chance: np.random.Generator, vehicles: list[
         ends = chance.uniform(0, 1.0) * np.clip((across - 0.55) / 0.45, 0, 1)
         ends = ends * (across < 1.12) * (np.abs(rows - y) < 0.55 * h)
         fade = np.maximum(fade, np.maximum(roof, ends))
-    lamps = np.clip((light - np.log(LAMP)) / STEP, 0, 1)
-    lit = linear * np.exp(np.clip((field - fade) * (1 - lamps), -3, 3))[..., None]
-    seen = 255 * np.clip(lit, 0, 1) ** (1 / GAMMA)
-    return seen + chance.standard_normal(seen.shape) * chance.uniform(0, 4)
+    return seen(linear, light, field - fade, chance, most=3)
 
 
 def vehicles_in(label: Path, classes: list[int]) -> list[list[float]]:
@@ -114,10 +124,10 @@ def main() -> None:
         image = np.asarray(Image.open(given.translated / row["output"]).convert("RGB"))
         if given.labels:
             boxes = vehicles_in((given.labels / row["source"]).with_suffix(".txt"), classes)
-            seen = faded(image, chance, boxes)
+            changed = faded(image, chance, boxes)
         else:
-            seen = uneven(image, chance, given.flat, given.least, given.amplitude)
-        Image.fromarray(np.clip(seen, 0, 255).astype(np.uint8)).save(given.out / row["output"], quality=92)
+            changed = uneven(image, chance, given.flat, given.least, given.amplitude)
+        Image.fromarray(np.clip(changed, 0, 255).astype(np.uint8)).save(given.out / row["output"], quality=92)
         if number % 100 == 0:
             print(f"{number:,} of {len(rows):,}", flush=True)
 

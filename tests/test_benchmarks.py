@@ -161,8 +161,12 @@ def test_box_errors_tell_ill_placed_boxes_from_missed_objects(
     box_errors = importlib.import_module("box_errors")
     boxes = [[10.0, 10, 40, 20], [100.0, 50, 30, 30], [200.0, 60, 50, 40]]
     truth = {
+        "images": [{"id": number, "file_name": f"{number}.jpg", "width": 320, "height": 180} for number in (7, 8)],
         "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "truck"}],
-        "annotations": [{"image_id": 7, "category_id": 1, "bbox": box, "iscrowd": 0} for box in boxes],
+        "annotations": [
+            {"id": number, "image_id": 7, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for number, box in enumerate(boxes, 1)
+        ],
     }
     # One as it should be, one of a third of the width, one missed, a false one with the lowest score.
     detections = [

@@ -53,11 +53,12 @@ class AveragePrecision(NamedTuple):
     ap50: Floats
 
 
-def match(truth: Truth, results: Sequence[dict[str, Any]]) -> Matches:
-    """Match COCO results with the truth, class by class, at the ten IoU thresholds.
+def match(truth: Truth, results: Sequence[dict[str, Any]], ious: Floats = IOUS) -> Matches:
+    """Match COCO results with the truth, class by class, at each IoU threshold.
 
     Args:
         results: ``{"image_id", "category_id", "bbox", "score"}``, sound (see ``eval_results.read_results``).
+        ious: (T,) the thresholds, COCO's ten where nothing is said.
     """
     true, detected = as_boxes(truth, truth.annotations), as_boxes(truth, results)
     n_images, n_classes = len(truth.images), len(truth.classes)
@@ -65,7 +66,7 @@ def match(truth: Truth, results: Sequence[dict[str, Any]]) -> Matches:
     group = detected.label * n_images + detected.image
     order = by_score(detected, group, MAX_DETECTIONS)
     detected, group = detected.take(order), group[order]
-    taken, ignored = assign(detected, group, true, true_group, IOUS)
+    taken, ignored = assign(detected, group, true, true_group, ious)
     hit = taken >= 0
     ignored |= ~hit & (detected.xywh[:, 2] * detected.xywh[:, 3] > _LARGEST)
     ends = np.searchsorted(detected.label, np.arange(n_classes + 1))
@@ -89,7 +90,7 @@ def match(truth: Truth, results: Sequence[dict[str, Any]]) -> Matches:
 
 
 def average_precision(matches: Matches, image_weights: ArrayLike | None = None) -> AveragePrecision:
-    """AP (IoU 0.50 to 0.95) and AP50 of every class.
+    """AP (IoU 0.50 to 0.95) and AP50 of every class; of other thresholds their mean, and that at the first.
 
     Args:
         image_weights: (n_images,) how often each image counts, as a bootstrap draws them; 0 leaves it out. Equal to
@@ -98,7 +99,7 @@ def average_precision(matches: Matches, image_weights: ArrayLike | None = None) 
     weights = np.ones(matches.n_images) if image_weights is None else np.asarray(image_weights, np.float64)
     assert weights.shape == (matches.n_images,), f"expected ({matches.n_images},) weights, got {weights.shape}"
     rows = [_class_precision(found, weights) for found in matches.per_class]
-    table = np.array(rows, np.float64).reshape(-1, len(IOUS))
+    table = np.array(rows, np.float64).reshape(len(rows), len(rows[0]) if rows else len(IOUS))
     return AveragePrecision(table.mean(axis=1), table[:, 0].copy())
 
 
@@ -106,7 +107,7 @@ def _class_precision(found: ClassMatches, weights: Floats) -> list[float]:
     """AP at each IoU threshold."""
     total = float(found.boxes @ weights)
     if total <= 0:
-        return [float("nan")] * len(IOUS)
+        return [float("nan")] * len(found.hits)
     weight = weights[found.image]
     counted = np.cumsum(weight)
     return [

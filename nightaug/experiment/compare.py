@@ -248,16 +248,14 @@ class _Comparison:
             ConfigError, DatasetError: so, or test images or those of begun rows are not what they were.
         """
         mistakes = []
-        for name in self.settings.names:
+        detectors = {f"arm '{name}'": self.settings.detector_of(name) for name in self.settings.names}
+        if self.settings.teacher:
+            detectors["--teacher-set"] = self.settings.teacher_of(DAY)
+        for where, detector in detectors.items():
             try:
-                self.backend.settings([self.settings.detector_of(name)])
+                self.backend.settings([detector])
             except ConfigError as error:
-                mistakes.append(f"arm '{name}': {error}")
-        if not mistakes and self.settings.teacher:
-            try:
-                self.backend.settings([self.settings.teacher_of(DAY)])
-            except ConfigError as error:
-                mistakes.append(f"--teacher-set: {error}")
+                mistakes.append(f"{where}: {error}")
         if mistakes:
             raise ConfigError("; ".join(mistakes))
         for name in self.settings.names:

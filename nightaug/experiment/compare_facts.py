@@ -15,7 +15,7 @@ from nightaug.config import load_yaml
 from nightaug.errors import ConfigError
 from nightaug.experiment.compare_adapt import adapts_with, shown_clip
 from nightaug.experiment.compare_data import Arm
-from nightaug.experiment.compare_settings import CompareSettings
+from nightaug.experiment.compare_settings import CompareSettings, shown_file
 
 
 def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         "command": "\n".join(settings.commands) or None,
         "machine": _machine(),
         "date": datetime.date.today().isoformat(),
-        "detector": _named(settings.detector.get("detector")),
+        "detector": shown_file(settings.detector.get("detector")),
         "dataset": dataset.absolute().name,
         "steps": settings.steps,
         "day_steps": settings.day_steps,
@@ -39,11 +39,6 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         **_adaptation(settings),
         **shape,
     }
-
-
-def _named(detector: str | None) -> str | None:
-    """A file by its name alone: a published table names no one's folders."""
-    return Path(detector).name if detector and Path(detector).is_absolute() else detector
 
 
 def _adaptation(settings: CompareSettings) -> dict[str, Any]:

@@ -147,9 +147,8 @@ class CompareSettings(CompareOptions):
 
     @property
     def teacher_shown(self) -> dict[str, Any]:
-        """The teachers' own settings by their dotted names; files without their folders, as tables name none."""
-        own = flatten(self.teacher)
-        return {key: Path(value).name if key in FILES and value else value for key, value in own.items()}
+        """The teachers' own settings by their dotted names, as a table says them."""
+        return {key: shown_file(value) if key in FILES else value for key, value in flatten(self.teacher).items()}
 
     @property
     def teaches_anew(self) -> bool:
@@ -177,6 +176,11 @@ def lasting_places(detector: Mapping[str, Any]) -> dict[str, Any]:
         if (text := found.get(key)) and (key == "weights" or Path(text).suffix) and Path(text).exists():
             found[key] = os.path.abspath(text)
     return found | ({"clip": lasting(found["clip"])} if found.get("clip", "none") != "none" else {})
+
+
+def shown_file(place: str | None) -> str | None:
+    """A file by its name alone: a published table names no one's folders."""
+    return Path(place).name if place and Path(place).is_absolute() else place
 
 
 def other_steps(steps: int | None, budget: int) -> int | None:

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nightaug.relight.lamps import TWO_TRACK
-from nightaug.relight.light import REFERENCE_SIDE, Labels
+from nightaug.relight.lamps import TWO_TRACK, pick
+from nightaug.relight.light import REFERENCE_SIDE, Labels, ramp
 from nightaug.relight.settings import Range, RelightSettings
 
 F32 = NDArray[np.float32]
@@ -118,8 +118,7 @@ def faded(labels: Labels, draws: F64, size: tuple[int, int], settings: RelightSe
     for (box, corners), u in zip(labels, draws, strict=True):
         if box.category not in TWO_TRACK:
             continue
-        top = settings.roof_fade[0] + u[13] * (settings.roof_fade[1] - settings.roof_fade[0])
-        ends = settings.side_fade[0] + u[14] * (settings.side_fade[1] - settings.side_fade[0])
+        top, ends = pick(u[13], settings.roof_fade), pick(u[14], settings.side_fade)
         x1, y1, x2, y2 = corners
         # It falls off outside the box, or its rectangle shows.
         left, right = max(int(x1 - 0.3 * (x2 - x1)), 0), min(math.ceil(x2 + 0.3 * (x2 - x1)) + 1, size[1])
@@ -127,19 +126,13 @@ def faded(labels: Labels, draws: F64, size: tuple[int, int], settings: RelightSe
         across = np.abs((np.arange(left, right, dtype=np.float32) + 0.5 - (x1 + x2) / 2) / max((x2 - x1) / 2, 0.5))
         down = (np.arange(above, below, dtype=np.float32) + 0.5 - y1) / max(y2 - y1, 1.0)
         edge = 0.4 + 0.2 * u[15]
-        roof = _step((edge - down) / (edge - 0.05))
+        roof = ramp((edge - down) / (edge - 0.05))
         end = np.clip((across - 0.55) / 0.45, 0, 1)
         change = np.maximum(top * roof[:, None], ends * end[None, :])
         change *= (
-            _step((1.6 - across) / 0.6)[None, :]
-            * np.minimum(_step((down + 0.3) / 0.3), _step((1.2 - down) / 0.2))[:, None]
+            ramp((1.6 - across) / 0.6)[None, :]
+            * np.minimum(ramp((down + 0.3) / 0.3), ramp((1.2 - down) / 0.2))[:, None]
         )
         part = fade[above:below, left:right]
         np.maximum(part, change.astype(np.float32), out=part)
     return fade
-
-
-def _step(x: F32) -> F32:
-    """0 up to 0, 1 from 1 on, smooth between."""
-    t = np.clip(x, 0, 1)
-    return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)

@@ -87,7 +87,8 @@ def usable(boxes: Sequence[Box], width: int, height: int) -> list[tuple[Box, Cor
     return out
 
 
-def _pick(draw: float, span: Range) -> float:
+def pick(draw: float, span: Range) -> float:
+    """The value of a range that a number in [0, 1] stands for."""
     return span[0] + draw * (span[1] - span[0])
 
 
@@ -188,7 +189,7 @@ def _vehicle(
     front = front and not rear.spots
     braking = bool(lit and u[6] < settings.brake_chance)
     span = (settings.brake_lamp if braking else settings.tail_lamp) if lit else settings.reflector
-    tail = _pick(u[5], span)
+    tail = pick(u[5], span)
     if rear.spots:
         return _seen_tails(rear, box, corners, cut=cut, size=size, power=tail, settings=settings)
     if w / h > _SIDE_ASPECT and not tall and not any(cut):
@@ -202,7 +203,7 @@ def _vehicle(
         share for share, gone in zip(_ends((x1 + x2) / 2 / frame[0], w, h, u, settings), cut, strict=True) if not gone
     ]
     if front:
-        power = _pick(u[5] ** 2, settings.headlamp)
+        power = pick(u[5] ** 2, settings.headlamp)
         row = y1 + h * level
         return [_lamp((x1 + w * end, row), (size * 1.1, size), color, power) for end in ends] if lit else []
     if min(w, h) > _CLEAR_SIDE and u[10] < 0.8:
@@ -230,8 +231,8 @@ def _ends(place: float, w: float, h: float, u: F64, settings: RelightSettings) -
         low, high = 0.87 * low, 0.87 * high
     elif min(w, h) > _CLEAR_SIDE:
         low = (low + 2 * high) / 3  # so large, lamps beside its face would be seen to be wrong
-    apart = _pick(u[11], (low, high))
-    inset = max(min(_pick(u[3], settings.lamp_inset), 0.97 - apart), 0.03)
+    apart = pick(u[11], (low, high))
+    inset = max(min(pick(u[3], settings.lamp_inset), 0.97 - apart), 0.03)
     left = (u[12] < 0.65) == (place < 0.5)
     return (inset, inset + apart) if left else (1 - inset - apart, 1 - inset)
 
@@ -274,9 +275,9 @@ def _single(box: Box, corners: Corners, width: int, u: F64, settings: RelightSet
     r = max(0.05 * w, 0.7)
     y = y1 + h * (0.72 if box.category == "rider" else 0.45)
     if front:
-        power = _pick(u[5] ** 2, settings.headlamp) * (0.6 if box.category == "motorcycle" else 0.25)
+        power = pick(u[5] ** 2, settings.headlamp) * (0.6 if box.category == "motorcycle" else 0.25)
         return [_lamp(((x1 + x2) / 2, y), (r, r), _choose(u[4], settings.headlamp_colors), power)]
-    return [_lamp(((x1 + x2) / 2, y), (r, r), settings.tail_color, _pick(u[5], settings.tail_lamp))]
+    return [_lamp(((x1 + x2) / 2, y), (r, r), settings.tail_color, pick(u[5], settings.tail_lamp))]
 
 
 def _signal(patch: U8, box: Box, corners: Corners, u: F64, settings: RelightSettings) -> Lamp:
@@ -313,7 +314,7 @@ def _signal(patch: U8, box: Box, corners: Corners, u: F64, settings: RelightSett
     radius = 0.36 * min(w, h, max(w, h) / 2.6)
     x, y = (x1 + w * share, y1 + h * across) if lying else (x1 + w * across, y1 + h * share)
     rgb = {"red": settings.signal_red, "yellow": settings.signal_yellow, "green": settings.signal_green}[color]
-    return _lamp((x, y), (radius, radius), rgb, _pick(u[5], settings.signal_lamp))
+    return _lamp((x, y), (radius, radius), rgb, pick(u[5], settings.signal_lamp))
 
 
 def _colour_kept(lamp: Lamp, limit: float) -> Lamp:

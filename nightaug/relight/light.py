@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightaug.data.frames import Box
-from nightaug.relight.lamps import PEOPLE, TWO_TRACK, Corners, Lamp
+from nightaug.relight.lamps import PEOPLE, TWO_TRACK, Corners, Lamp, pick
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import Range, RelightSettings
 from nightaug.relight.tone import LUMA, to_linear
@@ -41,7 +41,8 @@ def solid_map(labels: Labels, small: tuple[int, ...], frame: tuple[int, int]) ->
     return mask
 
 
-def _ramp(x: F32, low: float, high: float) -> F32:
+def ramp(x: F32, low: float = 0.0, high: float = 1.0) -> F32:
+    """0 up to ``low``, 1 from ``high`` on, smooth between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
 
@@ -81,12 +82,12 @@ def night_light(
     # In logs, so that the cubic's overshoot never makes a black hole.
     patches = cv2.resize(np.log(scene.patches), (w, h), interpolation=cv2.INTER_CUBIC)
     ambient = np.exp(patches).reshape(h, w, 3)
-    top = 1 - (1 - scene.ambient_top) * _ramp(-y, -scene.horizon, -0.05)
+    top = 1 - (1 - scene.ambient_top) * ramp(-y, -scene.horizon, -0.05)
     spread = 0.22 + 0.75 * np.clip(y - scene.horizon, 0, 1)
     pool = np.exp(-0.5 * ((x - scene.pool_x) / spread) ** 2)
-    pool = pool * _ramp(y, scene.horizon - 0.02, 0.74) * (1 - 0.7 * _ramp(y, 0.78, 1.0))
+    pool = pool * ramp(y, scene.horizon - 0.02, 0.74) * (1 - 0.7 * ramp(y, 0.78, 1.0))
     light = ambient * top[..., None] + (scene.pool * pool)[..., None] * np.array(settings.headlight_color, np.float32)
-    light *= (1 - (1 - scene.bonnet) * _ramp(y, 0.88, 1.0))[..., None]
+    light *= (1 - (1 - scene.bonnet) * ramp(y, 0.88, 1.0))[..., None]
     light *= (1 - scene.vignette * 0.5 * (x**2 + (2 * y - 1) ** 2))[..., None]
     light *= flat * (1 - _mirrored_sky(broad, y))[..., None]
 
@@ -104,7 +105,7 @@ def night_light(
 def _mirrored_sky(broad: F32, y: F32) -> F32:
     """The sky mirrored in the own bonnet and windscreen, as the share of light to take away, (h, w)."""
     blue = np.clip(broad[..., 2] / np.maximum(broad[..., 0], 1e-4) - 1.1, 0, 1) * np.clip(broad[..., 2] / 0.1, 0, 1)
-    return np.asarray(0.9 * np.minimum(2.5 * blue, 1) * _ramp(y, 0.72, 0.85), dtype=np.float32)
+    return np.asarray(0.9 * np.minimum(2.5 * blue, 1) * ramp(y, 0.72, 0.85), dtype=np.float32)
 
 
 def _object_light(
@@ -119,7 +120,7 @@ def _object_light(
         span = spans.get(box.category)
         if span is None:
             continue
-        log = math.log(max(span[0] + u[8] * (span[1] - span[0]), 1e-3))
+        log = math.log(max(pick(u[8], span), 1e-3))
         x1, y1, x2, y2 = on_small(corners, size, frame)
         part = logs[y1:y2, x1:x2]
         # A box is not the object: light fades to its corners, or its rectangle shows.
@@ -129,7 +130,7 @@ def _object_light(
         # Where labels overlap the stronger change counts once; two cars do not light each other twice.
         np.copyto(part, change, where=np.abs(part) < np.abs(change))
         if box.category in ("bus", "train"):
-            inside = settings.bus_interior[0] + u[9] * (settings.bus_interior[1] - settings.bus_interior[0])
+            inside = pick(u[9], settings.bus_interior)
             rows = y2 - y1
             band = logs[y1 + rows // 6 : y1 + max(rows // 2, 1), x1:x2]
             band += math.log(max(inside, 1e-3)) * _window(x2 - x1)[None, : band.shape[1]]
