@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks gain nothing from more
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import pytest
+import torch
 from helpers import picture
 
 from nightaug.images import write_image
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Numbers that a test draws at random are the same ones every time, alone or among others."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_object_consistency_against_a_loop(boxes: tuple[tuple[int, ...], ...]) -
 def test_a_darker_image_has_the_same_objects() -> None:
     features = torch.randn(1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
     map_ = labels((0, 0, 4, 4), n=1)
-    darker = features * torch.rand(1, 6, 1, 1) * 0.5 - 3
+    darker = features * (0.1 + 0.4 * torch.rand(1, 6, 1, 1)) - 3  # scaled to nothing, a channel has no pattern left
     assert object_consistency([darker], [features], map_).item() == pytest.approx(0, abs=1e-3)
     assert object_consistency([-features], [features], map_).item() == pytest.approx(2, abs=1e-3)
 
