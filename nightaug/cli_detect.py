@@ -199,6 +199,10 @@ def pseudo_label(
     run: Annotated[Path, typer.Argument(help="train-detector run or weight file: the teacher.")],
     dataset: Annotated[Path, typer.Argument(help="Dataset whose night images are to be labelled.")],
     out: Out,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another detector of the same classes; boxes of all are fused. Repeatable."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Images to label; labels they have are not looked at.")] = "train",
     domain: Annotated[str, typer.Option(help="A (day), B (night) or all.")] = "B",
     choose: Annotated[str, typer.Option(help="Split whose labelled images the thresholds are chosen on.")] = "val",
@@ -224,8 +228,8 @@ def pseudo_label(
     from nightaug.detect.pseudo_labels import run_pseudo_label
 
     run_pseudo_label(
-        run, dataset, out, split=split, domain=domain, choose=choose, precision=precision, score=score, unsure=unsure,
-        batch=batch, device=device, workers=workers, overwrite=overwrite, dry_run=dry_run, say=say,
+        run, dataset, out, also=also or (), split=split, domain=domain, choose=choose, precision=precision, score=score,
+        unsure=unsure, batch=batch, device=device, workers=workers, overwrite=overwrite, dry_run=dry_run, say=say,
     )  # fmt: skip
 
 
@@ -256,6 +260,9 @@ def compare(
     ] = None,
     teacher_steps: Annotated[
         int | None, typer.Option(min=1, help="Of the arms that label images for +self; as --steps otherwise.")
+    ] = None,
+    teachers: Annotated[
+        int | None, typer.Option(min=1, help="Train each of those so often, and fuse what they find; once otherwise.")
     ] = None,
     teacher_set: Annotated[
         list[str] | None,
@@ -289,7 +296,7 @@ def compare(
     run_compare(
         dataset, out, detector=detector, translators=translator or (), arms=words(arms), arms_file=arms_file,
         ablate=ablate, layers=settings_layers("detector", preset, config, None, set_, {"clip": clip}), steps=steps,
-        day_steps=day_steps, teacher_steps=teacher_steps,
+        day_steps=day_steps, teacher_steps=teacher_steps, teachers=teachers,
         teacher=parse_overrides(teacher_set or [], "--teacher-set"), seeds=seeds, only=only or (), weights=weights,
         bootstrap=bootstrap, allow_shared_drives=allow_shared_drives, command=command, cpu=cpu, dry_run=dry_run,
         say=say,

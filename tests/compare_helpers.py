@@ -14,6 +14,7 @@ from nightaug.config import Settings, build
 from nightaug.data.formats import coco
 from nightaug.data.frames import Box, Frame
 from nightaug.detect.adaptation.settings import AdaptationSettings
+from nightaug.detect.pseudo_labels import weights_known
 from nightaug.detect.truth import Truth
 from nightaug.errors import NothingSure
 from nightaug.experiment.compare import run_compare
@@ -132,6 +133,8 @@ class FakeDetectors:
         self.detected: list[tuple[str, str, int]] = []
         self.embedded: list[tuple[str, str, str]] = []
         self.labelled: list[tuple[str, str, int]] = []
+        #: The runs that labelled together, of each call.
+        self.teachers: list[list[Path]] = []
         #: Rows (arm's folder, seed) in which Ctrl-C is pressed the next time, and classes an arm never finds.
         self.stop_in: set[tuple[str, str]] = set()
         self.blind: dict[str, set[str]] = {}
@@ -172,9 +175,18 @@ class FakeDetectors:
         return results
 
     def label(
-        self, run: Path, frames: Sequence[Frame], dev: Sequence[Frame], out: Path, data: Path, cpu: bool, say: object
+        self,
+        runs: Sequence[Path],
+        frames: Sequence[Frame],
+        dev: Sequence[Frame],
+        out: Path,
+        data: Path,
+        cpu: bool,
+        say: object,
     ) -> None:
         """Labels every second image: with one car, further right with every seed."""
+        run = runs[0]
+        self.teachers.append(list(runs))
         assert not any(frame.boxes for frame in frames)
         assert not {frame.path for frame in frames} & {frame.path for frame in dev}
         self.labelled.append((run.parent.name, run.name, len(frames)))
@@ -188,7 +200,8 @@ class FakeDetectors:
             left = 5.0 + int(run.name.removeprefix("seed"))
             made.append(Frame(frame.path.name, [Box(left, 5, left + 20, 25, "car")], 64, 48, "night"))
         coco.write(made, out / "annotations" / "train.json", ("car",))
-        facts = {"weights_sha256": file_sha256(run / "last.safetensors"), "finished": True}
+        known = weights_known([file_sha256(one / "last.safetensors") for one in runs])
+        facts = {"weights_sha256": known, "finished": True}
         (out / "pseudo_labels.json").write_text(json.dumps(facts))
 
     def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:

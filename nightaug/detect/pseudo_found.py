@@ -9,17 +9,19 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from nightaug.boxes import clip
+from nightaug.boxes import clip, xywh_to_xyxy, xyxy_to_xywh
 from nightaug.data.frames import Box, Frame
 from nightaug.detect.adaptation.teacher import pseudo_targets
 from nightaug.detect.average_precision import ClassMatches
 from nightaug.detect.detectors.base import Detector, Found
+from nightaug.detect.fusion import Boxes, fuse
 from nightaug.detect.inference import Detections, decoders, detect_images
 from nightaug.detect.predict_steps import file_state
 from nightaug.devices import check_device, default_device
@@ -113,6 +115,61 @@ def detect_kept(
             if stop.requested:
                 raise Interrupted(f"stopped after {done:,} of {len(frames):,} images; run again to go on")
     return rows
+
+
+def fused_rows(kept: Sequence[Mapping[str, FoundRow]], classes: Sequence[Sequence[str]]) -> Mapping[str, FoundRow]:
+    """What several detectors have found as one, in the class numbers of the first; that of one as it is.
+
+    Args:
+        kept: of each detector, by image path; all of them have looked at the same images.
+        classes: of each detector.
+    """
+    if len(kept) == 1:
+        return kept[0]
+    numbers = [np.array([classes[0].index(name) for name in names], np.int64) for names in classes]
+    rows = {}
+    for path, first in kept[0].items():
+        of_all = [of_one[path] for of_one in kept if path in of_one]
+        if len(of_all) < len(kept):
+            continue  # an earlier call was asked about this image, and stopped before a later detector saw it
+        fused = fuse([_boxes(row, number) for row, number in zip(of_all, numbers, strict=True)])
+        rows[path] = msgspec.structs.replace(
+            first,
+            boxes=[tuple(box) for box in fused.xyxy.round(2).tolist()],
+            scores=fused.scores.round(5).tolist(),
+            labels=fused.labels.tolist(),
+            unreadable=any(row.unreadable for row in of_all),
+        )
+    return rows
+
+
+def _boxes(row: FoundRow, numbers: NDArray[np.int64]) -> Boxes:
+    xyxy = np.array(row.boxes, np.float64).reshape(-1, 4)
+    return Boxes(xyxy, np.array(row.scores, np.float64), numbers[np.array(row.labels, np.int64)])
+
+
+def fused_results(results: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """COCO results of several detectors on the same images as one detector's; those of one as they are."""
+    if len(results) == 1:
+        return results[0]
+    by_image: dict[int, list[list[dict[str, Any]]]] = {}
+    for which, of_one in enumerate(results):
+        for result in of_one:
+            by_image.setdefault(result["image_id"], [[] for _ in results])[which].append(result)
+    fused = []
+    for image, found in by_image.items():
+        boxes = fuse([_result_boxes(of_one) for of_one in found])
+        for box, score, label in zip(xyxy_to_xywh(boxes.xyxy), boxes.scores, boxes.labels, strict=True):
+            fused.append({"image_id": image, "category_id": int(label), "bbox": box.tolist(), "score": float(score)})
+    return fused
+
+
+def _result_boxes(results: Sequence[Mapping[str, Any]]) -> Boxes:
+    return Boxes(
+        xywh_to_xyxy([one["bbox"] for one in results]),
+        np.array([one["score"] for one in results], np.float64),
+        np.array([one["category_id"] for one in results], np.int64),
+    )
 
 
 def _read_rows(file: Path) -> dict[str, FoundRow]:

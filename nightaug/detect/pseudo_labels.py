@@ -2,7 +2,8 @@
 
 Self-training (Xie et al., CVPR 2020; for detectors STAC, Sohn et al., 2020): a detector labels images nobody has
 labelled, the boxes it is sure of train the next one. From which score on it is sure is chosen class by class on
-labelled validation images: the lowest score from which on a given share of its boxes is right.
+labelled validation images: the lowest score from which on a given share of its boxes is right. Several detectors label
+together: their boxes are fused first (see :mod:`nightaug.detect.fusion`).
 
 The folder that is written is a dataset:
 
@@ -10,12 +11,14 @@ The folder that is written is a dataset:
 train/x.jpg                  links to the images in which something sure was found
 annotations/train.json       COCO; unsure boxes are crowds (``iscrowd``): neither object nor background
 detections.jsonl             everything that was found; run again, it goes on after its last line
+detections-2.jsonl           the same of the second detector, and so on
 pseudo_labels.json           thresholds, counts, and whose labels these are; written first and last
 ```
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -38,7 +41,16 @@ from nightaug.detect.dataset import bare
 from nightaug.detect.detectors.base import Detector
 from nightaug.detect.evaluate_job import detect_truth
 from nightaug.detect.predict_store import check_apart
-from nightaug.detect.pseudo_found import UNREADABLE, Threshold, choose_threshold, detect_kept, label_frames, too_few
+from nightaug.detect.pseudo_found import (
+    UNREADABLE,
+    Threshold,
+    choose_threshold,
+    detect_kept,
+    fused_results,
+    fused_rows,
+    label_frames,
+    too_few,
+)
 from nightaug.detect.sources import SourceSpec, labelled_frames, load_target, map_classes
 from nightaug.detect.truth import Truth
 from nightaug.errors import ConfigError, DatasetError, NothingSure
@@ -57,6 +69,7 @@ def run_pseudo_label(
     dataset: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    also: Sequence[str | os.PathLike[str]] = (),
     split: str = "train",
     domain: str = "B",
     choose: str = "val",
@@ -74,6 +87,7 @@ def run_pseudo_label(
 
     Args:
         run: a train-detector run folder or weight file.
+        also: further detectors of the same classes; what all of them find is fused.
         dataset: of which the images of ``split`` and ``domain`` are labelled; labels they have are not looked at.
         choose: the split whose labelled images of ``domain`` thresholds are chosen on.
         precision: share of the labels that are right there (IoU 0.5), in (0, 1).
@@ -84,15 +98,17 @@ def run_pseudo_label(
         What ``pseudo_labels.json`` holds; empty after a dry run.
 
     Raises:
-        ConfigError: options that make no sense, a detector without classes, or ``out`` holds something else.
+        ConfigError: options that make no sense, a detector without classes or with others than the first, one that is
+            named twice, or ``out`` holds something else.
         CheckpointError: no usable detector.
         DatasetError: no images, no labels to choose thresholds on, or (NothingSure) no sure box at all.
     """
-    run, dataset, out = Path(run), Path(dataset), Path(out)
-    weights = find_detector(run)
-    settings = read_facts(weights)["settings"]
-    if (settings.get("rcnn") or {}).get("class_agnostic"):
-        raise ConfigError(f"{run} finds objects and does not name them; label with a detector that knows classes")
+    runs, dataset, out = [Path(one) for one in (run, *also)], Path(dataset), Path(out)
+    weights = [find_detector(one) for one in runs]
+    for one, file in zip(runs, weights, strict=True):
+        if (read_facts(file)["settings"].get("rcnn") or {}).get("class_agnostic"):
+            raise ConfigError(f"{one} finds objects and does not name them; label with a detector that knows classes")
+    settings = read_facts(weights[0])["settings"]
     opened = open_dataset(dataset)
     opened.require_split(split)
     spec = SourceSpec("dataset", split, domain)
@@ -103,7 +119,8 @@ def run_pseudo_label(
     check_apart(dataset, [part.images for part in opened.parts], out)
     facts = begun_facts(weights, dataset, split, domain)
     _check_folder(out, facts, overwrite)
-    detector = load_detector(weights, "cpu")
+    detectors = [load_detector(file, "cpu") for file in weights]
+    check_alike(detectors, runs)
     dev: list[Frame] = []
     if score is None:
         rename = settings.get("rename") or {}
@@ -123,7 +140,7 @@ def run_pseudo_label(
         return {}
     try:
         facts = label_images(
-            detector, frames, dev, out, facts, precision=precision, score=score, unsure=unsure, batch=batch,
+            detectors, frames, dev, out, facts, precision=precision, score=score, unsure=unsure, batch=batch,
             device=device, workers=workers, overwrite=overwrite, chosen_on=f"{choose}/{domain}", say=say,
         )  # fmt: skip
     except NothingSure as error:
@@ -138,13 +155,39 @@ def run_pseudo_label(
     return facts
 
 
-def begun_facts(weights: Path, dataset: Path, split: str, domain: str) -> dict[str, Any]:
-    """What pseudo labels are known by: the detector and the images."""
+def check_alike(detectors: Sequence[Detector], runs: Sequence[Path]) -> None:
+    """Refuse detectors that cannot label together.
+
+    Raises:
+        ConfigError: one knows other classes than the first.
+    """
+    first, *others = ({canonical_class(name) for name in detector.classes} for detector in detectors)
+    for run, classes in zip(runs[1:], others, strict=True):
+        if classes != first:
+            known = ", ".join(sorted(classes ^ first))
+            raise ConfigError(f"{run} and {runs[0]} cannot label together: only one of them knows {known}")
+
+
+def weights_known(shas: Sequence[str]) -> str | list[str]:
+    """What a folder of labels knows its detectors by: the checksum of one, the list of several."""
+    return shas[0] if len(shas) == 1 else list(shas)
+
+
+def begun_facts(weights: Sequence[Path], dataset: Path, split: str, domain: str) -> dict[str, Any]:
+    """What pseudo labels are known by: the detectors and the images.
+
+    Raises:
+        ConfigError: a detector is there twice; it would be sure of whatever it is sure of.
+    """
+    shas = [file_sha256(file) for file in weights]
+    if len({*shas}) < len(shas):
+        twice = next(file for number, file in enumerate(weights) if shas[number] in shas[:number])
+        raise ConfigError(f"{shown(twice)} is the same detector as one before it; detectors that label together differ")
     return {
         "kind": KIND,
         "nightaug": __version__,
-        "detector": f"{weights.resolve().parent.name}/{weights.name}",
-        "weights_sha256": file_sha256(weights),
+        "detector": ", ".join(f"{file.resolve().parent.name}/{file.name}" for file in weights),
+        "weights_sha256": weights_known(shas),
         "input": os.path.abspath(dataset),
         "split": split,
         "domain": domain,
@@ -152,7 +195,7 @@ def begun_facts(weights: Path, dataset: Path, split: str, domain: str) -> dict[s
 
 
 def label_images(
-    detector: Detector,
+    detectors: Sequence[Detector],
     frames: Sequence[Frame],
     dev: Sequence[Frame],
     out: Path,
@@ -171,7 +214,7 @@ def label_images(
     """Write the folder of :func:`run_pseudo_label`; what an earlier call has found there is used again.
 
     Args:
-        detector: anywhere; it may be moved.
+        detectors: of the same classes, anywhere; they may be moved.
         frames: to be labelled; their own boxes are not looked at.
         dev: labelled frames that thresholds are chosen on, but for ``score``.
         facts: what is to be said of the labels, and their folder known by (see :func:`begun_facts`).
@@ -183,19 +226,23 @@ def label_images(
     Raises:
         As :func:`run_pseudo_label`.
     """
-    classes = tuple(canonical_class(name) for name in detector.classes)
+    classes = tuple(canonical_class(name) for name in detectors[0].classes)
     lock = lock_folder(out)
     try:
         if overwrite:
             _remove_former(out)
         atomic_write_text(out / FACTS, json.dumps({**facts, "finished": False}, indent=1) + "\n")
-        rows = detect_kept(detector, frames, out / ROWS, batch, device, workers)
+        kept = [
+            detect_kept(detector, frames, out / _rows_name(number), batch, device, workers)
+            for number, detector in enumerate(detectors, 1)
+        ]
+        rows = fused_rows(kept, [[canonical_class(name) for name in one.classes] for one in detectors])
         few: list[str] = []
         if score is not None:
             chosen: dict[str, Threshold | None] = {name: Threshold(score, math.nan, math.nan) for name in classes}
         else:
             truth = Truth.from_frames(dev, classes)
-            results = detect_truth(detector.to, truth, device, batch, workers)
+            results = fused_results([detect_truth(one.to, truth, device, batch, workers) for one in detectors])
             found = match(truth, results).per_class
             chosen = {name: choose_threshold(one, precision) for name, one in zip(classes, found, strict=True)}
             few = too_few(found, classes)
@@ -253,8 +300,16 @@ def _check_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
 
 def _remove_former(out: Path) -> None:
     _remove_labels(out)
-    for name in (FACTS, ROWS):
-        remove_file(out / name)
+    remove_file(out / FACTS)
+    for number in itertools.count(1):
+        if not (rows := out / _rows_name(number)).exists():
+            break
+        remove_file(rows)
+
+
+def _rows_name(number: int) -> str:
+    """The file of what a detector found, from 1 on."""
+    return ROWS if number == 1 else f"{Path(ROWS).stem}-{number}{Path(ROWS).suffix}"
 
 
 def _remove_labels(out: Path) -> None:

@@ -21,7 +21,7 @@ from nightaug.experiment.compare_data import Arm, ArmSource, Data, build_arm, re
 from nightaug.experiment.compare_facts import facts, pairs
 from nightaug.experiment.compare_plan import checkpoint_folder, is_trained, plan_lines
 from nightaug.experiment.compare_rows import Backend, Detectors, Rows, Say, is_done
-from nightaug.experiment.compare_self import facts_of, label_folder, teacher_folder, teachers
+from nightaug.experiment.compare_self import facts_of, label_folder, teachers, teachers_of
 from nightaug.experiment.compare_settings import (
     DAY,
     PSEUDO,
@@ -70,6 +70,7 @@ def run_compare(
     steps: int | None = None,
     day_steps: int | None = None,
     teacher_steps: int | None = None,
+    teachers: int | None = None,
     teacher: Mapping[str, Any] | None = None,
     seeds: int | None = None,
     only: Sequence[str] = (),
@@ -99,6 +100,8 @@ def run_compare(
         options: of :class:`CompareOptions`.
         steps: optimiser steps of every arm. day_steps: of the day checkpoint they start from; None: as ``steps``.
         teacher_steps: of arms when they label images for others; None: their own row, of ``steps``, labels.
+        teachers: how often an arm is trained, with other seeds, to label images for others: their boxes are fused.
+            None: once.
         teacher: detector settings of arms when they label images. With another ``detector`` or ``pretrained`` they
             start from that in place of the day checkpoint.
         seeds: how many, from 0.
@@ -154,6 +157,7 @@ def run_compare(
             "steps": budget,
             "day_steps": None if starts_trained(base) else day_steps or (before and before.day_steps) or budget,
             "teacher_steps": other_steps(teacher_steps or (before.teacher_steps if before else None), budget),
+            "teachers": teachers or (before.teachers if before else 1),
             "teacher": merge(before.teacher if before else {}, lasting_places(teacher or {})),
             "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
             "arms": {name: tuple(part.model_dump() for part in some) for name, some in found.arms.items()},
@@ -309,16 +313,20 @@ class _Comparison:
     def _labels(self, teacher: str, seed: int) -> ArmSource:
         """What an arm finds on the night images of train; it is trained first where need be."""
         arm, labels = self.arm(teacher, seed), label_folder(self.out, slug(teacher), seed)
-        apart = self.settings.teaches_apart
-        row = teacher_folder(self.out, arm.slug, seed) if apart else row_folder(self.out, arm.slug, seed)
-        if not facts_of(labels).get("finished"):
-            if apart:
-                if not is_trained(row):
-                    self.say(f"{arm.name}, seed {seed}, as a teacher")
-                self.rows.train(arm, seed, row, self._teacher_settings(teacher, seed))
-            elif not is_done(row):
+        made = facts_of(labels).get("finished")
+        if not self.settings.teaches_apart:
+            runs = [row_folder(self.out, arm.slug, seed)]
+            if not made and not is_done(runs[0]):
                 self._make(teacher, seed)
-        return self.rows.label(arm, row, labels, self.data, self.settings.teaching)
+        else:
+            apart = teachers_of(self.out, arm.slug, seed, self.settings.teachers)
+            runs = [one.folder for one in apart]
+            for which, one in enumerate(apart if not made else (), 1):
+                if not is_trained(one.folder):
+                    of = f" {which} of {len(apart)}" if len(apart) > 1 else ""
+                    self.say(f"{arm.name}, seed {seed}, as a teacher{of}")
+                self.rows.train(arm, seed, one.folder, self._teacher_settings(teacher, seed, one.seed))
+        return self.rows.label(arm, runs, labels, self.data, self.settings.teaching)
 
     def _is_made(self, name: str) -> bool:
         """Whether an arm's images are all there already."""
@@ -362,10 +370,11 @@ class _Comparison:
         # The last weights, as everywhere here: the best ones would have been chosen.
         return folder / "last.safetensors"
 
-    def _teacher_settings(self, arm: str, seed: int) -> Settings:
+    def _teacher_settings(self, arm: str, seed: int, own_seed: int) -> Settings:
+        """Of a teacher that learns for the rows of ``seed``, and draws by a seed of its own."""
         start = None if self.settings.teaches_anew else self._day_checkpoint(seed)
         steps = self.settings.teacher_steps or self.settings.steps
-        return self._settings(self.settings.teacher_of(arm), steps, seed, start)
+        return self._settings(self.settings.teacher_of(arm), steps, own_seed, start)
 
     def _settings(self, detector: Mapping[str, Any], steps: int, seed: int, start: Path | None) -> Settings:
         own: dict[str, Any] = {"steps": steps, "seed": seed}

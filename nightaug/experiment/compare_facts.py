@@ -35,6 +35,7 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         "steps": settings.steps,
         "day_steps": settings.day_steps,
         "teacher_steps": settings.teacher_steps,
+        "teachers": settings.teachers,
         "teacher": settings.teacher_shown,
         **_adaptation(settings),
         **shape,

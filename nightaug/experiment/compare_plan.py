@@ -12,7 +12,7 @@ from nightaug.experiment.arms import CHECKPOINT, shares, slug
 from nightaug.experiment.compare_adapt import adapts_with
 from nightaug.experiment.compare_data import Data
 from nightaug.experiment.compare_rows import is_done, read_state
-from nightaug.experiment.compare_self import facts_of, label_folder, teacher_folder, teachers
+from nightaug.experiment.compare_self import facts_of, label_folder, teachers, teachers_of
 from nightaug.experiment.compare_settings import CompareSettings, SourceSpec
 from nightaug.experiment.compare_table import row_folder
 from nightaug.training import duration
@@ -87,7 +87,8 @@ def _teachers(out: Path, settings: CompareSettings, wanted: Sequence[tuple[str, 
         arm, seed = pending.pop()
         for teacher in teachers(settings.parts(arm)):
             if not facts_of(label_folder(out, slug(teacher), seed)).get("finished"):
-                found[teacher_folder(out, slug(teacher), seed)] = None
+                apart = teachers_of(out, slug(teacher), seed, settings.teachers)
+                found |= dict.fromkeys(one.folder for one in apart)
                 pending.append((teacher, seed))
     return list(found)
 

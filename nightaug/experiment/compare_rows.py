@@ -66,9 +66,16 @@ class Backend(Protocol):
         ...
 
     def label(
-        self, run: Path, frames: Sequence[Frame], dev: Sequence[Frame], out: Path, data: Path, cpu: bool, say: Say
+        self,
+        runs: Sequence[Path],
+        frames: Sequence[Frame],
+        dev: Sequence[Frame],
+        out: Path,
+        data: Path,
+        cpu: bool,
+        say: Say,
     ) -> None:
-        """Write a folder of pseudo labels by a run's last weights, or go on with what is there."""
+        """Write a folder of pseudo labels by the last weights of one run or of several together, or go on with it."""
         ...
 
     def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
@@ -120,18 +127,25 @@ class Detectors:
         return detect_frames(load_detector(run, device, "last"), truth, device=device, progress=progress)
 
     def label(
-        self, run: Path, frames: Sequence[Frame], dev: Sequence[Frame], out: Path, data: Path, cpu: bool, say: Say
+        self,
+        runs: Sequence[Path],
+        frames: Sequence[Frame],
+        dev: Sequence[Frame],
+        out: Path,
+        data: Path,
+        cpu: bool,
+        say: Say,
     ) -> None:
         from nightaug.detect.checkpoint import load_detector
         from nightaug.detect.pseudo_labels import begun_facts, label_images
 
-        weights = RunFolder(run).weights_path("last")
+        weights = [RunFolder(run).weights_path("last") for run in runs]
         facts = begun_facts(weights, data, "train", "B")
         # Rows that another detector has left are no use.
         anew = facts_of(out).get("weights_sha256") not in (None, facts["weights_sha256"])
-        detector = load_detector(weights, "cpu")
+        detectors = [load_detector(file, "cpu") for file in weights]
         device = "cpu" if cpu else None
-        label_images(detector, frames, dev, out, facts, device=device, overwrite=anew, chosen_on="dev", say=say)
+        label_images(detectors, frames, dev, out, facts, device=device, overwrite=anew, chosen_on="dev", say=say)
 
     def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
         from nightaug.experiment.embedding import write_embedding
@@ -344,10 +358,11 @@ class Rows:
         state.tested = sha
         _write_state(folder, state)
 
-    def label(self, teacher: Arm, run: Path, out: Path, data: Data, how: str | None = None) -> ArmSource:
+    def label(self, teacher: Arm, runs: Sequence[Path], out: Path, data: Data, how: str | None = None) -> ArmSource:
         """What a finished arm finds on the night images of train, as a part of another.
 
         Args:
+            runs: in which it was trained; of several, what all of them find is fused.
             how: the teacher was trained, where that is another way than its row's.
 
         Raises:
@@ -355,15 +370,16 @@ class Rows:
             CheckpointError: there are none, and the arm's weights are gone.
             Interrupted: stopped by Ctrl-C.
         """
-        sha = weights_sha(run)
-        if not check_teacher(out, sha):
-            if sha is None:
+        shas = [weights_sha(run) for run in runs]
+        if not check_teacher(out, shas):
+            if None in shas:
+                run = runs[shas.index(None)]
                 raise CheckpointError(f"{run} has no last.safetensors to label images by; remove {run} to make it anew")
             frames = data.unlabelled()
             if not frames:
                 raise DatasetError(f"{data.root}: train/B has no night images for {teacher.key} to label")
             self.say(f"{teacher.name} labels {len(frames):,} night images")
-            self.backend.label(run, frames, self.dev, out, data.root, self.cpu, lambda text: self.say(f"  {text}"))
+            self.backend.label(runs, frames, self.dev, out, data.root, self.cpu, lambda text: self.say(f"  {text}"))
         return labels_of(teacher, out, how)
 
     def embed(self, arm: Arm, before: Path, folder: Path, data: Data) -> None:

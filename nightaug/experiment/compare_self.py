@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError, DatasetError
@@ -38,9 +38,25 @@ def label_folder(out: Path, slug: str, seed: int) -> Path:
     return out / PSEUDO / slug / f"seed{seed}"
 
 
-def teacher_folder(out: Path, slug: str, seed: int) -> Path:
-    """The run folder of an arm that was trained apart from its row, to label images."""
-    return out / TEACHERS / slug / f"seed{seed}"
+#: Seeds of the teachers of one row are this far apart: further than anyone counts the seeds of a comparison.
+_APART = 1000
+
+
+class Teacher(NamedTuple):
+    """One training of an arm apart from its row, to label images."""
+
+    folder: Path
+    seed: int
+
+
+def teachers_of(out: Path, slug: str, seed: int, number: int) -> list[Teacher]:
+    """The trainings of an arm that label images together: the row's own seed first, then others.
+
+    Their folders are ``seed0``, ``seed0-2``, ``seed0-3`` and so on.
+    """
+    folder = out / TEACHERS / slug
+    names = [f"seed{seed}" + (f"-{which}" if which > 1 else "") for which in range(1, number + 1)]
+    return [Teacher(folder / name, seed + _APART * which) for which, name in enumerate(names)]
 
 
 def facts_of(folder: Path) -> Mapping[str, object]:
@@ -48,11 +64,11 @@ def facts_of(folder: Path) -> Mapping[str, object]:
     return facts_in(folder / "pseudo_labels.json")
 
 
-def check_teacher(folder: Path, sha: str | None) -> bool:
+def check_teacher(folder: Path, shas: Sequence[str | None]) -> bool:
     """Whether the labels in ``folder`` are all there.
 
     Args:
-        sha: of the teacher's weights, None where they are gone.
+        shas: of the weights of each teacher, None where they are gone.
 
     Raises:
         ConfigError: they are those of other weights.
@@ -60,7 +76,9 @@ def check_teacher(folder: Path, sha: str | None) -> bool:
     facts = facts_of(folder)
     if facts.get("finished") is not True:
         return False
-    if sha is not None and facts.get("weights_sha256") != sha:
+    known = facts.get("weights_sha256")
+    then = known if isinstance(known, list) else [known]
+    if len(then) != len(shas) or any(sha not in (None, one) for one, sha in zip(then, shas, strict=True)):
         raise ConfigError(
             f"{folder} holds the labels of another detector than the one there is now; remove it, and the rows trained "
             "on it, to make both anew"

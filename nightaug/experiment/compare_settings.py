@@ -103,6 +103,8 @@ class CompareSettings(CompareOptions):
     day_steps: PositiveInt | None
     #: Steps of an arm where it labels images for others; null: its own row labels.
     teacher_steps: PositiveInt | None = None
+    #: How often an arm is trained to label images for others; what all of them find is fused.
+    teachers: PositiveInt = 1
     #: Detector settings of an arm where it labels images for others, laid over its own.
     teacher: Overrides = Field(default_factory=dict)
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -136,13 +138,14 @@ class CompareSettings(CompareOptions):
     @property
     def teaches_apart(self) -> bool:
         """Whether arms that label images are trained apart from their rows, with a budget or settings of their own."""
-        return bool(self.teacher_steps or self.teacher)
+        return bool(self.teacher_steps or self.teacher or self.teachers > 1)
 
     @property
     def teaching(self) -> str | None:
         """How arms that label images are trained, in words; None: as their rows."""
         own = ", ".join(f"{key}={msgspec.json.encode(value).decode()}" for key, value in self.teacher_shown.items())
-        words = f"trained for {self.teacher_steps or self.steps:,} steps" + (f" with {own}" if own else "")
+        times = f"{self.teachers} times " if self.teachers > 1 else ""
+        words = f"trained {times}for {self.teacher_steps or self.steps:,} steps" + (f" with {own}" if own else "")
         return words if self.teaches_apart else None
 
     @property
@@ -271,8 +274,9 @@ def joined(
         if getattr(before, key) != getattr(now, key)
     ]
     if any((folder / place).exists() for place in (PSEUDO, TEACHERS)):
-        if before.teacher_steps != now.teacher_steps:
-            changed.append(f"teacher_steps was {before.teacher_steps!r}, is {now.teacher_steps!r}")
+        for key in ("teacher_steps", "teachers"):
+            if getattr(before, key) != getattr(now, key):
+                changed.append(f"{key} was {getattr(before, key)!r}, is {getattr(now, key)!r}")
         own = differences(before.teacher, now.teacher, HARMLESS)
         changed += [f"teacher setting {key} {text}" for key, text in own.items()]
     ours, theirs = ({key: value for key, value in some.detector.items() if key not in BY_ARM} for some in (before, now))

@@ -133,6 +133,7 @@ class Table(msgspec.Struct):
     steps: int | None = None
     day_steps: int | None = None
     teacher_steps: int | None = None
+    teachers: int = 1
     teacher: dict[str, Any] = {}
     batch: int | None = None
     width: int | None = None

@@ -258,6 +258,7 @@ def measured_section(table: Table, missing: Sequence[str]) -> str:
         ("steps", table.steps),
         ("steps of the day checkpoint", table.day_steps),
         ("steps of arms that label images", table.teacher_steps),
+        ("trainings of each arm that labels images", table.teachers if table.teachers > 1 else None),
         ("settings of arms that label images", ", ".join(f"{key}={value}" for key, value in table.teacher.items())),
         ("images a step", table.batch),
         ("network input", size),

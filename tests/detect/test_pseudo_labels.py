@@ -258,3 +258,63 @@ def test_the_command(data: Path, run: Path, tmp_path: Path, eyes: Eyes, capsys: 
     with pytest.raises(SystemExit):
         main(["pseudo-label", str(run), str(data), "--out", str(tmp_path / "o"), "--split", "tarin"])
     assert "it has no split tarin" in capsys.readouterr().err
+
+
+def _other(run: Path, classes: tuple[str, ...] = ("bus", "car")) -> Path:
+    """A second detector beside the first; its classes stand in another order."""
+    facts = DetectorSettings(
+        detector="fcos-resnet18", width=64, height=64, pretrained="none", fcos=FCOSSettings(channels=32, convs=1)
+    )
+    detector = build_detector(facts, classes, pretrained=False)
+    write_detector(run.parent / f"other{len(classes)}" / "last.safetensors", detector, facts, 2, "0")
+    return run.parent / f"other{len(classes)}"
+
+
+def test_two_detectors_label_together(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
+    other = _other(run)
+    facts = run_pseudo_label(run, data, tmp_path / "out", also=[other], score=0.44)
+    # Both see what Eyes sees, but the second calls cars buses: what only one of them is sure of counts half.
+    assert eyes.asked == [*FOUND, *FOUND]
+    assert _labels(tmp_path / "out")["n0.png"] == [("car", False), ("bus", False)], "of 0.9 each: 0.45"
+    found = {
+        row["path"].rpartition("/")[2]: row
+        for row in map(json.loads, (tmp_path / "out" / "detections.jsonl").read_text().splitlines())
+    }
+    assert found["n0.png"]["scores"] == [0.9, 0.25]
+    assert (tmp_path / "out" / "detections-2.jsonl").is_file()
+    assert len(facts["weights_sha256"]) == 2
+    assert facts["detector"] == "teacher/last.safetensors, other2/last.safetensors"
+
+
+def test_labels_of_two_are_made_of_the_boxes_of_both(
+    data: Path, run: Path, tmp_path: Path, eyes: Eyes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = _other(run, ("car", "bus"))
+    right = {**FOUND, "n0.png": [((6.0, 5.0, 32.0, 40.0), 0.9, 0)], "n2.png": [(CAR, 0.5, 0)]}
+
+    def detect(detector: object, paths: Sequence[Path], **options: Any) -> Iterator[Detections]:
+        eyes.asked += [path.name for path in paths]
+        for path in paths:
+            boxes, scores, labels = zip(*(FOUND if len(eyes.asked) <= 3 else right)[path.name], strict=True)
+            yield Detections(np.array(boxes, float), np.array(scores), np.array(labels))
+
+    monkeypatch.setattr(pseudo_found, "detect_images", detect)
+    out = tmp_path / "out"
+    run_pseudo_label(run, data, out, also=[other], score=0.35)
+    boxes = {frame.name: [(box.xyxy, box.crowd) for box in frame.boxes] for frame in open_dataset(out).frames()}
+    assert boxes["n0.png"] == [((5.0, 5.0, 31.0, 40.0), False), ((50.0, 10.0, 80.0, 50.0), True)]
+    assert boxes["n2.png"] == [(CAR, False)], "0.3 and 0.5 are 0.4 together"
+    # Overwritten by one detector, nothing of the second is left.
+    with pytest.raises(ConfigError, match="holds pseudo labels by another detector"):
+        run_pseudo_label(run, data, out, score=0.35)
+    run_pseudo_label(run, data, out, score=0.35, overwrite=True)
+    assert sorted(path.name for path in out.glob("*.jsonl")) == ["detections.jsonl"]
+
+
+def test_detectors_that_cannot_label_together(data: Path, run: Path, tmp_path: Path, eyes: Eyes) -> None:
+    more = _other(run, ("car", "bus", "truck"))
+    with pytest.raises(ConfigError, match="cannot label together: only one of them knows truck"):
+        run_pseudo_label(run, data, tmp_path / "out", also=[more], score=0.5)
+    with pytest.raises(ConfigError, match="is the same detector as one before it"):
+        run_pseudo_label(run, data, tmp_path / "out", also=[run], score=0.5)
+    assert not (tmp_path / "out").exists()

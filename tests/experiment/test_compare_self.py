@@ -185,6 +185,27 @@ def test_a_teacher_may_be_trained_for_longer_than_its_row(world: World) -> None:
         world.run(teacher_steps=60)
 
 
+def test_several_teachers_label_together(world: World) -> None:
+    table = world.run(arms=["day+self"], teachers=2, steps=20)
+    assert "teachers, trained 2 times for 20 steps: 2 (0 done)" in world.lines
+    assert "day, seed 0, as a teacher 2 of 2" in world.lines
+    places = [(path.relative_to(world.out).as_posix(), path.exists()) for path in world.fake.teachers[0]]
+    assert places == [("teachers/day/seed0", True), ("teachers/day/seed0-2", True)]
+    # The same start and images, drawn in another order than that of any row.
+    taught = [row[2] for row in world.fake.trained if row[0] in ("day/seed0", "day/seed0-2")]
+    first, second = ((one.seed, one.weights) for one in taught[-2:])
+    assert (first[0], second[0]) == (0, 1000)
+    assert first[1] == second[1]
+    assert table["teachers"] == 2
+    assert any("images that day, trained 2 times for 20 steps, has labelled" in note for note in table["notes"])
+    with pytest.raises(ConfigError, match="teachers was 2, is 1"):
+        world.run(teachers=1)
+    # The labels are of both: not those of one of them trained anew.
+    (world.out / "teachers" / "day" / "seed0-2" / "last.safetensors").write_bytes(b"another")
+    with pytest.raises(ConfigError, match="holds the labels of another detector"):
+        world.run()
+
+
 def test_a_teacher_may_have_settings_of_its_own(world: World) -> None:
     table = world.run(arms=["day+self"], teacher={"width": 96, "height": 64}, steps=20)
     sizes = [(row[0], row[2].width, row[2].steps) for row in world.fake.trained]
