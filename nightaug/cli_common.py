@@ -11,7 +11,7 @@ import typer
 from nightaug.errors import ConfigError
 
 if TYPE_CHECKING:
-    from nightaug.experiment.compare_rows import Outcome
+    from nightaug.experiment.compare_detectors import Outcome
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 RunOut = Annotated[Path, typer.Option("--out", help="Run folder.")]
@@ -31,6 +31,17 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")]
 Images = Annotated[Path | None, typer.Option("--images", help="Folder of images, if it is not found by itself.")]
 Labels = Annotated[Path | None, typer.Option("--labels", help="Label file or folder, likewise.")]
+
+
+#: By section of settings: the command, and a setting that its runs, and no others, have had from the first version on.
+#: That of probe and synthesize goes first: their runs have one "detector", too.
+_RUNS = {
+    "probe": ("openvocab probe", "probe"),
+    "synthesize": ("openvocab synthesize", "synthesis"),
+    "detector": ("train-detector or openvocab train", "detector"),
+    "distill": ("distill", "halvings"),
+    "translator": ("train-translator", "discriminator_width"),
+}
 
 
 def _trust(context: typer.Context, wanted: bool) -> bool:
@@ -93,7 +104,8 @@ def settings_layers(
         part: of ``saved`` that holds them, where it says more than settings.
 
     Raises:
-        ConfigError: an unknown preset or one of other commands, a file that cannot be read, or a --set without ``=``.
+        ConfigError: an unknown preset or one of other commands, a file that cannot be read, a --set without ``=``, or
+            ``saved`` is of another command's run.
     """
     from nightaug.config import load_preset, load_yaml, merge, parse_overrides, section
 
@@ -108,10 +120,21 @@ def settings_layers(
     if saved is not None and saved.exists():
         # What the run was started with holds, unless it is said otherwise here.
         before = load_yaml(saved)
+        _check_run(name, before, saved.parent)
         if part is not None:
             before = own if isinstance(own := before.get(part), dict) else {}
         layers = merge(before, layers)
     return [layers, parse_overrides(set_ or []), {key: value for key, value in flags.items() if value is not None}]
+
+
+def _check_run(name: str, before: dict[str, Any], folder: Path) -> None:
+    """Refuse another command's run, whose settings would all be unknown ones here."""
+    own = "detector" if name == "openvocab" else name
+    found = next((section for section, (_, key) in _RUNS.items() if key in before), None)
+    if found == own:
+        return
+    holds = f"a run of {_RUNS[found][0]}" if found else f"no run of {_RUNS[own][0]}, but another config.yaml"
+    raise ConfigError(f"{folder} holds {holds}; choose another --out")
 
 
 def check_finished(result: Outcome, again: str | None = None) -> None:

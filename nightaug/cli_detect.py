@@ -264,6 +264,10 @@ def compare(
     teachers: Annotated[
         int | None, typer.Option(min=1, help="Train each of those so often, and fuse what they find; once otherwise.")
     ] = None,
+    teacher_precision: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=0.999, help="Share of their labels that is right on dev; 0.6 otherwise."),
+    ] = None,
     teacher_set: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Detector setting of those arms, such as width=640. Repeatable."),
@@ -296,7 +300,7 @@ def compare(
     run_compare(
         dataset, out, detector=detector, translators=translator or (), arms=words(arms), arms_file=arms_file,
         ablate=ablate, layers=settings_layers("detector", preset, config, None, set_, {"clip": clip}), steps=steps,
-        day_steps=day_steps, teacher_steps=teacher_steps, teachers=teachers,
+        day_steps=day_steps, teacher_steps=teacher_steps, teachers=teachers, teacher_precision=teacher_precision,
         teacher=parse_overrides(teacher_set or [], "--teacher-set"), seeds=seeds, only=only or (), weights=weights,
         bootstrap=bootstrap, allow_shared_drives=allow_shared_drives, command=command, cpu=cpu, dry_run=dry_run,
         say=say,

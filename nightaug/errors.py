@@ -24,7 +24,15 @@ class ImageError(DatasetError):
 
 
 class NothingSure(DatasetError):
-    """A detector finds nothing that could be a label."""
+    """A detector finds nothing that could be a label.
+
+    Attributes:
+        trainable: a better detector might; else there are too few boxes to choose a threshold on.
+    """
+
+    def __init__(self, message: str, trainable: bool = True) -> None:
+        super().__init__(message)
+        self.trainable = trainable
 
 
 class CheckpointError(NightaugError):

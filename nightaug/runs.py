@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: What a folder may hold before its run begins: a row of nightaug compare, and what a start cut for a small CLIP.
+_BEFORE = ("row.json", "crops.safetensors")
+
+
 def lock_folder(path: Path) -> IO[str]:
     """Claim a folder for this process until the returned stream is closed (or the process ends).
 
@@ -93,8 +97,10 @@ class RunFolder:
             True if there is a training state to continue from.
 
         Raises:
-            ConfigError: the folder holds another run, its settings differ, or another process uses it.
+            ConfigError: the folder holds another run or something else, the settings differ, or another process uses
+                it.
         """
+        self._check_empty(resume)  # first: a lock would already be a mark in somebody's dataset
         self._lock = lock_folder(self.path)
         try:
             if self.config_path.exists():
@@ -110,6 +116,13 @@ class RunFolder:
             self.close()  # a refused caller must not keep the folder
             raise
         return self.latest_state() is not None
+
+    def _check_empty(self, resume: bool) -> None:
+        names = os.listdir(self.path) if self.path.is_dir() else []
+        if self.config_path.exists() or (resume and self.latest_state() is not None):
+            return  # a run, be it one that has lost its settings
+        if any(name not in _BEFORE and not name.startswith(".") for name in names):
+            raise ConfigError(f"{self.path} is not empty and holds no run; choose another --out")
 
     def write_settings(self, settings: Settings) -> None:
         """Write ``config.yaml``."""

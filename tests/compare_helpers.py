@@ -16,7 +16,7 @@ from nightaug.data.frames import Box, Frame
 from nightaug.detect.adaptation.settings import AdaptationSettings
 from nightaug.detect.pseudo_labels import weights_known
 from nightaug.detect.truth import Truth
-from nightaug.errors import NothingSure
+from nightaug.errors import ConfigError, NothingSure
 from nightaug.experiment.compare import run_compare
 from nightaug.experiment.compare_data import Arm, Data
 from nightaug.images import encode_image
@@ -131,10 +131,12 @@ class FakeDetectors:
         self.skill = dict(skill)
         self.trained: list[tuple[str, int, Settings, Arm, list[Frame]]] = []
         self.detected: list[tuple[str, str, int]] = []
+        self.checked: list[Settings] = []
         self.embedded: list[tuple[str, str, str]] = []
         self.labelled: list[tuple[str, str, int]] = []
         #: The runs that labelled together, of each call.
         self.teachers: list[list[Path]] = []
+        self.precisions: list[float] = []
         #: Rows (arm's folder, seed) in which Ctrl-C is pressed the next time, and classes an arm never finds.
         self.stop_in: set[tuple[str, str]] = set()
         self.blind: dict[str, set[str]] = {}
@@ -143,6 +145,12 @@ class FakeDetectors:
 
     def settings(self, layers: Sequence[Mapping[str, Any]]) -> FakeSettings:
         return build(FakeSettings, *layers)
+
+    def check(self, settings: Settings) -> None:
+        assert isinstance(settings, FakeSettings)
+        self.checked.append(settings)
+        if settings.detector == "nosuch":
+            raise ConfigError("unknown detector 'nosuch'")
 
     def train(
         self, arm: Arm, dev: Sequence[Frame], classes: tuple[str, ...], out: Path, settings: Settings, cpu: bool
@@ -181,12 +189,14 @@ class FakeDetectors:
         dev: Sequence[Frame],
         out: Path,
         data: Path,
+        precision: float,
         cpu: bool,
         say: object,
     ) -> None:
         """Labels every second image: with one car, further right with every seed."""
         run = runs[0]
         self.teachers.append(list(runs))
+        self.precisions.append(precision)
         assert not any(frame.boxes for frame in frames)
         assert not {frame.path for frame in frames} & {frame.path for frame in dev}
         self.labelled.append((run.parent.name, run.name, len(frames)))

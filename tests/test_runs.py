@@ -79,6 +79,33 @@ def test_a_run_of_a_version_with_fewer_settings_goes_on_with_their_defaults(tmp_
         folder.start(Named(name="x", inner=Inner(depth=9)), resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_something_else_is_no_run_folder(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "train" / "A").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"is not empty and holds no run; choose another --out$"):
+        RunFolder(tmp_path).start(Small(), resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"], "not even a lock"
+
+
+def test_what_a_killed_start_leaves_is_no_hindrance(tmp_path: Path) -> None:
+    lock_folder(tmp_path).close()
+    for name in (".config.yaml.abcdefgh.tmp", "row.json", "crops.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    folder = RunFolder(tmp_path)
+    folder.start(Small(), resume=False)
+    folder.close()
+
+
+def test_a_run_that_has_lost_its_settings_goes_on_and_is_not_begun_anew(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state(3, 0, {"x": 1})
+    folder.commit_state(3)
+    with pytest.raises(ConfigError, match="is not empty"):
+        folder.start(Small(), resume=False)
+    assert folder.start(Small(), resume=True)
+    folder.close()
+
+
 def test_resume_says_when_it_begins_a_run(tmp_path: Path) -> None:
     """A mistyped --out would be a new run without a word."""
     lines: list[str] = []

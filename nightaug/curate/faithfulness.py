@@ -30,7 +30,7 @@ from nightaug.curate.measure import Eyes, measure
 from nightaug.curate.night_classifier import LEAST, NightClassifier, train_night_classifier
 from nightaug.curate.pairs import Pair, Pairs, find_pairs, find_real
 from nightaug.curate.rows import PairRow, RealRow, Rows, open_rows, rows_path
-from nightaug.curate.scores import ImageScore, Invented, TranslationScores, write_scores
+from nightaug.curate.scores import ImageScore, Invented, TranslationScores, read_scores, write_scores
 from nightaug.curate.summary import summary_lines
 from nightaug.curate.whole import Measured, summarize
 from nightaug.data.frames import Frame
@@ -42,6 +42,8 @@ from nightaug.runs import StopRequest, progress_bar
 #: Real night images that are looked at: as many as translations, but at least and at most so many.
 _LEAST_REAL, _MOST_REAL = 200, 1000
 _MOST_WORKERS = 8
+#: How a line of our rows begins, and what the head of our page says.
+_ROWS, _PAGE = (b'{"type":"pair","key":"', b'{"type":"real","key":"'), b"<title>Scores of "
 
 
 def score_translation(
@@ -85,7 +87,7 @@ def score_translation(
 
     Raises:
         DatasetError: nothing to score.
-        ConfigError: settings that contradict each other.
+        ConfigError: settings that contradict each other, or a file that scoring has not made would be written over.
         CheckpointError: no usable judge or CLIP.
         Interrupted: stopped by Ctrl-C; what was measured is kept.
     """
@@ -93,6 +95,7 @@ def score_translation(
     real = None if real is None else Path(real)
     judge = None if judge is None else Path(judge)
     _check(out, score, batch, workers)
+    _check_own(out, gallery)
     device = default_device() if device is None else device
     check_device(device)
     pairs = find_pairs(source, translated, limit)
@@ -169,6 +172,40 @@ def _check(out: Path, score: float | None, batch: int, workers: int | None) -> N
         raise ConfigError(f"--score {score}: expected a number between 0 and 1")
     if batch < 1 or (workers is not None and workers < 1):
         raise ConfigError("--batch and --workers: expected 1 or more")
+
+
+def _check_own(out: Path, gallery: bool) -> None:
+    """Nothing is written over but what scoring has made, be it only a part of it.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    page = out.with_suffix(".html")
+    checks = {out: _is_scores, rows_path(out): _is_rows} | ({page: _is_page} if gallery else {})
+    for path, is_ours in checks.items():
+        if path.exists() and not (path.is_file() and is_ours(path)):
+            raise ConfigError(f"{path} is a file that score-translation has not made; choose another --out")
+
+
+def _is_scores(path: Path) -> bool:
+    try:
+        read_scores(path)
+    except DatasetError:
+        return False
+    return True
+
+
+def _is_rows(path: Path) -> bool:
+    """Whether any line is a row, also one of another version; a crash may have torn the first after a few bytes."""
+    with open(path, "rb") as stream:
+        if any(line.startswith(_ROWS) for line in stream):
+            return True
+    return path.stat().st_size < len(_ROWS[0]) and any(start.startswith(path.read_bytes()) for start in _ROWS)
+
+
+def _is_page(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        return _PAGE in stream.read(1000)
 
 
 def _real_limit(translations: int) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from nightaug.config import build, dump_yaml
 from nightaug.cyclegan.loop import TrainResult
+from nightaug.cyclegan.relit import lasting_day
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.cyclegan.train import Trainer
 from nightaug.errors import ConfigError
@@ -49,6 +50,8 @@ def run_recipe(
         NightaugError: out of memory, disk full, or a loss became non-finite.
     """
     dataset, out = Path(dataset), Path(out)
+    settings = build(TranslatorSettings, *layers)
+    layers = [*layers, {"day": lasting_day(settings.day)}]
     settings = build(TranslatorSettings, *layers)
     judge: nn.Module | None = None
     if settings.faithful.weights.object and settings.faithful.judge is not None:

@@ -149,18 +149,32 @@ def check_paths(files: Sequence[Path], kind: str, *inputs: Path | None) -> None:
     """Inputs are never written over, nor what the command has not made.
 
     Args:
-        files: to write; the metrics are the first.
+        files: to write; the metrics are the first, and the truth is one of them.
         kind: what such metrics say they are.
 
     Raises:
         ConfigError: naming the file.
     """
-    if files[0].exists() and read_made(files[0], kind) is None:
-        raise ConfigError(f"--out {files[0]}: there is a file that evaluate has not made; choose another name")
     for given in inputs:
         for path in files:
             if given is not None and given.exists() and path.exists() and os.path.samefile(given, path):
                 raise ConfigError(f"{path} is an input of this command and would be written over; choose another --out")
+    ours = {path: _is_truth(path) for path in files[1:] if path.name.endswith(_TRUTH)}
+    ours[files[0]] = read_made(files[0], kind) is not None
+    # Nothing in the other files tells whose they are, but the truth is written first, also by a run that was stopped.
+    begun = any(ours.values())
+    for path in files:
+        if path.exists() and not ours.get(path, begun):
+            raise ConfigError(f"--out {files[0]}: {path} is a file that evaluate has not made; choose another name")
+
+
+def _is_truth(path: Path) -> bool:
+    """Whether a file is a truth that an evaluation has written; any other COCO file is somebody's labels."""
+    try:
+        with open(path, "rb") as stream:
+            return b'"nightaug truth: ' in stream.read(100)
+    except OSError:
+        return False
 
 
 def read_made(path: Path, kind: str = KIND) -> dict[str, Any] | None:

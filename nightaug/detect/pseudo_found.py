@@ -30,7 +30,7 @@ from nightaug.images import image_size
 from nightaug.runs import StopRequest, progress_bar
 
 #: A class with fewer validation boxes, or fewer detections over its threshold, has no threshold one could trust.
-LEAST_BOXES, LEAST_FOUND = 80, 10
+LEAST_BOXES, LEAST_FOUND = 50, 10
 #: A reason to leave an image out.
 UNREADABLE = "unreadable image"
 #: Detections of a class without a threshold are unsure from this score on.
@@ -94,8 +94,9 @@ def detect_kept(
     device = device or default_device()
     check_device(device)
     rows = _read_rows(file)
-    paths = [frame.path for frame in frames if frame.path is not None]
-    todo = [path for path in paths if (row := rows.get(str(path))) is None or row.state != file_state(path)]
+    # As absolute paths, images are known again from any working folder.
+    paths = [path_of(frame) for frame in frames if frame.path is not None]
+    todo = [Path(path) for path in paths if (row := rows.get(path)) is None or row.state != file_state(Path(path))]
     if not todo:
         return rows
     detector = detector.to(device)
@@ -172,6 +173,12 @@ def _result_boxes(results: Sequence[Mapping[str, Any]]) -> Boxes:
     )
 
 
+def path_of(frame: Frame) -> str:
+    """By what the row of a frame's image is found."""
+    assert frame.path is not None
+    return os.path.abspath(frame.path)
+
+
 def _read_rows(file: Path) -> dict[str, FoundRow]:
     """The rows that are there; a last line torn by a crash is cut off."""
     if not file.exists():
@@ -219,7 +226,7 @@ def label_frames(
     """Frames with their pseudo labels; unsure boxes are crowds. An image in which nothing is sure is left out.
 
     Args:
-        rows: by the path of the image.
+        rows: by the image, see :func:`path_of`.
         classes: of the detector, in its order.
         chosen: the threshold of each; a class of None has no labels, only unsure boxes.
         unsure: boxes are unsure from this share of their threshold on.
@@ -232,7 +239,7 @@ def label_frames(
     crowds = 0
     taken: set[str] = set()
     for frame in frames:
-        row = rows[str(frame.path)]
+        row = rows[path_of(frame)]
         if row.unreadable:
             made.left_out[UNREADABLE] += 1
             continue

@@ -125,6 +125,13 @@ def run_pseudo_label(
     if score is None:
         rename = settings.get("rename") or {}
         dev = map_classes(labelled_frames(opened, choose, domain), rename)
+        mine = {os.path.abspath(frame.path) for frame in frames if frame.path is not None}
+        if any(frame.path is not None and os.path.abspath(frame.path) in mine for frame in dev):
+            # Thresholds would be chosen on the labels of what is to be labelled without them.
+            raise ConfigError(
+                f"--choose {choose}: the images to label are among its own; choose on another split, or give one "
+                "threshold for all classes with --score"
+            )
         if not dev:
             raise DatasetError(
                 f"{dataset}: no labelled images of {choose}/{domain} to choose thresholds on; name another split with "
@@ -145,7 +152,7 @@ def run_pseudo_label(
         )  # fmt: skip
     except NothingSure as error:
         lower = "lower --score" if score is not None else "lower --precision, or give a --score"
-        raise NothingSure(f"{error}; {lower}") from error
+        raise NothingSure(f"{error}; {lower}", error.trainable) from error
     # Objects that the teacher was not taught are on these images, too: a student of all classes would learn them as
     # background, and know renamed ones twice.
     renamed = ",".join(f"{old}={new}" for old, new in (settings.get("rename") or {}).items())
@@ -251,9 +258,13 @@ def label_images(
             if made.left_out[UNREADABLE] == len(frames):
                 raise DatasetError(f"none of the {len(frames):,} images can be read")
             # Labels of an earlier call would pass for what was asked for now.
+            gone = (
+                "; the labels of an earlier call are removed, what was found is kept" if (out / LABELS).exists() else ""
+            )
             _remove_labels(out)
             reasons = "; ".join([_listed(chosen) or "none", *_shortage(few, chosen_on)])
-            raise NothingSure(f"the detector is sure of nothing on these images (thresholds: {reasons})")
+            words = f"the detector is sure of nothing on these images (thresholds: {reasons}){gone}"
+            raise NothingSure(words, trainable=len(few) < len(classes))
         _write(out, made.frames, classes)
         made_of = {
             **facts,

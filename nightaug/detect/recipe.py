@@ -53,6 +53,25 @@ class TrainingData(NamedTuple):
     notes: list[str]
 
 
+def lasting_places(settings: DetectorSettings) -> dict[str, Any]:
+    """Settings whose folders are named by places that hold in other working folders, too."""
+    target = settings.target
+    return {
+        "data": [_lasting(text) for text in settings.data],
+        "validation": [_lasting(text) for text in settings.validation],
+        "target": None if target is None else _lasting(target),
+    }
+
+
+def _lasting(text: str) -> str:
+    try:
+        place = parse_source(text).data
+    except ConfigError:
+        return text  # said where it is read, with the option's name
+    known = place not in {"dataset", "."} and os.path.exists(place)
+    return os.path.abspath(place) + text[len(place) :] if known else text
+
+
 def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:
     """The frames that the settings name.
 
@@ -154,6 +173,8 @@ def run_recipe(
         NightaugError: out of memory, disk full, or a loss became non-finite.
     """
     out = Path(out)
+    settings = build(DetectorSettings, *layers)
+    layers = [*layers, lasting_places(settings)]
     settings = build(DetectorSettings, *layers)
     detector_kind(settings.detector)
     data = gather(open_dataset(dataset), settings)

@@ -285,6 +285,11 @@ def fingerprint(sources: Sequence[Source]) -> str:
     return f"{'+'.join(str(len(source.frames)) for source in sources)} images, {digest.hexdigest()[:12]}"
 
 
+def placeless(sources: Sequence[Source]) -> list[Source]:
+    """The sources, their names without the folders they lie in: ``/home/me/T:train:B`` is ``T:train:B``."""
+    return [source._replace(name=source.name.rpartition("/")[2]) for source in sources]
+
+
 def in_words(source: Source) -> str:
     """``T:train:B: 13 images (0 day, 13 night), 174 boxes (83 more of weight 0), weight 1`` for messages."""
     frames = source.frames

@@ -28,7 +28,7 @@ from nightaug.detect.detectors import Detector, build_detector
 from nightaug.detect.optimization import learning_rate, make_optimizer, rate_factor
 from nightaug.detect.sampling import Mixture, Source
 from nightaug.detect.settings import DetectorSettings
-from nightaug.detect.sources import fingerprint, spread
+from nightaug.detect.sources import fingerprint, placeless, spread
 from nightaug.detect.validation import Validator
 from nightaug.detect.vision_language import VisionLanguage, needs_clip
 from nightaug.errors import ConfigError
@@ -95,7 +95,8 @@ class DetectorTrainer(TrainingProcess):
         if settings.adapt != "none":
             check_adaptation(settings, len(target))
             self.target = Mixture([Source("target", [bare(frame) for frame in target])], settings.seed + 1)
-        self.fingerprint = fingerprint(self.mixture.sources)
+        # Without the folders: those of a run that has moved are others, and what lies in them is looked at.
+        self.fingerprint = fingerprint(placeless(self.mixture.sources))
         self.target_fingerprint = fingerprint(self.target.sources) if self.target is not None else None
         self.val = spread(val, settings.evaluate_images)
 

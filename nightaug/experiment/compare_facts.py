@@ -36,6 +36,7 @@ def facts(settings: CompareSettings, dataset: Path) -> dict[str, Any]:
         "day_steps": settings.day_steps,
         "teacher_steps": settings.teacher_steps,
         "teachers": settings.teachers,
+        "teacher_precision": settings.teacher_precision,
         "teacher": settings.teacher_shown,
         **_adaptation(settings),
         **shape,

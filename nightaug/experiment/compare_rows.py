@@ -8,149 +8,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
-import yaml
 
-from nightaug.config import Settings, build, dump_yaml, load_yaml
+from nightaug.config import Settings
 from nightaug.data.frames import Frame
 from nightaug.detect.truth import Truth
-from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted, NightaugError
-from nightaug.experiment.compare_adapt import shown_clip
+from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted
 from nightaug.experiment.compare_data import Arm, ArmSource, Data
-from nightaug.experiment.compare_self import check_teacher, facts_of, labels_of
-from nightaug.images import atomic_write_bytes, atomic_write_text
+from nightaug.experiment.compare_detectors import Backend, Say
+from nightaug.experiment.compare_self import check_teacher, labels_of
+from nightaug.images import atomic_write_bytes
 from nightaug.runs import RunFolder, file_sha256, progress_bar
 
-Results = list[dict[str, Any]]
-Say = Callable[[str], None]
-
 DETECTIONS, DEV_DETECTIONS, FEATURES = "detections.json", "dev_detections.json", "embedding.json"
-
-
-class Outcome(Protocol):
-    """What training says at its end."""
-
-    @property
-    def step(self) -> int: ...
-
-    @property
-    def finished(self) -> bool: ...
-
-    @property
-    def unreadable(self) -> int: ...
-
-
-class Backend(Protocol):
-    """The detectors a comparison trains; tests bring one of their own."""
-
-    def settings(self, layers: Sequence[Mapping[str, Any]]) -> Settings:
-        """The checked settings of a training run.
-
-        Raises:
-            ConfigError: unknown or wrong settings.
-        """
-        ...
-
-    def train(
-        self, arm: Arm, dev: Sequence[Frame], classes: tuple[str, ...], out: Path, settings: Settings, cpu: bool
-    ) -> Outcome:
-        """Train in ``out``, or go on with what is there; ``arm.target`` are unlabelled images to adapt to."""
-        ...
-
-    def detect(self, run: Path, truth: Truth, cpu: bool, progress: Callable[[int, int], None]) -> Results:
-        """COCO results of a run's last weights on the truth's images."""
-        ...
-
-    def label(
-        self,
-        runs: Sequence[Path],
-        frames: Sequence[Frame],
-        dev: Sequence[Frame],
-        out: Path,
-        data: Path,
-        cpu: bool,
-        say: Say,
-    ) -> None:
-        """Write a folder of pseudo labels by the last weights of one run or of several together, or go on with it."""
-        ...
-
-    def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
-        """Write what training has done to features of held-out objects: ``before`` and ``after`` are runs."""
-        ...
-
-
-class Detectors:
-    """The real detectors."""
-
-    def settings(self, layers: Sequence[Mapping[str, Any]]) -> Settings:
-        from nightaug.detect.settings import DetectorSettings
-
-        return build(DetectorSettings, *layers)
-
-    def train(
-        self, arm: Arm, dev: Sequence[Frame], classes: tuple[str, ...], out: Path, settings: Settings, cpu: bool
-    ) -> Outcome:
-        import torch
-
-        from nightaug.detect.sampling import Source
-        from nightaug.detect.settings import DetectorSettings
-        from nightaug.detect.train import DetectorTrainer
-
-        assert isinstance(settings, DetectorSettings)
-        sources = [Source(source.name, source.frames, source.weight, source.origins) for source in arm.sources]
-        _follow(out, settings)
-        trainer = DetectorTrainer(sources, dev, classes, out, settings, cpu, target=arm.target)
-        try:
-            result = trainer.run(resume=True, title=f"{arm.key}, seed {settings.seed}")
-            if result.finished and not _holds_step(out, result.step):
-                # Killed after the last state was complete and before its weights were written.
-                trainer.save(result.step)
-            return result
-        except torch.OutOfMemoryError as error:
-            raise NightaugError(
-                f"out of GPU memory with batch {settings.batch} at {settings.width}x{settings.height}: a smaller batch "
-                "is another budget, so choose another --out for it (accumulate can keep the images a step)"
-            ) from error
-        finally:
-            trainer.folder.close()
-
-    def detect(self, run: Path, truth: Truth, cpu: bool, progress: Callable[[int, int], None]) -> Results:
-        from nightaug.detect.checkpoint import load_detector
-        from nightaug.detect.inference import detect_frames
-        from nightaug.devices import default_device
-
-        device = "cpu" if cpu else default_device()
-        return detect_frames(load_detector(run, device, "last"), truth, device=device, progress=progress)
-
-    def label(
-        self,
-        runs: Sequence[Path],
-        frames: Sequence[Frame],
-        dev: Sequence[Frame],
-        out: Path,
-        data: Path,
-        cpu: bool,
-        say: Say,
-    ) -> None:
-        from nightaug.detect.checkpoint import load_detector
-        from nightaug.detect.pseudo_labels import begun_facts, label_images
-
-        weights = [RunFolder(run).weights_path("last") for run in runs]
-        facts = begun_facts(weights, data, "train", "B")
-        # Rows that another detector has left are no use.
-        anew = facts_of(out).get("weights_sha256") not in (None, facts["weights_sha256"])
-        detectors = [load_detector(file, "cpu") for file in weights]
-        device = "cpu" if cpu else None
-        label_images(detectors, frames, dev, out, facts, device=device, overwrite=anew, chosen_on="dev", say=say)
-
-    def embed(self, path: Path, before: Path, after: Path, data: Data, cpu: bool) -> None:
-        from nightaug.experiment.embedding import write_embedding
-
-        write_embedding(path, before, after, data.dev_day, data.dev, data.classes, cpu)
 
 
 class RowState(msgspec.Struct):
@@ -194,6 +67,15 @@ def _write_state(folder: Path, state: RowState) -> None:
     atomic_write_bytes(folder / "row.json", msgspec.json.format(msgspec.json.encode(state)) + b"\n")
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a row has made steps that are kept: what its settings were is then fixed."""
+    state = read_state(folder)
+    if state is None:
+        return False
+    kept = (folder / "state", RunFolder(folder).weights_path("last"))
+    return state.trained or state.step > 0 or any(path.exists() for path in kept)
+
+
 def is_done(folder: Path) -> bool:
     """Whether a row is trained and tested."""
     state = read_state(folder)
@@ -205,41 +87,6 @@ def weights_sha(folder: Path) -> str | None:
     """SHA-256 of a run's last weights, None where somebody has removed them to save space."""
     path = RunFolder(folder).weights_path("last")
     return file_sha256(path) if path.is_file() else None
-
-
-def _holds_step(folder: Path, step: int) -> bool:
-    """Whether a run's last weights are those of a step."""
-    from nightaug.detect.checkpoint import read_facts
-
-    try:
-        return int(read_facts(RunFolder(folder).weights_path("last"))["step"]) == step
-    except (CheckpointError, KeyError, TypeError, ValueError):
-        return False
-
-
-def _follow(folder: Path, settings: Settings) -> None:
-    """Let a run that was begun go on in a comparison that was moved.
-
-    The same weights may lie at another path; that they are the same is known by their checksum (see
-    :attr:`RowState.start`). CLIP's must have the same name; where its embeddings are kept does not matter.
-    """
-    path = RunFolder(folder).config_path
-    if not path.exists():
-        return
-    begun = load_yaml(path)
-    now = yaml.safe_load(dump_yaml(settings))
-    moved = {**begun}
-    if begun.get("weights") is not None:
-        moved["weights"] = now.get("weights")
-    for key in ("detector", "pretrained"):
-        if begun.get(key) and now.get(key) and Path(str(begun[key])).name == Path(now[key]).name:
-            moved[key] = now[key]
-    if "clip" in begun and shown_clip(str(begun["clip"])) == shown_clip(str(now.get("clip"))):
-        moved["clip"] = now["clip"]
-    if isinstance(begun.get("adaptation"), dict) and isinstance(now.get("adaptation"), dict):
-        moved["adaptation"] = {**begun["adaptation"], "cache": now["adaptation"]["cache"]}
-    if moved != begun:
-        atomic_write_text(path, yaml.safe_dump(moved, sort_keys=False, allow_unicode=True))
 
 
 def _start_sha(settings: Settings) -> str | None:
@@ -285,7 +132,8 @@ class Rows:
             ConfigError: it was begun with other training images or weights.
         """
         inputs = arm.checksum
-        state = read_state(folder) or RowState(arm.key, seed, inputs, start=start)
+        known = read_state(folder) if is_begun(folder) else None
+        state = known or RowState(arm.key, seed, inputs, start=start)
         if state.start is not None and start is not None and state.start != start:
             raise ConfigError(
                 f"the weights {arm.key}, seed {seed} was begun with are others now; bring the old ones back, choose "
@@ -309,6 +157,9 @@ class Rows:
         state = self.check(arm, seed, folder, start)
         if state.trained:
             return
+        if not is_begun(folder):
+            # It failed before its first state: settings it was to be made with would be taken for those of a run.
+            shutil.rmtree(folder, ignore_errors=True)
         for other in sorted(folder.parent.parent.glob(f"*/{folder.name}/row.json")) if start else ():
             theirs = read_state(other.parent)
             if theirs is not None and theirs.start not in (None, start):
@@ -358,11 +209,14 @@ class Rows:
         state.tested = sha
         _write_state(folder, state)
 
-    def label(self, teacher: Arm, runs: Sequence[Path], out: Path, data: Data, how: str | None = None) -> ArmSource:
+    def label(
+        self, teacher: Arm, runs: Sequence[Path], out: Path, data: Data, precision: float, how: str | None = None
+    ) -> ArmSource:
         """What a finished arm finds on the night images of train, as a part of another.
 
         Args:
             runs: in which it was trained; of several, what all of them find is fused.
+            precision: share of the labels that is to be right on dev.
             how: the teacher was trained, where that is another way than its row's.
 
         Raises:
@@ -379,7 +233,9 @@ class Rows:
             if not frames:
                 raise DatasetError(f"{data.root}: train/B has no night images for {teacher.key} to label")
             self.say(f"{teacher.name} labels {len(frames):,} night images")
-            self.backend.label(runs, frames, self.dev, out, data.root, self.cpu, lambda text: self.say(f"  {text}"))
+            self.backend.label(
+                runs, frames, self.dev, out, data.root, precision, self.cpu, lambda text: self.say(f"  {text}")
+            )
         return labels_of(teacher, out, how)
 
     def embed(self, arm: Arm, before: Path, folder: Path, data: Data) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,6 +105,8 @@ class CompareSettings(CompareOptions):
     teacher_steps: PositiveInt | None = None
     #: How often an arm is trained to label images for others; what all of them find is fused.
     teachers: PositiveInt = 1
+    #: Share of the labels given for others that is right on dev, class by class.
+    teacher_precision: float = Field(0.6, gt=0, lt=1)
     #: Detector settings of an arm where it labels images for others, laid over its own.
     teacher: Overrides = Field(default_factory=dict)
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -242,9 +244,7 @@ def check_out(out: Path, dataset: Path) -> None:
         raise ConfigError(f"{out} is not empty and holds no comparison; choose another --out")
 
 
-def joined(
-    before: CompareSettings, now: CompareSettings, folder: Path, begun: Callable[[str], bool]
-) -> CompareSettings:
+def joined(before: CompareSettings, now: CompareSettings, folder: Path, begun: Collection[str]) -> CompareSettings:
     """``now`` with the arms, translators and seeds that the comparison has already.
 
     Arms, translators and seeds may be added and the way of counting may change; paths may, as what lies there is
@@ -252,7 +252,7 @@ def joined(
     CLIP that holds for what a begun arm uses of them.
 
     Args:
-        begun: whether training of an arm has started.
+        begun: the arms whose training has started, and something else where that of a day checkpoint has.
 
     Raises:
         ConfigError: such a thing has changed; the message lists all of them.
@@ -268,13 +268,15 @@ def joined(
             "commands": tuple(dict.fromkeys((*before.commands, *now.commands))),
         }
     )
+    if not begun and not taught(folder) and not (folder / "translated").exists():
+        return now  # there is nothing yet that it would be compared with
     changed = [
         f"{key} was {getattr(before, key)!r}, is {getattr(now, key)!r}"
         for key in _FIXED
         if getattr(before, key) != getattr(now, key)
     ]
-    if any((folder / place).exists() for place in (PSEUDO, TEACHERS)):
-        for key in ("teacher_steps", "teachers"):
+    if taught(folder):
+        for key in ("teacher_steps", "teachers", "teacher_precision"):
             if getattr(before, key) != getattr(now, key):
                 changed.append(f"{key} was {getattr(before, key)!r}, is {getattr(now, key)!r}")
         own = differences(before.teacher, now.teacher, HARMLESS)
@@ -283,7 +285,7 @@ def joined(
     common = differences(ours, theirs, HARMLESS)
     changed += [f"detector setting {key} {text}" for key, text in common.items()]
     for name in before.names:
-        if not begun(name):
+        if name not in begun:
             continue
         if [_meaning(part) for part in before.parts(name)] != [_meaning(part) for part in now.parts(name)]:
             changed.append(f"arm '{name}' has other parts")
@@ -299,6 +301,14 @@ def joined(
             f"{folder} holds a comparison with other settings: {'; '.join(changed)}; choose another --out"
         )
     return now
+
+
+def taught(folder: Path) -> bool:
+    """Whether a comparison has teachers that have begun, or labels: how they are trained is then fixed."""
+    # Of labels that came to nothing there is only what was found.
+    return any(folder.glob(f"{TEACHERS}/*/*/state")) or any(
+        any(folder.glob(pattern)) for pattern in (f"{TEACHERS}/*/*/*.safetensors", f"{PSEUDO}/*/*/annotations/*.json")
+    )
 
 
 def _meaning(part: SourceSpec) -> SourceSpec:

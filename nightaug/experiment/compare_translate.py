@@ -55,6 +55,15 @@ class TranslatorSource:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def check(self, direction: Direction, out: Path) -> None:
+        """Refuse what cannot translate, before other arms are trained.
+
+        Raises:
+            ConfigError, CheckpointError: as :meth:`nightaug.translate.translators.Translator.load`.
+        """
+        if self.model is not None and not self.is_made(direction, out):
+            Translator.load(self.model, direction, "cpu")
+
     def record(self) -> TranslatorRecord:
         """For ``compare.yaml``."""
         return TranslatorRecord(model=self.model, **{way: str(folder) for way, folder in self.folders.items()})

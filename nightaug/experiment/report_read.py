@@ -134,6 +134,7 @@ class Table(msgspec.Struct):
     day_steps: int | None = None
     teacher_steps: int | None = None
     teachers: int = 1
+    teacher_precision: float | None = None
     teacher: dict[str, Any] = {}
     batch: int | None = None
     width: int | None = None

@@ -146,6 +146,43 @@ def test_a_second_run_goes_on(world: Path, good: Path, tmp_path: Path) -> None:
     assert second.images[0].sha256 != first.images[0].sha256
 
 
+def test_nothing_of_others_is_written_over(world: Path, good: Path, tmp_path: Path) -> None:
+    for name, text in (
+        ("train_A.json", '{"images": [], "annotations": [], "categories": []}'),
+        ("metrics.json", '{"made": {"kind": "nightaug metrics"}}'),
+        ("a.rows.jsonl", '{"type":"Feature","key":1}\n'),
+        ("b.rows.jsonl", "my rows"),
+        ("c.html", "<html><head><title>Mine</title></head></html>"),
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        out = tmp_path / f"{name.split('.')[0]}.json"
+        with pytest.raises(ConfigError, match=f"{name} is a file that score-translation has not made; choose another"):
+            score_translation(world, good, out=out, workers=1)
+        assert path.read_text() == text
+        assert len(list(tmp_path.iterdir())) == 1, "nothing else is written"
+        path.unlink()
+    # Without a page the file of its name is nobody's concern.
+    (tmp_path / "d.html").write_text("mine")
+    score_translation(world, good, out=tmp_path / "d.json", gallery=False, limit=2, workers=1)
+    assert (tmp_path / "d.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("left", ["all", "rows", "page", "torn"])
+def test_its_own_results_are_written_over(world: Path, good: Path, tmp_path: Path, left: str) -> None:
+    out = tmp_path / "s.json"
+    first = score_translation(world, good, out=out, limit=2, workers=1)
+    page = out.with_suffix(".html")
+    if left != "all":
+        out.unlink()
+    if left == "page":
+        rows_path(out).unlink()
+    if left == "torn":
+        rows_path(out).write_bytes(rows_path(out).read_bytes()[:9])
+    assert score_translation(world, good, out=out, limit=2, workers=1) == first
+    assert page.exists()
+
+
 def test_ctrl_c_keeps_what_is_done(world: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nightaug.curate import measure
 

@@ -10,6 +10,8 @@ import pytest
 from cyclegan_runs import TINY, same, weights
 from helpers import picture
 
+from nightaug.config import load_yaml
+from nightaug.cyclegan.distill import run_distill
 from nightaug.cyclegan.recipe import run_recipe
 from nightaug.cyclegan.relit import read_relit
 from nightaug.cyclegan.translator import CycleGANTranslator
@@ -19,6 +21,11 @@ from nightaug.images import list_images, write_image
 from nightaug.relight import relight
 from nightaug.transforms import DayToNight
 from nightaug.translate.translators import Translator
+
+DISTILL = {
+    "width": 4, "blocks": 1, "halvings": 2, "crop": 64, "load_size": 64, "batch": 1, "steps": 1, "score_images": 2,
+    "sample_height": 64, "mixed_precision": "fp32", "tensorboard": False,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -58,6 +65,28 @@ def test_the_relit_days_are_what_is_trained_on_and_relight_comes_before_the_netw
     assert np.array_equal(made, both(image, boxes, drawn.seed))
     with pytest.raises(ConfigError, match="no way to a real day"):
         Translator.load(tmp_path / "refines", "night2day", device="cpu")
+
+
+def test_a_run_with_a_relative_folder_of_relit_days_is_resumed_from_elsewhere(
+    domains: Path, relit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    relit.rename(tmp_path / "here" / "relit")
+    monkeypatch.chdir(tmp_path / "here")
+    out = tmp_path / "run"
+    short = TINY | {"save_every": 1}
+    assert run_recipe(domains, out, [short, {"day": "relit", "steps": 1}]) is not None
+    assert load_yaml(out / "config.yaml")["day"] == str(tmp_path / "here" / "relit")
+    monkeypatch.chdir(tmp_path / "there")
+    for steps, day in enumerate((load_yaml(out / "config.yaml")["day"], "../here/relit"), 2):
+        result = run_recipe(domains, out, [short, {"day": day, "steps": steps}], resume=True)
+        assert result is not None
+        assert result.step == steps
+    # A student is taught by days that are relit likewise.
+    words = DISTILL | {"day": "../here/relit"}
+    run_distill(out, domains, tmp_path / "small", [words], cpu=True)
+    assert load_yaml(tmp_path / "small" / "config.yaml")["day"] == str(tmp_path / "here" / "relit")
 
 
 def test_what_is_no_folder_of_relit_days_is_refused(domains: Path, relit: Path, tmp_path: Path) -> None:

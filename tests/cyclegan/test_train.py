@@ -78,6 +78,14 @@ def test_kill_minus_nine_loses_only_what_came_after_the_last_state(
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_dataset_is_no_run_folder(domains: Path, resume: bool) -> None:
+    before = sorted(domains.rglob("*"))
+    with pytest.raises(ConfigError, match="is not empty and holds no run; choose another --out"):
+        run_recipe(domains, domains, [TINY], resume=resume)
+    assert sorted(domains.rglob("*")) == before
+
+
 def test_ctrl_c_saves_and_stops_cleanly(domains: Path, tmp_path: Path) -> None:
     trainer = Trainer(domains, tmp_path / "run", build(TranslatorSettings, TINY, {"steps": 1000}))
     ctrl_c_in_the_second_step(trainer)

@@ -221,6 +221,30 @@ def test_nothing_of_others_is_written_over(dataset: Path, tmp_path: Path) -> Non
     assert other.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["m.truth.json", "m.detections.json"])
+def test_a_file_beside_the_metrics_that_others_made_is_kept(dataset: Path, tmp_path: Path, name: str) -> None:
+    results, other = _results(tmp_path / "r.json", _all()), tmp_path / name
+    other.write_text((dataset / "annotations" / "test.json").read_text())
+    before = other.read_bytes()
+    with pytest.raises(ConfigError, match=rf"--out .*m\.json: .*{name} is a file that evaluate has not made"):
+        run_evaluate(results, dataset, out=tmp_path / "m.json")
+    assert other.read_bytes() == before
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_an_evaluation_that_was_stopped_half_way_is_run_again(dataset: Path, tmp_path: Path) -> None:
+    results = _results(tmp_path / "r.json", _all())
+    whole = run_evaluate(results, dataset, out=tmp_path / "m.json")
+    for gone in (("m.json",), ("m.json", "m.detections.json"), ("m.truth.json",)):
+        for name in gone:
+            (tmp_path / name).unlink()
+        assert run_evaluate(results, dataset, out=tmp_path / "m.json") == whole
+    # Labels in place of the truth are no truth of ours, whatever lies beside them.
+    (tmp_path / "m.truth.json").write_bytes((dataset / "annotations" / "test.json").read_bytes())
+    with pytest.raises(ConfigError, match=r"m\.truth\.json is a file that evaluate has not made"):
+        run_evaluate(results, dataset, out=tmp_path / "m.json")
+
+
 def test_a_dry_run_writes_nothing(dataset: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     results = _results(tmp_path / "r.json", _all())

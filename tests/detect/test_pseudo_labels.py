@@ -173,7 +173,7 @@ def test_where_nothing_is_sure_no_label_of_before_stays(data: Path, run: Path, t
     out = tmp_path / "out"
     run_pseudo_label(run, data, out, score=0.28)
     eyes.asked.clear()
-    with pytest.raises(DatasetError, match="sure of nothing on these images"):
+    with pytest.raises(DatasetError, match=r"sure of nothing on these .*the labels of an earlier call are removed"):
         run_pseudo_label(run, data, out, score=0.99)
     assert json.loads((out / "pseudo_labels.json").read_text())["finished"] is False
     assert list((out / "train").iterdir()) == list((out / "annotations").iterdir()) == []
@@ -318,3 +318,24 @@ def test_detectors_that_cannot_label_together(data: Path, run: Path, tmp_path: P
     with pytest.raises(ConfigError, match="is the same detector as one before it"):
         run_pseudo_label(run, data, tmp_path / "out", also=[run], score=0.5)
     assert not (tmp_path / "out").exists()
+
+
+def test_thresholds_are_not_chosen_on_the_images_that_are_labelled(
+    data: Path, run: Path, tmp_path: Path, eyes: Eyes
+) -> None:
+    for options in ({"split": "val"}, {"choose": "train"}):
+        with pytest.raises(ConfigError, match="the images to label are among its own; choose on another split"):
+            run_pseudo_label(run, data, tmp_path / "out", dry_run=True, **options)
+    run_pseudo_label(run, data, tmp_path / "out", split="val", score=0.5, dry_run=True)  # asks no label
+
+
+def test_from_another_working_folder_no_image_is_looked_at_again(
+    data: Path, run: Path, tmp_path: Path, eyes: Eyes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_pseudo_label("teacher", "data", "out", score=0.5)
+    asked = list(eyes.asked)
+    monkeypatch.chdir(data)
+    run_pseudo_label(run, data, tmp_path / "out", score=0.6)
+    run_pseudo_label("../teacher", "../data", "../out", score=0.5)
+    assert eyes.asked == asked

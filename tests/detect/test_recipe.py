@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,13 @@ from nightaug.cli import main
 from nightaug.clip.fill import fill
 from nightaug.clip.tiny import TinySettings, build_tiny, write_tiny
 from nightaug.config import build
+from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.data.formats import open_dataset
 from nightaug.detect.checkpoint import load_detector, read_facts
 from nightaug.detect.recipe import gather
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError, DatasetError
-from nightaug.runs import StopRequest
+from nightaug.runs import RunFolder, StopRequest
 
 CLIP = TinySettings(size=32, width=8, embed=32, text_width=32, context_length=24, steps=4, batch=8, warmup=1)
 WORDS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if key not in {"detector", "fcos"}]
@@ -69,6 +71,67 @@ def test_train_resume_and_start_from(capsys: pytest.CaptureFixture[str], streets
     assert "knows the classes car" in err
     code, out, _ = train(capsys, streets, tmp_path / "next", "--weights", tmp_path / "run", "--classes", "car")
     assert code == 0
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_dataset_is_no_run_folder(
+    capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path, resume: list[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(streets, data)
+    before = sorted(data.rglob("*"))
+    code, _, err = train(capsys, data, data, *resume)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{data} is not empty and holds no run; choose another --out" in err
+    assert sorted(data.rglob("*")) == before
+
+
+def test_a_translators_run_is_not_resumed(capsys: pytest.CaptureFixture[str], streets: Path, tmp_path: Path) -> None:
+    RunFolder(tmp_path / "CG").write_settings(TranslatorSettings())
+    code, _, err = train(capsys, streets, tmp_path / "CG", "--resume")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "CG holds a run of train-translator; choose another --out" in err
+
+
+#: Relative folders, as they are typed in one working folder, and how others may name them.
+TYPED = ("--data", "dataset:train:A", "--data", "tr/night:train:B", "--validation", "tr/night:val")
+
+
+@pytest.fixture
+def places(streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with ``tr/night``, and one beside it; the process is in the first."""
+    shutil.copytree(streets, tmp_path / "here" / "tr" / "night")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_a_run_with_relative_folders_is_resumed_from_elsewhere(
+    capsys: pytest.CaptureFixture[str], streets: Path, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, night = places / "run", places / "here" / "tr" / "night"
+    code, _, err = train(capsys, streets, out, *TYPED, "--target", "tr/night", "--steps", 2)
+    assert code == 0, err
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    assert settings["data"] == ["dataset:train:A", f"{night}:train:B"]
+    assert settings["validation"] == [f"{night}:val"]
+    assert settings["target"] == str(night)
+    # Without a word, from here as it was typed, and from there by other ways to the same folder.
+    for steps, (folder, words) in enumerate(
+        [
+            ("there", []),
+            ("here", ["--data", "dataset:train:A", "--data", "tr/night:train:B"]),
+            ("there", ["--data", "dataset:train:A", "--data", f"{night}:train:B"]),
+            ("there", ["--data", "dataset:train:A", "--data", "../here/tr/night:train:B"]),
+        ],
+        3,
+    ):
+        monkeypatch.chdir(places / folder)
+        code, said, err = run(
+            capsys, "train-detector", streets, "--out", out, "--resume", "--cpu", "--steps", steps, *words
+        )
+        assert code == 0, err
+        assert f"finished at step {steps}" in said
 
 
 @pytest.mark.parametrize(

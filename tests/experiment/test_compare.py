@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from compare_helpers import SIDE, World, arm_of, make_translated, names_of, write_part
 
 from nightaug.data.formats import open_dataset
 from nightaug.detect.truth import Truth
-from nightaug.errors import ConfigError, DatasetError, Interrupted
+from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted
 from nightaug.experiment.compare import run_compare
 from nightaug.experiment.compare_rows import DETECTIONS, read_state
-from nightaug.runs import lock_folder
+from nightaug.runs import lock_folder, save_weights
 
 FEW = ("day", "day+translated")
 
@@ -474,6 +475,48 @@ def test_a_folder_of_an_arm_that_cannot_be_used_is_refused_before_anything_is_ma
         world.run(arms=["mine"], arms_file=arms, translators=["relight"], dry_run=dry_run)
     assert world.fake.trained == []
     assert not (world.out / "translated").exists()
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_can_never_translate_is_refused_before_anything_is_made(
+    world: World, tmp_path: Path, dry_run: bool
+) -> None:
+    run = tmp_path / "detector"
+    run.mkdir()
+    save_weights(run / "best.safetensors", {"weight": torch.zeros(1)}, {"nightaug": '{"kind": "detector"}'})
+    with pytest.raises(CheckpointError, match=r"best\.safetensors holds a detector, not a translator"):
+        world.run(translators=[f"gan={run}"], dry_run=dry_run)
+    assert world.fake.trained == []
+    assert not world.out.exists()
+    world.run()  # with a translator, under the same name
+
+
+def test_a_detector_that_cannot_be_made_is_refused_and_can_be_mended(world: World, tmp_path: Path) -> None:
+    for dry_run in (True, False):
+        with pytest.raises(ConfigError, match="unknown detector 'nosuch'"):
+            world.run(arms=["day"], detector="nosuch", dry_run=dry_run)
+    teacher = {"detector": "nosuch"}
+    with pytest.raises(ConfigError, match="unknown detector 'nosuch'"):
+        world.run(arms=["day+self"], teacher=teacher)
+    world.run(arms=["day"], teacher=teacher)  # who labels nothing need not be made
+    assert world.names() == ["checkpoints/seed0", "day/seed0"]
+
+
+def test_settings_under_which_no_step_was_made_can_be_changed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arm: Any, dev: Any, classes: Any, out: Path, settings: Any, cpu: Any) -> None:
+        (out / "config.yaml").write_text("learning_rate: 0.1\n")
+        raise CheckpointError("nothere: no such weights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.fake, "train", fail)
+        with pytest.raises(CheckpointError, match="nothere"):
+            world.run(arms=["day"], steps=20)
+    assert (world.out / "checkpoints" / "seed0" / "row.json").is_file()
+    world.run(arms=["day"], steps=30, layers=[{"learning_rate": 0.2}])
+    assert [(row[2].steps, row[2].learning_rate) for row in world.fake.trained] == [(20, 0.2), (30, 0.2)]
+    assert not (world.out / "checkpoints" / "seed0" / "config.yaml").exists(), "of the attempt that failed"
+    with pytest.raises(ConfigError, match=r"learning_rate was 0\.2, is 0\.3"):
+        world.run(arms=["day"], layers=[{"learning_rate": 0.3}])
 
 
 def test_relight_is_translated_here_train_only_and_once(world: World) -> None:

@@ -13,7 +13,8 @@ from nightaug.data.frames import Frame
 from nightaug.detect.sampling import Source
 from nightaug.errors import ConfigError
 from nightaug.experiment.compare_data import Data, build_arm, read_data
-from nightaug.experiment.compare_rows import Detectors, _follow, weights_sha
+from nightaug.experiment.compare_detectors import Detectors, _follow
+from nightaug.experiment.compare_rows import weights_sha
 from nightaug.experiment.compare_settings import SourceSpec
 from nightaug.images import encode_image
 
@@ -72,10 +73,10 @@ def test_an_arm_whose_files_were_written_down_as_typed_goes_on(tmp_path: Path) -
 
 
 def test_embeddings_may_be_kept_elsewhere_inside_an_arm(tmp_path: Path, data: Data) -> None:
-    assert train(data, tmp_path, steps=1, adaptation={"cache": "here"})
-    assert train(data, tmp_path, adaptation={"cache": "there"})
+    assert train(data, tmp_path / "run", steps=1, adaptation={"cache": "here"})
+    assert train(data, tmp_path / "run", adaptation={"cache": "there"})
     with pytest.raises(ConfigError, match=r"adaptation.nodes was 200, is 9"):
-        train(data, tmp_path, adaptation={"cache": "there", "nodes": 9})
+        train(data, tmp_path / "run", adaptation={"cache": "there", "nodes": 9})
 
 
 def test_the_trainer_is_given_the_target_and_what_translations_were_made_from(

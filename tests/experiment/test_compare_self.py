@@ -206,6 +206,36 @@ def test_several_teachers_label_together(world: World) -> None:
         world.run()
 
 
+def test_how_right_labels_are_to_be_is_said_once(world: World) -> None:
+    table = world.run(arms=["day+self"], teacher_precision=0.45, steps=20)
+    assert table["teacher_precision"] == 0.45
+    world.run(seeds=2)
+    assert world.fake.precisions == [0.45, 0.45]
+    with pytest.raises(ConfigError, match=r"teacher_precision was 0\.45, is 0\.6"):
+        world.run(teacher_precision=0.6)
+
+
+def test_a_finished_comparison_trains_no_teacher_for_its_table(world: World) -> None:
+    world.run(arms=["day+self"], teacher_steps=50, steps=20)
+    shutil.rmtree(world.out / "pseudo")
+    world.run()  # labelled anew by the teacher that is there
+    shutil.rmtree(world.out / "pseudo")
+    shutil.rmtree(world.out / "teachers")
+    with pytest.raises(ConfigError, match=r"has learned from .*pseudo.*, which is gone; bring it back"):
+        world.run()
+    assert world.fake.trained == []
+
+
+def test_a_teacher_that_labelled_nothing_may_be_another(world: World) -> None:
+    world.fake.unsure = {"day"}
+    world.run(arms=["day+self"], steps=20)
+    assert any(line.endswith("; train its teacher for longer (--teacher-steps)") for line in world.lines)
+    # Taken at its word.
+    world.run(teacher_steps=50)
+    assert ("day/seed0", 50) in [(row[0], row[2].steps) for row in world.fake.trained]
+    assert any(line.endswith("(--teacher-steps and another --out)") for line in world.lines)
+
+
 def test_a_teacher_may_have_settings_of_its_own(world: World) -> None:
     table = world.run(arms=["day+self"], teacher={"width": 96, "height": 64}, steps=20)
     sizes = [(row[0], row[2].width, row[2].steps) for row in world.fake.trained]

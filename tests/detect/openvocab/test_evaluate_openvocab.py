@@ -248,6 +248,10 @@ def test_what_cannot_be_measured_says_why(streets: Path, tmp_path: Path, clip_fo
     (tmp_path / "mine.json").write_text("{}")
     with pytest.raises(ConfigError, match="evaluate has not made"):
         run_evaluation(knows, streets, out=tmp_path / "mine.json", unseen=["traffic light"], **options)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ConfigError, match=r"README\.md is a file that evaluate has not made"):
+        run_evaluation(knows, streets, out=tmp_path / "README.json", unseen=["traffic light"], **options)
+    assert (tmp_path / "README.md").read_text() == "mine"
     with pytest.raises(ConfigError, match=r"expected the name of a \.json"):
         run_evaluation(knows, streets, out=tmp_path / "m.txt", unseen=["traffic light"], **options)
     run = _detector_with_text(tmp_path / "vild.safetensors", clip_folder, "vild", ("car",), clip_sha="another")
