@@ -70,10 +70,11 @@ def _write_state(folder: Path, state: RowState) -> None:
 def is_begun(folder: Path) -> bool:
     """Whether a row has made steps that are kept: what its settings were is then fixed."""
     state = read_state(folder)
-    if state is None:
-        return False
-    kept = (folder / "state", RunFolder(folder).weights_path("last"))
-    return state.trained or state.step > 0 or any(path.exists() for path in kept)
+    return state is not None and (state.trained or state.step > 0 or _has_steps(folder))
+
+
+def _has_steps(folder: Path) -> bool:
+    return any(path.exists() for path in (folder / "state", RunFolder(folder).weights_path("last")))
 
 
 def is_done(folder: Path) -> bool:
@@ -157,7 +158,7 @@ class Rows:
         state = self.check(arm, seed, folder, start)
         if state.trained:
             return
-        if not is_begun(folder):
+        if not is_begun(folder) and not _has_steps(folder):
             # It failed before its first state: settings it was to be made with would be taken for those of a run.
             shutil.rmtree(folder, ignore_errors=True)
         for other in sorted(folder.parent.parent.glob(f"*/{folder.name}/row.json")) if start else ():

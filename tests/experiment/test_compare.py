@@ -162,6 +162,13 @@ def test_a_comparison_of_a_version_with_fewer_settings_goes_on(world: World) -> 
     world.run(arms=["day", "night"])
     assert world.names() == ["night/seed0"]
     path.write_text(text.replace("  learning_rate: 0.1\n", ""))
+    # Weights that have lost their row.json are somebody's work all the same.
+    (world.out / "runs" / "day" / "seed1").mkdir()
+    kept = world.out / "runs" / "day" / "seed1" / "notes.txt"
+    for path in (kept, kept.with_name("last.safetensors")):
+        path.write_text("mine")
+    world.run(arms=["day"], seeds=2)
+    assert kept.exists()
     with pytest.raises(ConfigError, match=r"learning_rate was 0.1, is 0.2"):
         world.run(layers=[{"learning_rate": 0.2}])
 
