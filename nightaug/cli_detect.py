@@ -201,7 +201,7 @@ def pseudo_label(
     out: Out,
     also: Annotated[
         list[Path] | None,
-        typer.Option(help="Another detector of the same classes; boxes of all are fused. Repeatable."),
+        typer.Option(metavar="DETECTOR", help="Another one of the same classes; boxes of all are fused. Repeatable."),
     ] = None,
     split: Annotated[str, typer.Option(help="Images to label; labels they have are not looked at.")] = "train",
     domain: Annotated[str, typer.Option(help="A (day), B (night) or all.")] = "B",
