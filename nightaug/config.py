@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -160,6 +161,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return found
+
+
+def lasting(place: str) -> str:
+    """A path by a name that holds in other working folders, too; as it is where nothing lies there."""
+    return os.path.abspath(place) if os.path.exists(place) else place
 
 
 def build(model: type[S], *layers: Mapping[str, Any]) -> S:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nightaug import __version__
-from nightaug.config import build, dump_yaml
+from nightaug.config import build, dump_yaml, lasting
 from nightaug.cyclegan.checkpoint import (
     find_weights,
     read_generator,
@@ -28,7 +28,7 @@ from nightaug.cyclegan.dataset import UnpairedCrops, to_image
 from nightaug.cyclegan.loop import CropTrainer, Score, TrainResult
 from nightaug.cyclegan.losses import l1
 from nightaug.cyclegan.networks import initialize
-from nightaug.cyclegan.relit import lasting_day, read_relit
+from nightaug.cyclegan.relit import read_relit
 from nightaug.cyclegan.samples import GRID_ROWS, grid, read_scored
 from nightaug.cyclegan.settings import DistillSettings
 from nightaug.cyclegan.student import StudentGenerator
@@ -218,7 +218,7 @@ def run_distill(
     """
     teacher, dataset, out = Path(teacher), Path(dataset), Path(out)
     settings = build(DistillSettings, *layers)
-    settings = settings.model_copy(update={"day": lasting_day(settings.day)})
+    settings = settings.model_copy(update={"day": settings.day and lasting(settings.day)})
     distiller = Distiller(teacher, dataset, out, settings, cpu)
     main = distiller.accelerator.is_main_process
     distiller.say = say

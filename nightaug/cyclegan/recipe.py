@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from nightaug.config import build, dump_yaml
+from nightaug.config import build, dump_yaml, lasting
 from nightaug.cyclegan.loop import TrainResult
-from nightaug.cyclegan.relit import lasting_day
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.cyclegan.train import Trainer
 from nightaug.errors import ConfigError
@@ -51,7 +50,7 @@ def run_recipe(
     """
     dataset, out = Path(dataset), Path(out)
     settings = build(TranslatorSettings, *layers)
-    layers = [*layers, {"day": lasting_day(settings.day)}]
+    layers = [*layers, {"day": settings.day and lasting(settings.day)}]
     settings = build(TranslatorSettings, *layers)
     judge: nn.Module | None = None
     if settings.faithful.weights.object and settings.faithful.judge is not None:

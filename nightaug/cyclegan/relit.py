@@ -8,7 +8,6 @@ and the lamps of labelled objects are lit already. Translating then relights fir
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +27,6 @@ class RelitDays(NamedTuple):
 
     of: dict[Path, Path]
     strength: float | None
-
-
-def lasting_day(given: str | None) -> str | None:
-    """``day`` by a place that holds in other working folders, too."""
-    return os.path.abspath(given) if given is not None and os.path.exists(given) else given
 
 
 def read_relit(given: str | None, root: Path, days: Sequence[Path]) -> RelitDays:

@@ -49,6 +49,7 @@ from nightaug.detect.pseudo_found import (
     fused_results,
     fused_rows,
     label_frames,
+    path_of,
     too_few,
 )
 from nightaug.detect.sources import SourceSpec, labelled_frames, load_target, map_classes
@@ -105,10 +106,11 @@ def run_pseudo_label(
     """
     runs, dataset, out = [Path(one) for one in (run, *also)], Path(dataset), Path(out)
     weights = [find_detector(one) for one in runs]
-    for one, file in zip(runs, weights, strict=True):
-        if (read_facts(file)["settings"].get("rcnn") or {}).get("class_agnostic"):
+    known = [read_facts(file)["settings"] for file in weights]
+    for one, theirs in zip(runs, known, strict=True):
+        if (theirs.get("rcnn") or {}).get("class_agnostic"):
             raise ConfigError(f"{one} finds objects and does not name them; label with a detector that knows classes")
-    settings = read_facts(weights[0])["settings"]
+    settings = known[0]
     opened = open_dataset(dataset)
     opened.require_split(split)
     spec = SourceSpec("dataset", split, domain)
@@ -125,8 +127,8 @@ def run_pseudo_label(
     if score is None:
         rename = settings.get("rename") or {}
         dev = map_classes(labelled_frames(opened, choose, domain), rename)
-        mine = {os.path.abspath(frame.path) for frame in frames if frame.path is not None}
-        if any(frame.path is not None and os.path.abspath(frame.path) in mine for frame in dev):
+        mine = {path_of(frame) for frame in frames}
+        if any(frame.path is not None and path_of(frame) in mine for frame in dev):
             # Thresholds would be chosen on the labels of what is to be labelled without them.
             raise ConfigError(
                 f"--choose {choose}: the images to label are among its own; choose on another split, or give one "

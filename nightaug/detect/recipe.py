@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nightaug.config import build, dump_yaml
+from nightaug.config import build, dump_yaml, lasting
 from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.data.formats import Dataset, open_dataset
 from nightaug.data.frames import Frame
@@ -68,8 +68,7 @@ def _lasting(text: str) -> str:
         place = parse_source(text).data
     except ConfigError:
         return text  # said where it is read, with the option's name
-    known = place not in {"dataset", "."} and os.path.exists(place)
-    return os.path.abspath(place) + text[len(place) :] if known else text
+    return text if place in {"dataset", "."} else lasting(place) + text[len(place) :]
 
 
 def gather(dataset: Dataset, settings: DetectorSettings) -> TrainingData:

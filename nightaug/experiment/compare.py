@@ -132,6 +132,9 @@ def run_compare(
     base = backend.settings([*recorded, *layers, given, {"patience": None, "adapt": "none", "target": None}])
     base = backend.settings([lasting_places(base.model_dump(mode="json"))])
     counted = {key: getattr(before, key) for key in CompareOptions.model_fields} if before else {}
+    # What is said now, then what was said before; else the defaults.
+    taught = {"teachers": teachers, "teacher_precision": teacher_precision}
+    counted |= {key: said or getattr(before, key) for key, said in taught.items() if said or before}
     counted |= {**(options or {}), **({} if bootstrap is None else {"bootstrap": bootstrap})}
     sources = all_translators(before.translators if before else {}, translators)
     detector_settings = _dump(base)
@@ -149,8 +152,6 @@ def run_compare(
             "steps": budget,
             "day_steps": None if starts_trained(base) else day_steps or (before and before.day_steps) or budget,
             "teacher_steps": other_steps(teacher_steps or (before.teacher_steps if before else None), budget),
-            "teachers": teachers or (before.teachers if before else 1),
-            "teacher_precision": teacher_precision or (before.teacher_precision if before else 0.6),
             "teacher": merge(before.teacher if before else {}, lasting_places(teacher or {})),
             "seeds": tuple(range(seeds or (len(before.seeds) if before else SEEDS))),
             "arms": {name: tuple(part.model_dump() for part in some) for name, some in found.arms.items()},

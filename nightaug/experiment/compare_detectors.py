@@ -21,9 +21,6 @@ from nightaug.runs import RunFolder
 Results = list[dict[str, Any]]
 Say = Callable[[str], None]
 
-#: Endings of files of weights.
-_WEIGHTS = {".pt", ".pth", ".bin", ".safetensors"}
-
 
 class Outcome(Protocol):
     """What training says at its end."""
@@ -223,4 +220,6 @@ def _check(settings: Settings) -> None:
 
 
 def _is_file_name(text: str) -> bool:
-    return Path(text).suffix in _WEIGHTS or "/" in text
+    from nightaug.clip.weights import WEIGHT_SUFFIXES
+
+    return Path(text).suffix in WEIGHT_SUFFIXES or "/" in text

@@ -158,7 +158,7 @@ class Rows:
         state = self.check(arm, seed, folder, start)
         if state.trained:
             return
-        if not is_begun(folder) and not _has_steps(folder):
+        if not state.step and not _has_steps(folder):
             # It failed before its first state: settings it was to be made with would be taken for those of a run.
             shutil.rmtree(folder, ignore_errors=True)
         for other in sorted(folder.parent.parent.glob(f"*/{folder.name}/row.json")) if start else ():

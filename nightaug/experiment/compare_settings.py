@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import Field, PositiveInt
 
-from nightaug.config import Settings, build, dump_yaml, flatten, load_yaml, merge
+from nightaug.config import Settings, build, dump_yaml, flatten, lasting, load_yaml, merge
 from nightaug.errors import ConfigError
 from nightaug.experiment.compare_adapt import BY_ARM, Overrides, arm_settings, differences, overrides, without
 from nightaug.images import atomic_write_text
@@ -173,14 +172,14 @@ def read_settings(path: Path) -> CompareSettings | None:
 
 def lasting_places(detector: Mapping[str, Any]) -> dict[str, Any]:
     """Detector settings whose files are named by places that hold in other working folders, too."""
-    from nightaug.detect.openvocab.vocabulary import lasting
+    from nightaug.detect.openvocab.vocabulary import lasting_clip
 
     found = dict(detector)
     for key in FILES:
         # Names and tags, such as yolo11n and auto, are no files: those are known by their endings.
-        if (text := found.get(key)) and (key == "weights" or Path(text).suffix) and Path(text).exists():
-            found[key] = os.path.abspath(text)
-    return found | ({"clip": lasting(found["clip"])} if found.get("clip", "none") != "none" else {})
+        if (text := found.get(key)) and (key == "weights" or Path(text).suffix):
+            found[key] = lasting(text)
+    return found | ({"clip": lasting_clip(found["clip"])} if found.get("clip", "none") != "none" else {})
 
 
 def shown_file(place: str | None) -> str | None:
@@ -306,9 +305,8 @@ def joined(before: CompareSettings, now: CompareSettings, folder: Path, begun: C
 def taught(folder: Path) -> bool:
     """Whether a comparison has teachers that have begun, or labels: how they are trained is then fixed."""
     # Of labels that came to nothing there is only what was found.
-    return any(folder.glob(f"{TEACHERS}/*/*/state")) or any(
-        any(folder.glob(pattern)) for pattern in (f"{TEACHERS}/*/*/*.safetensors", f"{PSEUDO}/*/*/annotations/*.json")
-    )
+    kept = (f"{TEACHERS}/*/*/state", f"{TEACHERS}/*/*/*.safetensors", f"{PSEUDO}/*/*/annotations/*.json")
+    return any(any(folder.glob(pattern)) for pattern in kept)
 
 
 def _meaning(part: SourceSpec) -> SourceSpec:

@@ -34,7 +34,7 @@ from nightaug.detect.openvocab.store import (
     read_state,
     write_state,
 )
-from nightaug.detect.openvocab.vocabulary import lasting, taught
+from nightaug.detect.openvocab.vocabulary import lasting_clip, taught
 from nightaug.detect.sources import known_classes, load_source, load_target, parse_source
 from nightaug.devices import check_device, default_device
 from nightaug.errors import ConfigError, DatasetError, NightaugError
@@ -153,7 +153,7 @@ def run_embed(
         "nightaug": __version__, "root": str(root), "data": list(data) or ["dataset"], "images": len(frames),
         "images_sha": _hash(names, frames if detector is None else [], wanted), **source,
         "most": most, "min_score": min_score, "nms": overlap, "min_side": min_side,
-        "clip": lasting(clip), "clip_name": model.name, "clip_sha": model.sha, "width": model.width,
+        "clip": lasting_clip(clip), "clip_name": model.name, "clip_sha": model.sha, "width": model.width,
     }  # fmt: skip
     threads = decoders(workers)
     job = _Job(

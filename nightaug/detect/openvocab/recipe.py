@@ -15,7 +15,15 @@ from nightaug.detect.detectors import build_detector
 from nightaug.detect.openvocab.extend import check_held_out, store_facts
 from nightaug.detect.openvocab.splits import ClassSplit, class_split
 from nightaug.detect.openvocab.store import ProposalStore
-from nightaug.detect.openvocab.vocabulary import had_boxes, lasting, load_text, reads_text, set_rivals, set_text, taught
+from nightaug.detect.openvocab.vocabulary import (
+    had_boxes,
+    lasting_clip,
+    load_text,
+    reads_text,
+    set_rivals,
+    set_text,
+    taught,
+)
 from nightaug.detect.recipe import Ready, TrainingData, run_recipe
 from nightaug.detect.settings import TWO_STAGE, DetectorSettings
 from nightaug.detect.sources import SourceSpec, known_classes, load_source, map_classes, parse_source
@@ -142,7 +150,7 @@ def _ready(
                 f"{', '.join(changed)}); take those, or choose another --out"
             )
     facts = {
-        "embedding": store.width, "clip": lasting(clip or store.clip), "clip_sha": text.sha, "store": identity,
+        "embedding": store.width, "clip": lasting_clip(clip or store.clip), "clip_sha": text.sha, "store": identity,
     }  # fmt: skip
     detector = build_detector(settings, data.classes, pretrained=settings.weights is None, facts=facts)
     set_text(detector, data.classes, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from nightaug import __version__
 from nightaug.clip.encoder import Clip, load_clip
 from nightaug.clip.prompts import Prompts
-from nightaug.config import build
+from nightaug.config import build, lasting
 from nightaug.data.classes import canonical_class, canonical_classes
 from nightaug.detect.checkpoint import find_detector, load_detector, read_facts, write_detector
 from nightaug.detect.detectors import Detector
@@ -27,12 +26,10 @@ from nightaug.errors import ConfigError
 _RENAMED = "renamed"
 
 
-def lasting(spec: str) -> str:
+def lasting_clip(spec: str) -> str:
     """A CLIP's spec that holds in other working folders, too."""
     model, colon, rest = spec.partition(":")
-    if Path(spec).exists():
-        return os.path.abspath(spec)
-    return f"{model}:{os.path.abspath(rest)}" if colon and Path(rest).exists() else spec
+    return lasting(spec) if Path(spec).exists() or not colon else f"{model}:{lasting(rest)}"
 
 
 def load_text(facts: Mapping[str, Any], spec: str | None = None, device: str | torch.device = "cpu") -> Clip:

@@ -16,7 +16,14 @@ from nightaug.clip.prompts import Prompts
 from nightaug.config import build
 from nightaug.detect.checkpoint import load_detector, read_facts
 from nightaug.detect.detectors import Detector, build_detector
-from nightaug.detect.openvocab.vocabulary import lasting, load_text, name_classes, narrow, taught, write_with_classes
+from nightaug.detect.openvocab.vocabulary import (
+    lasting_clip,
+    load_text,
+    name_classes,
+    narrow,
+    taught,
+    write_with_classes,
+)
 from nightaug.detect.settings import DetectorSettings
 from nightaug.errors import ConfigError
 
@@ -134,7 +141,7 @@ def test_which_clip(tmp_path: Path, clip_folder: Path, monkeypatch: pytest.Monke
         load_text({"clip": "ViT", "clip_sha": "0"}, str(clip_folder))
     assert load_text({"clip": str(clip_folder)}).width == EMBEDDING
     monkeypatch.chdir(clip_folder.parent)
-    assert lasting(clip_folder.name) == str(clip_folder)
-    assert lasting(f"local-dir:{clip_folder.name}") == f"local-dir:{clip_folder}"
-    assert lasting("ViT-B-32:openai") == "ViT-B-32:openai"
-    assert os.path.isabs(lasting(clip_folder.name))
+    assert lasting_clip(clip_folder.name) == str(clip_folder)
+    assert lasting_clip(f"local-dir:{clip_folder.name}") == f"local-dir:{clip_folder}"
+    assert lasting_clip("ViT-B-32:openai") == "ViT-B-32:openai"
+    assert os.path.isabs(lasting_clip(clip_folder.name))
