@@ -21,7 +21,8 @@ class CurateSettings(Settings):
             invented ones are painted over; an image that cannot be mended is treated as by ``weigh``.
         lost_below: an object with ``kept`` under this is lost.
         moved_above: one that has ``moved`` further than this is lost too, as its box no longer fits.
-        min_object, min_lamp: detections and lamps outside every box count as invented from this score on.
+        min_object, min_lamp: detections and lamps outside every box count as invented from this score on; the scores
+            hold none under their judge's own threshold, so that 0 takes all that were counted there.
         max_invented: ``drop``: an image with more invented objects than this is dropped.
         max_lost: ``drop``: an image of whose measured boxes a larger share is lost is dropped as a whole.
         invented_cost: ``weigh``: each invented object takes this share off the image's weight.
@@ -34,7 +35,7 @@ class CurateSettings(Settings):
     mode: Mode = "drop"
     lost_below: Share = 0.35
     moved_above: Share = 0.6
-    min_object: Share = 0.5
+    min_object: Share = 0.0
     min_lamp: Share = 0.5
     max_invented: Annotated[int, Field(ge=0)] = 2
     max_lost: Share = 0.75

@@ -25,6 +25,7 @@ from nightaug.relight.light import REFERENCE_SIDE, glow_and_spill, lamp_map, nig
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import RelightSettings
 from nightaug.relight.sky import sky_alpha, sky_maps
+from nightaug.relight.stray import limit_stray
 from nightaug.relight.street import street_lights
 from nightaug.relight.tone import day_black, day_table, expose, to_linear
 
@@ -117,6 +118,8 @@ def relight(
     cv2.multiply(night, cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR), dst=night)
     if alpha is not None:
         _darken_sky(night, alpha, scene, strength)
+    if settings.stray_light:
+        limit_stray(night, alpha, good, size, settings, strength)
     if lamps:
         cv2.scaleAdd(cv2.resize(glow, (width, height), interpolation=cv2.INTER_LINEAR), strength, night, dst=night)
         for lamp in lamps:

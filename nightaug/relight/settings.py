@@ -67,6 +67,8 @@ class RelightSettings:
     sky_city_glow: Range = (1.0, 2.2)  #: times brighter at the horizon than overhead
     sky_colors: tuple[RGB, ...] = ((1.2, 0.96, 0.8), (1.0, 1.0, 1.0), (0.9, 0.98, 1.2))  #: linear RGB
 
+    stray_light: float = 2.0  #: times what is around: what no label knows, above the horizon, is no lighter; 0: off
+
     # -- objects: light on them, times the light around ---------------------------------------------------
     vehicle_light: Range = (0.4, 2.0)  #: as many darker than the road as on real nights: a light box would be a tell
     person_light: Range = (0.6, 2.4)  #: pedestrians, riders, bicycles, motorcycles

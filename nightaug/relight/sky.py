@@ -29,6 +29,11 @@ _LOW = 0.38  # share of the height below which sky has to look like the sky abov
 _WHITE = 205.0  # grey levels: so bright, sky may be as warm as a sunset
 _HOLES = 0.42  # share of the height below which brightness alone makes no sky
 _UNDER_SKY = 0.35  # share of the pixels above that must be sky, below that height
+_EVEN = 9.0  # grey levels: local standard deviation of dusk and haze, where the open sky ends in no edge
+_DULL = 0.55  # of the sky's grey level: how dull they may be
+_PALE = 80  # grey levels between a pixel's channels: more of a colour than dusk has
+_OPEN = 0.6  # share of the pixels over it that must be sky
+_HANGS = 0.3  # share of its width with which such a piece must hang under the sky
 _RATIO = (0.32, 0.60)  # blue over the near sky's: none of it is sky below, nearly all of the light is above
 
 
@@ -92,6 +97,9 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     higher = sky & (rows < _LOW)
     if higher.any():
         sky &= (rows < _LOW) | (gray > float(np.median(gray[higher])) - _SAME_COLOR)
+    even = (deviation < _EVEN) & (gray > max(_MIN_LUMA, _DULL * top_luma)) & (rows < _FADE[0]) & ~protected
+    even &= np.ptp(small, axis=2) < _PALE
+    sky |= _hanging(even & ~sky, sky)
     mask = sky.astype(np.float32) * prior
     # Holes between leaves come in crowds; a lone speck is a puddle or a window.
     crowd = cv2.blur(mask, (max(w // 20, 1), max(w // 20, 1)))
@@ -107,6 +115,21 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     weight = cv2.GaussianBlur(mask, (0, 0), sigma) + 1e-4
     luma = (cv2.GaussianBlur(mask * blue, (0, 0), sigma) + 1e-4 * float(blue[sky].mean())) / weight
     return core, edge, luma.astype(np.float32)
+
+
+def _hanging(pieces: NDArray[np.bool_], sky: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Those of the even pieces (h, w) that go on where open sky ends: dusk, haze, dull clouds.
+
+    Where sky ends at a roof or a hill, an edge that is not even lies between.
+    """
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces.astype(np.uint8), connectivity=4)
+    open_above = np.cumsum(sky, axis=0) >= _OPEN * np.arange(1, len(sky) + 1)[:, None]
+    touching = np.zeros_like(pieces)
+    touching[1:] = pieces[1:] & (sky & open_above)[:-1]
+    contact = np.bincount(labels[touching], minlength=len(stats))
+    keep = contact >= _HANGS * stats[:, cv2.CC_STAT_WIDTH]
+    keep[0] = False
+    return np.asarray(keep[labels], np.bool_)
 
 
 def sky_alpha(blue: U8, maps: tuple[F32, F32, F32]) -> F32:

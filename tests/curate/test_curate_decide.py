@@ -45,6 +45,17 @@ def test_invented_lamps(mode: str, lamps: int, weight: float) -> None:
     assert faint["a"].weight == 1.0
 
 
+@pytest.mark.parametrize("mode", ["drop", "weigh", "mend"])
+def test_what_the_judge_counts_as_invented_counts(mode: str) -> None:
+    """A detector from scratch is sure at 0.14, which 0.5 would never see."""
+    one = image("a")
+    one.invented = [Invented(kind="object", category="car", xyxy=HERE, score=score) for score in (0.14, 0.2, 0.6)]
+    decisions, _ = decide([one], build(CurateSettings, {"mode": mode}))
+    assert decisions["a"].spoilt == 3
+    surer, _ = decide([one], build(CurateSettings, {"mode": mode, "min_object": 0.5}))
+    assert surer["a"].spoilt == 1
+
+
 def test_an_image_that_lost_most_or_stayed_day() -> None:
     bad, half, day = image("a", 0, 0, 0, 0, 1), image("b", 0, 1), image("c", 1, 1, 1, 1, 1, night=0.1)
     decisions, _ = decide([bad, half, day], CurateSettings(min_night=0.2, max_class_share=1))

@@ -44,3 +44,28 @@ def test_the_deep_blue_beside_the_glare_of_the_sun_is_sky() -> None:
     image = street((50, 80, 120), (110, 80, 60))
     image[:60, 180:216] = (250, 252, 255)
     assert shares(image)[0] > 0.95
+
+
+def horizon(low: tuple[int, int, int], edge: bool) -> U8:
+    """Open sky over 50 rows that turns into something else by row 80, softly or at an edge with a dark rim."""
+    image = np.full((180, 320, 3), (90, 90, 92), np.uint8)
+    image[:50] = (205, 212, 222)
+    image[50:85] = low
+    if edge:
+        image[50:53] = (60, 60, 60)
+    else:
+        share = np.linspace(0, 1, 30)[:, None, None]
+        image[40:70] = np.uint8((1 - share) * np.array((205, 212, 222)) + share * np.array(low))
+    noise = np.random.default_rng(1).integers(-2, 3, (180, 320, 1))
+    return np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("low", [(205, 170, 140), (150, 154, 160), (190, 180, 130)])
+def test_sky_goes_on_into_dusk_and_dull_clouds_but_not_into_a_wall(low: tuple[int, int, int]) -> None:
+    found = []
+    for edge in (False, True):
+        maps = sky_maps(horizon(low, edge), np.zeros((180, 320), np.uint8))
+        assert maps is not None
+        found.append(float((maps[0] > 0.5)[72:82, 10:310].mean()))
+    assert found[0] > 0.9
+    assert found[1] < 0.1
