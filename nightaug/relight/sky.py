@@ -32,6 +32,7 @@ _UNDER_SKY = 0.35  # share of the pixels above that must be sky, below that heig
 _EVEN = 9.0  # grey levels: local standard deviation of dusk and haze, where the open sky ends in no edge
 _DULL = 0.55  # of the sky's grey level: how dull they may be
 _PALE = 80  # grey levels between a pixel's channels: more of a colour than dusk has
+_AROUND = 0.85  # share of a piece's outline that must be sky
 _OPEN = 0.6  # share of the pixels over it that must be sky
 _HANGS = 0.3  # share of its width with which such a piece must hang under the sky
 _RATIO = (0.32, 0.60)  # blue over the near sky's: none of it is sky below, nearly all of the light is above
@@ -100,6 +101,8 @@ def sky_maps(small: U8, solid: U8) -> tuple[F32, F32, F32] | None:
     even = (deviation < _EVEN) & (gray > max(_MIN_LUMA, _DULL * top_luma)) & (rows < _FADE[0]) & ~protected
     even &= np.ptp(small, axis=2) < _PALE
     sky |= _hanging(even & ~sky, sky)
+    # Glare and lit clouds of another colour than the sky around them.
+    sky |= _enclosed((gray > _DULL * top_luma) & (rows < _FADE[0]) & ~protected & ~sky, sky)
     mask = sky.astype(np.float32) * prior
     # Holes between leaves come in crowds; a lone speck is a puddle or a window.
     crowd = cv2.blur(mask, (max(w // 20, 1), max(w // 20, 1)))
@@ -128,6 +131,22 @@ def _hanging(pieces: NDArray[np.bool_], sky: NDArray[np.bool_]) -> NDArray[np.bo
     touching[1:] = pieces[1:] & (sky & open_above)[:-1]
     contact = np.bincount(labels[touching], minlength=len(stats))
     keep = contact >= _HANGS * stats[:, cv2.CC_STAT_WIDTH]
+    keep[0] = False
+    return np.asarray(keep[labels], np.bool_)
+
+
+def _enclosed(pieces: NDArray[np.bool_], sky: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Those of the pieces (h, w) with sky all around them; the frame's edge counts as nothing."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces.astype(np.uint8), connectivity=4)
+    outline = np.zeros(len(stats), np.int64)
+    touching = np.zeros(len(stats), np.int64)
+    for here, there in (
+        (np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:]), (np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :-1], np.s_[:, 1:])
+    ):  # fmt: skip
+        edge = pieces[here] & ~pieces[there]
+        outline += np.bincount(labels[here][edge], minlength=len(stats))
+        touching += np.bincount(labels[here][edge & sky[there]], minlength=len(stats))
+    keep = touching >= _AROUND * outline
     keep[0] = False
     return np.asarray(keep[labels], np.bool_)
 

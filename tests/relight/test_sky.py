@@ -69,3 +69,14 @@ def test_sky_goes_on_into_dusk_and_dull_clouds_but_not_into_a_wall(low: tuple[in
         found.append(float((maps[0] > 0.5)[72:82, 10:310].mean()))
     assert found[0] > 0.9
     assert found[1] < 0.1
+
+
+def test_a_lit_cloud_of_another_colour_is_sky_and_a_dark_bird_is_none() -> None:
+    image = street((190, 200, 215), (110, 80, 60))
+    image[25:37, 130:150] = (235, 210, 165)  # too warm to be taken for sky by itself
+    image[25:37, 180:195] = (40, 40, 40)
+    maps = sky_maps(image, np.zeros(image.shape[:2], np.uint8))
+    assert maps is not None
+    core = maps[0] > 0.5
+    assert core[27:35, 132:148].mean() > 0.95
+    assert not core[27:35, 182:193].any()
