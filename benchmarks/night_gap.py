@@ -162,9 +162,10 @@ def report(out: Path, options: dict[str, Any]) -> str:
         "",
     ]
     lines += [
-        "| translation | kept | moved | invented objects an image | invented lamps | became night | on real night |"
+        "| translation | kept | moved | invented objects an image | in a dim day | invented lamps | became night "
+        "| on real night |"
     ]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for name, cell in measured.items():
         lines.append(f"| {name} | " + " | ".join(interval(one) for one in cell.values()) + " |")
     text = "\n".join(lines) + "\n"
@@ -177,7 +178,8 @@ def told(summary: dict[str, Any]) -> dict[str, Any]:
     objects, invented = summary["objects"], summary["invented"]
     return {
         "kept": objects["kept"]["all"], "moved": objects["moved"]["all"],
-        "invented": (invented.get("objects") or {}).get("all"), "lamps": invented["lamps"],
+        "invented": (invented.get("objects") or {}).get("all"),
+        "doubted": (invented.get("doubted") or {}).get("all"), "lamps": invented["lamps"],
         "night": (summary.get("night") or {}).get("probability"),
         "false_on_real_night": (summary.get("real") or {}).get("false_detections"),
     }  # fmt: skip

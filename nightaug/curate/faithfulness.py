@@ -348,13 +348,16 @@ def _image(
     )  # fmt: skip
     if row.day is not None and row.night is not None:
         night = row.night
-        corners = [box.xyxy for box in pair.frame.boxes]
-        false = false_detections(night, np.array(corners, np.float64).reshape(-1, 4), score, targets)
+        boxes = np.array([box.xyxy for box in pair.frame.boxes], np.float64).reshape(-1, 4)
+        false = false_detections(night, boxes, score, targets)
         image.false_detections = len(false) if pair.labelled else None
         image.invented = [
             Invented(kind="object", category=night.labels[at], xyxy=night.boxes[at], score=night.scores[at])
             for at in new_detections(false, night, row.day, score).tolist()
         ]
+        if row.dim is not None:
+            false = false_detections(row.dim, boxes, score, targets)
+            image.doubted = [row.dim.labels[at] for at in new_detections(false, row.dim, row.day, score).tolist()]
     image.invented += lamps
     return image
 

@@ -27,6 +27,8 @@ from nightaug.runs import file_sha256
 
 #: Longer side in pixels at which edges and lamps are looked at.
 WORK_SIDE = 1280
+#: Share of its grey levels that the copy has in which the judge can find nothing new but what it doubts itself.
+DIMMED = 0.25
 _DIGITS = 4
 
 Floats = NDArray[np.float64]
@@ -66,10 +68,11 @@ class Eyes:
 
 
 class _Prepared(NamedTuple):
-    """A decoded image or pair with what needs no network; ``images`` wait for the networks."""
+    """A decoded image or pair with what needs no network; ``images`` wait for the networks, ``dim`` for the judge."""
 
     images: list[ImageArray]
     row: Row
+    dim: ImageArray | None = None
 
 
 def _boxes(frame: Frame) -> Floats:
@@ -94,8 +97,11 @@ def _rounded(values: Any) -> list[float]:
     return [round(float(value), 5) for value in values]
 
 
-def prepare_pair(pair: Pair, key: str, sha: str) -> _Prepared:
+def prepare_pair(pair: Pair, key: str, sha: str, dimmed: bool = False) -> _Prepared:
     """Edges, lamps and statistics of a pair; the source is brought to the translation's size where that differs.
+
+    Args:
+        dimmed: with a dim copy of the source for the judge.
 
     Raises:
         ImageError: one of them cannot be read.
@@ -122,7 +128,9 @@ def prepare_pair(pair: Pair, key: str, sha: str) -> _Prepared:
         spots=len(spots.new),
         statistics=(_rounded(statistics(small_before)), _rounded(statistics(dim)), _rounded(statistics(small_after))),
     )  # fmt: skip
-    return _Prepared([before, after], row)
+    return _Prepared(
+        [before, after], row, np.asarray(cv2.convertScaleAbs(before, alpha=DIMMED), np.uint8) if dimmed else None
+    )
 
 
 def prepare_real(frame: Frame, key: str) -> _Prepared:
@@ -143,11 +151,14 @@ def prepare_real(frame: Frame, key: str) -> _Prepared:
 def _complete(eyes: Eyes, group: Sequence[_Prepared]) -> Iterator[Row]:
     """Rows with what the networks say."""
     detected, features = eyes.look([image for each in group for image in each.images])
+    dims = [each.dim for each in group if each.dim is not None]
+    by_dim = iter(eyes.judge(dims) if eyes.judge is not None and dims else ())
     at = 0
     for each in group:
         row = each.row
         if isinstance(row, PairRow):
             row.day, row.night = detected[at], detected[at + 1]
+            row.dim = next(by_dim)[0] if eyes.judge is not None else None
             for name, before in features[at].items():
                 after = features[at + 1][name]
                 row.features[name] = packed(before.vector), packed(after.vector)
@@ -187,7 +198,7 @@ def measure(
             sha = file_sha256(item.frame.path)
             # The place of the source counts, too: the dim copy is drawn from its name.
             key = row_key("pair", sha, file_sha256(item.origin), item.source, _boxes(item.frame).tolist(), facts)
-            return rows.known.get(key) or prepare_pair(item, key, sha)
+            return rows.known.get(key) or prepare_pair(item, key, sha, eyes.judge is not None)
         except OSError as error:
             raise ImageError(f"cannot be read ({error.strerror or error})") from error
         except cv2.error as error:

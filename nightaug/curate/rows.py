@@ -17,7 +17,7 @@ from nightaug.errors import ConfigError
 from nightaug.images import atomic_open
 
 #: Raised when the same images would give other numbers: rows of before are then measured anew.
-ROW_VERSION = 1
+ROW_VERSION = 2
 
 
 class PairRow(msgspec.Struct, tag="pair", kw_only=True, omit_defaults=True):
@@ -27,7 +27,7 @@ class PairRow(msgspec.Struct, tag="pair", kw_only=True, omit_defaults=True):
         key: of both images, the boxes and the settings.
         sha256: of the translated file.
         width, height: of the translation, pixels.
-        day, night: what the judge sees; None without one.
+        day, night, dim: what the judge sees in source, translation and a dim copy of the source; None without one.
         structure: agreement of edges in each box of the frame; None where there is nothing to compare.
         whole: likewise in the image.
         lamps: xyxy and peak of the spots the source does not show.
@@ -43,6 +43,7 @@ class PairRow(msgspec.Struct, tag="pair", kw_only=True, omit_defaults=True):
     height: int
     day: Detected | None = None
     night: Detected | None = None
+    dim: Detected | None = None
     structure: list[float | None]
     whole: float | None = None
     lamps: list[tuple[float, float, float, float, float]]

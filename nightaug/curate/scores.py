@@ -69,6 +69,7 @@ class ImageScore(msgspec.Struct, kw_only=True, omit_defaults=True):
         sha256: of the translated file when it was scored.
         boxes: its labelled objects; crowds are left out.
         invented: see :class:`Invented`.
+        doubted: classes of what the judge newly sees in a dim copy of the source, in which nothing was invented.
         night: the day/night classifier's probability of night in [0, 1]; None without one.
         structure: agreement of the whole image's edges before and after, in [0, 1].
         false_detections: detections of the judge that no label explains, those of things that stand in the source,
@@ -81,6 +82,7 @@ class ImageScore(msgspec.Struct, kw_only=True, omit_defaults=True):
     sha256: str
     boxes: list[BoxScore] = msgspec.field(default_factory=list)
     invented: list[Invented] = msgspec.field(default_factory=list)
+    doubted: list[str] = msgspec.field(default_factory=list)
     night: float | None = None
     structure: float | None = None
     false_detections: int | None = None

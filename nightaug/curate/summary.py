@@ -120,7 +120,8 @@ def per_image(counts: Iterable[float], seed: int = 0) -> dict[str, float | None]
 
 
 def invented_summary(images: Sequence[ImageScore], judged: bool) -> dict[str, Any]:
-    """Invented objects and lamps an image, by class, and all false detections beside them."""
+    """Invented objects and lamps an image, by class; beside them what the judge takes for such in a dim copy of the
+    source (``doubted``), and all false detections."""
     out: dict[str, Any] = {
         "lamps": per_image(sum(each.kind == "lamp" for each in image.invented) for image in images),
         "lamps_shown": per_image(image.spots for image in images if image.spots is not None),
@@ -133,6 +134,11 @@ def invented_summary(images: Sequence[ImageScore], judged: bool) -> dict[str, An
                 for image in images
             )
             for name in (ALL, *found)
+        }
+        doubted = sorted({name for image in images for name in image.doubted})
+        out["doubted"] = {
+            name: per_image(sum(name in (ALL, each) for each in image.doubted) for image in images)
+            for name in (ALL, *doubted)
         }
         told = [image.false_detections for image in images if image.false_detections is not None]
         out["false_detections"] = per_image(told)
@@ -187,6 +193,12 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"detections that no label explains, an image: {_shown(invented['false_detections'])}, new ones "
             f"{_shown(found.get(ALL))} (score {judge['score']:g} or more, {judge['score_from']})"
+        )
+    if "doubted" in invented:
+        doubted = _shown(invented["doubted"][ALL])
+        lines.append(
+            f"new ones in dim copies of the source, in which nothing can be invented: {doubted} an image; so much "
+            "is the judge's own doubt"
         )
     real = summary.get("real", {})
     if real.get("false_detections"):

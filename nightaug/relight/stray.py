@@ -5,6 +5,8 @@ A pale patch in the dark is a sign to a detector, so a patch that no label knows
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +59,11 @@ def limit_stray(
     # As the inverse of the limit, which is 0 where there is none and can be blurred and enlarged.
     inverse = (1 - ramp(rows, *_END)) * (1 - cv2.GaussianBlur(known, (0, 0), 1.0)) / (settings.stray_light * around)
     inverse = np.asarray(cv2.resize(inverse, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-    over = cv2.multiply(cv2.transform(night, LUMA[None]).reshape(height, width), inverse)
+    upper = slice(0, math.ceil(_END[1] * height) + 1)
+    part = night[upper]
+    over = cv2.multiply(cv2.transform(part, LUMA[None]), inverse[upper])
+    cv2.pow(over, 4, dst=over)
+    over += 1
     # 1 far under the limit, limit / light far over it, 0.84 at the limit.
-    gain = 1 / np.sqrt(np.sqrt(1 + (over * over) ** 2))
-    night *= gain[..., None] ** np.float32(strength)
+    gain = cv2.pow(over, -0.25 * strength)
+    cv2.multiply(part, cv2.merge((gain,) * 3), dst=part)

@@ -355,6 +355,42 @@ def test_the_judge_tells_kept_moved_and_invented(
     assert scores.summary["real"]["false_detections"]["value"] == 1
 
 
+class NervousJudge(ColourJudge):
+    """Sees a bus in everything dark."""
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[tuple[Detected, Look]]:
+        out = super().__call__(images)
+        for image, (found, _) in zip(images, out, strict=True):
+            if image.mean() < 40:
+                found.boxes.append((70.0, 24.0, 92.0, 36.0))
+                found.scores.append(0.6)
+                found.labels.append("bus")
+        return out
+
+
+def test_what_the_judge_sees_in_a_dim_copy_is_its_own_doubt(
+    coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faithfulness, "Judge", NervousJudge)
+    source, translated = coloured
+    lines: list[str] = []
+    scores = score_translation(
+        source, translated, out=tmp_path / "s.json", judge=tmp_path, score=0.5, workers=1, gallery=False,
+        say=lines.append,
+    )  # fmt: skip
+    invented = scores.summary["invented"]
+    assert invented["objects"]["all"]["value"] == 2  # the truck and the bus
+    assert {name: cell["value"] for name, cell in invented["doubted"].items()} == {"all": 1, "bus": 1}
+    assert scores.images[0].doubted == ["bus"]
+    assert any(
+        "dim copies of the source, in which nothing can be invented: 1.00 [1.00, 1.00]" in line for line in lines
+    )
+    again = score_translation(
+        source, translated, out=tmp_path / "s.json", judge=tmp_path, score=0.5, workers=1, gallery=False
+    )
+    assert again.summary["invented"] == invented  # from the rows
+
+
 def faithfulness_parts(box: Any) -> dict[str, float]:
     from nightaug.curate.kept import kept_parts
 
