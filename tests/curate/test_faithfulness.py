@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -372,12 +373,9 @@ def test_what_the_judge_sees_in_a_dim_copy_is_its_own_doubt(
     coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(faithfulness, "Judge", NervousJudge)
-    source, translated = coloured
-    lines: list[str] = []
-    scores = score_translation(
-        source, translated, out=tmp_path / "s.json", judge=tmp_path, score=0.5, workers=1, gallery=False,
-        say=lines.append,
-    )  # fmt: skip
+    out, lines = tmp_path / "s.json", list[str]()
+    score = partial(score_translation, *coloured, out=out, judge=tmp_path, score=0.5, workers=1, gallery=False)
+    scores = score(say=lines.append)
     invented = scores.summary["invented"]
     assert invented["objects"]["all"]["value"] == 2  # the truck and the bus
     assert {name: cell["value"] for name, cell in invented["doubted"].items()} == {"all": 1, "bus": 1}
@@ -385,10 +383,7 @@ def test_what_the_judge_sees_in_a_dim_copy_is_its_own_doubt(
     assert any(
         "dim copies of the source, in which nothing can be invented: 1.00 [1.00, 1.00]" in line for line in lines
     )
-    again = score_translation(
-        source, translated, out=tmp_path / "s.json", judge=tmp_path, score=0.5, workers=1, gallery=False
-    )
-    assert again.summary["invented"] == invented  # from the rows
+    assert score().summary["invented"] == invented  # from the rows
 
 
 def faithfulness_parts(box: Any) -> dict[str, float]:
