@@ -146,7 +146,7 @@ def _enclosed(pieces: NDArray[np.bool_], sky: NDArray[np.bool_]) -> NDArray[np.b
         edge = pieces[here] & ~pieces[there]
         outline += np.bincount(labels[here][edge], minlength=len(stats))
         touching += np.bincount(labels[here][edge & sky[there]], minlength=len(stats))
-    keep = touching >= _AROUND * outline
+    keep = (touching > 0) & (touching >= _AROUND * outline)
     keep[0] = False
     return np.asarray(keep[labels], np.bool_)
 
