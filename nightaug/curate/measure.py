@@ -152,13 +152,13 @@ def _complete(eyes: Eyes, group: Sequence[_Prepared]) -> Iterator[Row]:
     """Rows with what the networks say."""
     detected, features = eyes.look([image for each in group for image in each.images])
     dims = [each.dim for each in group if each.dim is not None]
-    by_dim = iter(eyes.judge(dims) if eyes.judge is not None and dims else ())
+    by_dim = iter(eyes.judge(dims) if eyes.judge and dims else ())
     at = 0
     for each in group:
         row = each.row
         if isinstance(row, PairRow):
             row.day, row.night = detected[at], detected[at + 1]
-            row.dim = next(by_dim)[0] if eyes.judge is not None else None
+            row.dim = next(by_dim)[0] if each.dim is not None else None
             for name, before in features[at].items():
                 after = features[at + 1][name]
                 row.features[name] = packed(before.vector), packed(after.vector)

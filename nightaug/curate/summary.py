@@ -119,6 +119,12 @@ def per_image(counts: Iterable[float], seed: int = 0) -> dict[str, float | None]
     return ratio_interval(values, [1.0] * len(values), seed)
 
 
+def _counted(found: Sequence[Sequence[str]]) -> dict[str, dict[str, float | None]]:
+    """How many an image, of all classes and of each that any image has; ``found`` holds the classes in each image."""
+    names = sorted({name for each in found for name in each})
+    return {ALL: per_image(map(len, found)), **{name: per_image(each.count(name) for each in found) for name in names}}
+
+
 def invented_summary(images: Sequence[ImageScore], judged: bool) -> dict[str, Any]:
     """Invented objects and lamps an image, by class; beside them what the judge takes for such in a dim copy of the
     source (``doubted``), and all false detections."""
@@ -127,19 +133,8 @@ def invented_summary(images: Sequence[ImageScore], judged: bool) -> dict[str, An
         "lamps_shown": per_image(image.spots for image in images if image.spots is not None),
     }
     if judged:
-        found = sorted({each.category for image in images for each in image.invented if each.category})
-        out["objects"] = {
-            name: per_image(
-                sum(each.kind == "object" and name in (ALL, each.category) for each in image.invented)
-                for image in images
-            )
-            for name in (ALL, *found)
-        }
-        doubted = sorted({name for image in images for name in image.doubted})
-        out["doubted"] = {
-            name: per_image(sum(name in (ALL, each) for each in image.doubted) for image in images)
-            for name in (ALL, *doubted)
-        }
+        out["objects"] = _counted([[each.category for each in image.invented if each.category] for image in images])
+        out["doubted"] = _counted([image.doubted for image in images])
         told = [image.false_detections for image in images if image.false_detections is not None]
         out["false_detections"] = per_image(told)
     return out
