@@ -16,7 +16,8 @@ from nightaug.data.classes import BDD100K_CLASSES
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
 from nightaug.relight import RelightSettings, relight
-from nightaug.relight.lamps import DRAWS, find_lamps, usable
+from nightaug.relight.lamp_base import DRAWS, usable
+from nightaug.relight.lamps import find_lamps
 from nightaug.relight.tone import to_linear
 
 U8 = NDArray[np.uint8]

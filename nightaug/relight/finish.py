@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nightaug.relight.lamps import TWO_TRACK, pick
+from nightaug.relight.lamp_base import TWO_TRACK, pick
 from nightaug.relight.light import REFERENCE_SIDE, Labels, ramp
 from nightaug.relight.settings import Range, RelightSettings
 

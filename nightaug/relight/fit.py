@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nightaug.data.frames import Box
 from nightaug.errors import CheckpointError
 from nightaug.images import atomic_write_text
-from nightaug.relight.render import relight
+from nightaug.relight.render import LOOK, relight
 from nightaug.relight.settings import RelightSettings
 from nightaug.relight.statistics import Values, distances, measure, total
 
@@ -36,7 +36,8 @@ Shot = tuple[U8, list[Box]]
 #: What is fitted, in this order: what changes most comes first.
 KNOBS: tuple[str, ...] = (
     "median_luma", "sky_luma", "highlight_luma", "contrast", "shadow_flattening", "desaturation", "softness",
-    "headlight_pool", "ambient_top", "vehicle_light", "person_light", "sign_light", "signal_light", "bus_interior",
+    "headlight_pool", "ambient_top", "vehicle_light", "person_light", "sign_light", "signal_light",
+    "lit_inside", "bus_window", "route_sign_lit", "route_sign", "marked_bus", "marked_truck", "marker_lamp",
     "headlamp", "tail_lamp", "brake_lamp", "signal_lamp", "core_limit", "lit_on_road", "lit_at_side", "brake_chance",
     "glow", "spill", "wet_chance", "wet", "black_level", "read_noise", "shot_noise", "chroma_noise",
     "street_lamps", "far_lights", "lit_windows", "street_lamp", "far_light", "lit_window",
@@ -51,8 +52,6 @@ ROUNDS: tuple[tuple[float, bool], ...] = ((2.0, False), (1.5, True), (1.2, False
 _FARTHEST = 8.0
 #: What a constant's every octave away from relight's own must bring, or chance would decide.
 _PRICE = 0.004
-#: Part of a search's identity; raised when relight draws otherwise with the same constants.
-_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def _key(settings: RelightSettings) -> str:
 
 
 def _identity(days: Sequence[Shot], real: Mapping[str, Values], seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([_FORMAT, seed, asdict(RelightSettings()), real], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([LOOK, seed, asdict(RelightSettings()), real], sort_keys=True).encode())
     for image, boxes in days:
         digest.update(image.tobytes())
         digest.update(repr([(box.xyxy, box.category) for box in boxes]).encode())

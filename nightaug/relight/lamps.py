@@ -7,7 +7,6 @@ of a signal is the most saturated one), from the box's shape and place where the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,16 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightaug.data.frames import Box
-from nightaug.relight.settings import RGB, Range, RelightSettings
+from nightaug.relight.lamp_base import TWO_TRACK, Corners, Lamp, choose, pick, round_lamp
+from nightaug.relight.settings import RelightSettings
+from nightaug.relight.upper import upper_lamps
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
-Corners = tuple[float, float, float, float]
-
-TWO_TRACK = ("car", "truck", "bus", "train")
-PEOPLE = ("pedestrian", "rider", "bicycle", "motorcycle")
-DRAWS = 16  # random numbers for each box, always drawn, so that one box does not change the next
 
 _SIDE_ASPECT = 2.0  # width over height from which a car is seen from the side
 _SHOWS_SIDE = 1.35  # the same from which it shows its side beside its face
@@ -34,24 +30,6 @@ _CLEAR_SIDE = 48  # pixels: above this tail lamps are plain to see by day
 _RED_EXCESS = 12.0  # grey levels of red over the other two, weighted: a tail lamp by day
 _RED_FULL = 60.0  # grey levels above that: surely a lamp
 _RED_BODY = 0.16  # share of a patch that is red: the vehicle itself is painted so
-
-
-class Lamp(NamedTuple):
-    """One lamp: centre and radii in image pixels, colour in linear RGB, brightness in linear light.
-
-    ``bounds`` is its box (x1, y1, x2, y2), which its core never leaves. ``shape`` is None for an ellipse, or
-    the lamp's own outline: float32 in [0, 1], with ``origin`` the pixel (x, y) of its first element.
-    """
-
-    x: float
-    y: float
-    rx: float
-    ry: float
-    color: RGB
-    power: float
-    bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
-    shape: F32 | None = None
-    origin: tuple[int, int] = (0, 0)
 
 
 class _Spot(NamedTuple):
@@ -73,35 +51,12 @@ class _Rear(NamedTuple):
 _NO_REAR = _Rear(0.0, ())
 
 
-def usable(boxes: Sequence[Box], width: int, height: int) -> list[tuple[Box, Corners]]:
-    """Boxes that lie in the image with their corners cut to it; NaN, inverted, outside ones are dropped."""
-    out = []
-    for box in boxes:
-        corners = np.array(box.xyxy, dtype=np.float64)
-        if box.crowd or not np.isfinite(corners).all():
-            continue
-        x1, x2 = (float(v) for v in np.clip(corners[[0, 2]], 0, width))
-        y1, y2 = (float(v) for v in np.clip(corners[[1, 3]], 0, height))
-        if x2 - x1 >= 1 and y2 - y1 >= 1:
-            out.append((box, (x1, y1, x2, y2)))
-    return out
-
-
-def pick(draw: float, span: Range) -> float:
-    """The value of a range that a number in [0, 1] stands for."""
-    return span[0] + draw * (span[1] - span[0])
-
-
-def _choose(draw: float, colors: tuple[RGB, ...]) -> RGB:
-    return colors[min(int(draw * len(colors)), len(colors) - 1)]
-
-
 def find_lamps(image: U8, good: list[tuple[Box, Corners]], draws: F64, settings: RelightSettings) -> list[Lamp]:
     """The lamps of all boxes.
 
     Args:
         image: uint8 (H, W, 3) RGB, the day frame.
-        good: what :func:`usable` gave.
+        good: what :func:`~nightaug.relight.lamp_base.usable` gave.
         draws: (P, DRAWS) uniform numbers in [0, 1), one row for each label.
         settings: ranges of brightness and chances.
 
@@ -117,8 +72,14 @@ def find_lamps(image: U8, good: list[tuple[Box, Corners]], draws: F64, settings:
             continue
         bounds = (int(x1), int(y1), int(np.ceil(x2)), int(np.ceil(y2)))
         patch = image[bounds[1] : bounds[3], bounds[0] : bounds[2]]
+        # Nearer is lower in the frame: what lies in a nearer vehicle's box is hidden by it.
+        nearer = vehicles[vehicles[:, 3] > y2 + 1]
         if box.category in TWO_TRACK:
-            found = _vehicle(patch, box, corners, frame=(width, height), u=u, settings=settings)
+            view = _view(patch, box, corners, (width, height), u, settings)
+            found = _vehicle(view, box, corners, width, u, settings)
+            if view.lit and box.category != "car":
+                whole = x1 > 2 and x2 < width - 2
+                found += upper_lamps(patch, box, corners, view.front, whole, nearer, u, settings)
         elif box.category == "traffic light":
             found = [_signal(patch, box, corners, u, settings)]
         elif box.category in ("motorcycle", "rider", "bicycle"):
@@ -126,8 +87,6 @@ def find_lamps(image: U8, good: list[tuple[Box, Corners]], draws: F64, settings:
         else:
             continue
         for lamp in found:
-            # Nearer is lower in the frame: a lamp that lies in a nearer vehicle's box is hidden by it.
-            nearer = vehicles[vehicles[:, 3] > y2 + 1]
             inside = (
                 (nearer[:, 0] < lamp.x) & (lamp.x < nearer[:, 2]) & (nearer[:, 1] < lamp.y) & (lamp.y < nearer[:, 3])
             )
@@ -167,26 +126,37 @@ def _look_for_rear(patch: U8) -> _Rear:
     return _Rear(min(score, 1.0), tuple(spots))
 
 
-def _vehicle(
-    patch: U8, box: Box, corners: Corners, *, frame: tuple[int, int], u: F64, settings: RelightSettings
-) -> list[Lamp]:
-    """Head or tail lamps of a car, truck, bus or train."""
+class _View(NamedTuple):
+    """How a vehicle is seen: what its rear shows, from the front or not, its lamps on or not."""
+
+    rear: _Rear
+    front: bool
+    lit: bool
+
+
+def _view(patch: U8, box: Box, corners: Corners, frame: tuple[int, int], u: F64, settings: RelightSettings) -> _View:
     x1, y1, x2, y2 = corners
-    w, h = x2 - x1, y2 - y1
     place = (x1 + x2) / 2 / frame[0]
     if settings.left_hand_traffic:
         place = 1 - place
-    cut = (x1 <= 2, x2 >= frame[0] - 2)
-    rear = _look_for_rear(patch) if min(w, h) >= _MIN_EVIDENCE_SIDE else _NO_REAR
+    rear = _look_for_rear(patch) if min(x2 - x1, y2 - y1) >= _MIN_EVIDENCE_SIDE else _NO_REAR
     # Oncoming traffic keeps to one side; straight ahead and on the near side one sees rears.
     front_chance = 0.7 if box.category == "train" else 0.85 / (1 + math.exp((place - 0.34) * 24)) + 0.02
-    front = bool(u[0] < front_chance)
+    front = bool(u[0] < front_chance) and not rear.spots
     lit = u[1] < (settings.lit_on_road if 0.25 < place < 0.70 else settings.lit_at_side)
+    return _View(rear, front, bool(lit))
+
+
+def _vehicle(view: _View, box: Box, corners: Corners, width: int, u: F64, settings: RelightSettings) -> list[Lamp]:
+    """Head or tail lamps of a car, truck, bus or train; ``width`` of the frame, pixels."""
+    x1, y1, x2, y2 = corners
+    w, h = x2 - x1, y2 - y1
+    rear, front, lit = view
+    cut = (x1 <= 2, x2 >= width - 2)
     tall = box.category in ("truck", "bus", "train")
     level = (0.76 if tall else 0.57) + (u[2] - 0.5) * (0.08 if tall else 0.2)
     size = (0.028 if tall else 0.04) * min(w, 1.6 * h)
-    color = _choose(u[4], settings.headlamp_colors)
-    front = front and not rear.spots
+    color = choose(u[4], settings.headlamp_colors)
     braking = bool(lit and u[6] < settings.brake_chance)
     span = (settings.brake_lamp if braking else settings.tail_lamp) if lit else settings.reflector
     tail = pick(u[5], span)
@@ -198,20 +168,20 @@ def _vehicle(
         head, tail_end = (0.04, 0.96) if u[5] < 0.5 else (0.96, 0.04)
         slivers = ((head, color), (tail_end, settings.tail_color))
         radii = (size * 0.5, size * 0.5)
-        return [_lamp((x1 + w * end, y1 + h * 0.55), radii, each, 1.0) for end, each in slivers] if lit else []
-    ends = [
-        share for share, gone in zip(_ends((x1 + x2) / 2 / frame[0], w, h, u, settings), cut, strict=True) if not gone
-    ]
+        return [round_lamp((x1 + w * end, y1 + h * 0.55), radii, each, 1.0) for end, each in slivers] if lit else []
+    ends = [share for share, gone in zip(_ends((x1 + x2) / 2 / width, w, h, u, settings), cut, strict=True) if not gone]
     if front:
         power = pick(u[5] ** 2, settings.headlamp)
         row = y1 + h * level
-        return [_lamp((x1 + w * end, row), (size * 1.1, size), color, power) for end in ends] if lit else []
+        return [round_lamp((x1 + w * end, row), (size * 1.1, size), color, power) for end in ends] if lit else []
     if min(w, h) > _CLEAR_SIDE and u[10] < 0.8:
         return []  # so large, a rear would show its red by day
     row = y1 + h * (level - (0.0 if tall else 0.09))
-    out = [_lamp((x1 + w * end, row), (size, size * 0.8), settings.tail_color, tail) for end in ends]
+    out = [round_lamp((x1 + w * end, row), (size, size * 0.8), settings.tail_color, tail) for end in ends]
     if braking and not tall and w > 24 and not any(cut) and u[7] < 0.7:
-        out.append(_lamp((x1 + w * sum(ends) / 2, y1 + h * 0.2), (size, size * 0.3), settings.tail_color, tail * 0.7))
+        out.append(
+            round_lamp((x1 + w * sum(ends) / 2, y1 + h * 0.2), (size, size * 0.3), settings.tail_color, tail * 0.7)
+        )
     return out
 
 
@@ -259,7 +229,7 @@ def _seen_tails(
     at_end = share < 0.25 or share > 0.75
     if len(out) == 1 and at_end and not box.occluded and not any(cut) and x2 - x1 < 1.5 * (corners[3] - y1):
         twin = (x1 + x2 - out[0].x, out[0].y)
-        out.append(_lamp(twin, (size, size * 0.8), settings.tail_color, power))
+        out.append(round_lamp(twin, (size, size * 0.8), settings.tail_color, power))
     return out
 
 
@@ -276,8 +246,8 @@ def _single(box: Box, corners: Corners, width: int, u: F64, settings: RelightSet
     y = y1 + h * (0.72 if box.category == "rider" else 0.45)
     if front:
         power = pick(u[5] ** 2, settings.headlamp) * (0.6 if box.category == "motorcycle" else 0.25)
-        return [_lamp(((x1 + x2) / 2, y), (r, r), _choose(u[4], settings.headlamp_colors), power)]
-    return [_lamp(((x1 + x2) / 2, y), (r, r), settings.tail_color, pick(u[5], settings.tail_lamp))]
+        return [round_lamp(((x1 + x2) / 2, y), (r, r), choose(u[4], settings.headlamp_colors), power)]
+    return [round_lamp(((x1 + x2) / 2, y), (r, r), settings.tail_color, pick(u[5], settings.tail_lamp))]
 
 
 def _signal(patch: U8, box: Box, corners: Corners, u: F64, settings: RelightSettings) -> Lamp:
@@ -314,7 +284,7 @@ def _signal(patch: U8, box: Box, corners: Corners, u: F64, settings: RelightSett
     radius = 0.36 * min(w, h, max(w, h) / 2.6)
     x, y = (x1 + w * share, y1 + h * across) if lying else (x1 + w * across, y1 + h * share)
     rgb = {"red": settings.signal_red, "yellow": settings.signal_yellow, "green": settings.signal_green}[color]
-    return _lamp((x, y), (radius, radius), rgb, pick(u[5], settings.signal_lamp))
+    return round_lamp((x, y), (radius, radius), rgb, pick(u[5], settings.signal_lamp))
 
 
 def _colour_kept(lamp: Lamp, limit: float) -> Lamp:
@@ -324,9 +294,3 @@ def _colour_kept(lamp: Lamp, limit: float) -> Lamp:
     area = math.pi * lamp.rx * lamp.ry if lamp.shape is None else float(lamp.shape.sum())
     radius = math.sqrt(max(area, 1e-3) / math.pi)
     return lamp._replace(power=min(lamp.power, limit * min(max(3.0 / radius, 1.0), 3.0)))
-
-
-def _lamp(at: tuple[float, float], radii: tuple[float, float], color: RGB, power: float) -> Lamp:
-    """A lamp; one under a pixel wide is widened to a pixel and dimmed, so that its light stays the same."""
-    rx, ry = max(radii[0], 0.8), max(radii[1], 0.8)
-    return Lamp(at[0], at[1], rx, ry, color, power * max(radii[0] * radii[1] / (rx * ry), 0.3))

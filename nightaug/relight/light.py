@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightaug.data.frames import Box
-from nightaug.relight.lamps import PEOPLE, TWO_TRACK, Corners, Lamp, pick
+from nightaug.relight.lamp_base import PEOPLE, TWO_TRACK, Corners, Lamp, pick
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import Range, RelightSettings
 from nightaug.relight.tone import LUMA, to_linear
@@ -120,7 +120,9 @@ def _object_light(
         span = spans.get(box.category)
         if span is None:
             continue
-        log = math.log(max(pick(u[8], span), 1e-3))
+        low, high = (math.log(max(end, 1e-3)) for end in span)
+        # Signs in the headlights are a hundred times as bright as those beside them.
+        log = pick(u[8], (low, high)) if box.category == "traffic sign" else math.log(max(pick(u[8], span), 1e-3))
         x1, y1, x2, y2 = on_small(corners, size, frame)
         part = logs[y1:y2, x1:x2]
         # A box is not the object: light fades to its corners, or its rectangle shows.
@@ -129,11 +131,6 @@ def _object_light(
             change *= _window(x2 - x1)[None, : part.shape[1]] * _window(y2 - y1)[: part.shape[0], None]
         # Where labels overlap the stronger change counts once; two cars do not light each other twice.
         np.copyto(part, change, where=np.abs(part) < np.abs(change))
-        if box.category in ("bus", "train"):
-            inside = pick(u[9], settings.bus_interior)
-            rows = y2 - y1
-            band = logs[y1 + rows // 6 : y1 + max(rows // 2, 1), x1:x2]
-            band += math.log(max(inside, 1e-3)) * _window(x2 - x1)[None, : band.shape[1]]
     return np.asarray(np.exp(cv2.GaussianBlur(logs, (0, 0), 0.7)).reshape(size), dtype=np.float32)
 
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError
 from nightaug.relight.finish import finish
-from nightaug.relight.lamps import DRAWS, Lamp, find_lamps, usable
+from nightaug.relight.lamp_base import DRAWS, Lamp, usable
+from nightaug.relight.lamps import find_lamps
 from nightaug.relight.light import REFERENCE_SIDE, glow_and_spill, lamp_map, night_light, solid_map
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import RelightSettings
@@ -31,6 +32,9 @@ from nightaug.relight.tone import day_black, day_table, expose, to_linear
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
+
+#: Raised when relight draws otherwise with the same constants: what one look began is not gone on with in another.
+LOOK = 4
 
 _DEFAULTS = RelightSettings()
 

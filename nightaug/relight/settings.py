@@ -72,9 +72,8 @@ class RelightSettings:
     # -- objects: light on them, times the light around ---------------------------------------------------
     vehicle_light: Range = (0.4, 2.0)  #: as many darker than the road as on real nights: a light box would be a tell
     person_light: Range = (0.6, 2.4)  #: pedestrians, riders, bicycles, motorcycles
-    sign_light: Range = (3.0, 12.0)  #: retro-reflective
+    sign_light: Range = (1.5, 22.0)  #: over 0: retro-reflective, as far as headlights reach it; drawn in log
     signal_light: Range = (0.5, 1.1)  #: the housing of a traffic light
-    bus_interior: Range = (1.5, 5.0)  #: windows of a bus or train
 
     # -- lamps: brightness in linear light (over 1 clips), drawn for each vehicle ---------------------------
     headlamp: Range = (4.0, 20.0)
@@ -91,6 +90,16 @@ class RelightSettings:
     signal_yellow: RGB = (1.0, 0.40, 0.03)
     signal_green: RGB = (0.06, 1.0, 0.40)
     core_limit: float = 2.5  #: linear: a coloured lamp wider than 6 pixels is no brighter, or it turns white
+    lit_inside: float = 0.4  #: chance in [0, 1] that the windows of a bus or train with its lamps on are lit
+    bus_window: Range = (0.04, 0.6)
+    bus_window_colors: tuple[RGB, ...] = ((1.0, 0.9, 0.7), (1.0, 0.97, 0.88), (0.86, 1.0, 0.97))
+    route_sign_lit: float = 0.35  #: chance in [0, 1] that such a bus, seen from either end, shows its route
+    route_sign: Range = (0.3, 1.5)
+    route_sign_colors: tuple[RGB, ...] = ((1.0, 0.45, 0.06), (1.0, 0.6, 0.12), (0.9, 1.0, 0.85))
+    marked_bus: float = 0.5  #: chance in [0, 1] of marker lamps under the roof of a bus or train
+    marked_truck: float = 0.2
+    marker_lamp: Range = (0.4, 2.0)
+    marker_front: RGB = (1.0, 0.5, 0.06)  #: from behind they are as tail lamps
     lit_on_road: float = 0.9  #: chance in [0, 1] that a vehicle in the middle of the frame has its lamps on
     lit_at_side: float = 0.5  #: the same near the left and right edge, where vehicles are parked
     left_hand_traffic: bool = False  #: oncoming vehicles come on the right
@@ -159,14 +168,27 @@ class RelightSettings:
 
 
 #: What is drawn in log, or divided by.
-_OVER_ZERO = ("median_luma", "shot_noise", "shading_size", "detail_size", "dapple_size")
+_OVER_ZERO = ("median_luma", "sign_light", "shot_noise", "shading_size", "detail_size", "dapple_size")
 _FINISHING = ("shading_removed", "detail", "dapple", "roof_fade", "side_fade")
 
 #: Largest value of what is a share, a chance or a grey level.
 _MOST: dict[str, float] = {
     **dict.fromkeys(("haze_removed", "shadow_flattening", "desaturation", "ambient_top", "horizon", "bonnet"), 1.0),
     **dict.fromkeys(
-        ("vignette", "brake_chance", "lit_on_road", "lit_at_side", "wet_chance", "wet", "shading_removed"), 1.0
+        (
+            "vignette",
+            "brake_chance",
+            "lit_inside",
+            "route_sign_lit",
+            "marked_bus",
+            "marked_truck",
+            "lit_on_road",
+            "lit_at_side",
+            "wet_chance",
+            "wet",
+            "shading_removed",
+        ),
+        1.0,
     ),
     **dict.fromkeys(("median_luma", "highlight_luma", "sky_luma"), 255.0),
 }

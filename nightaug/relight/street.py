@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightaug.data.frames import Box
-from nightaug.relight.lamps import Corners, Lamp
+from nightaug.relight.lamp_base import Corners, Lamp
 from nightaug.relight.scene import Scene
 from nightaug.relight.settings import RGB, Range, RelightSettings
 
@@ -38,7 +38,7 @@ def street_lights(
     """Lamps that no label knows.
 
     Args:
-        labels: what :func:`nightaug.relight.lamps.usable` gave; lights keep away from them.
+        labels: what :func:`nightaug.relight.lamp_base.usable` gave; lights keep away from them.
         frame: width and height, pixels.
         sky: float32 (h, w), how surely each place is sky, any size; None where there is none. No window is lit in it.
         scene: where its horizon is.

@@ -197,14 +197,14 @@ def _relight(
 ) -> Translator:
     if direction == "night2day":
         raise ConfigError("relight only goes from day to night; for night2day give --translator a trained run")
-    from nightaug.relight import relight, relight_settings
+    from nightaug.relight import LOOK, relight, relight_settings
 
     settings = relight_settings(constants or {})
 
     def run(image: ImageArray, boxes: Sequence[Box] | None, seed: int) -> ImageArray:
         return relight(image, boxes, seed=seed, strength=strength, settings=settings)
 
-    facts = {"strength": strength, **({"relight": dict(constants)} if constants else {})}
+    facts = {"strength": strength, "look": LOOK, **({"relight": dict(constants)} if constants else {})}
     if night_boxes != "none":
         facts["night_boxes"] = _said(night_boxes)
     return Translator(RELIGHT, direction, None, True, run, facts, True)

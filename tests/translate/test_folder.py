@@ -10,6 +10,7 @@ import pytest
 from helpers import picture, scalabel
 from PIL import Image
 
+import nightaug.relight
 from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError
 from nightaug.images import image_size, write_image
@@ -97,6 +98,17 @@ def test_other_settings_and_changed_sources_are_noticed(tmp_path: Path) -> None:
     labels.write_text(labels.read_text().replace("30.5", "60.5"))
     assert "2 translated" in job(root, out)[-1]
     assert [frame.boxes[0].x2 for frame in open_dataset(out).frames()] == [60.5, 60.5]
+
+
+def test_a_folder_that_an_earlier_relight_began_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = scalabel(tmp_path / "in", ["daytime", "daytime"]), tmp_path / "out"
+    job(root, out)
+    monkeypatch.setattr("nightaug.relight.LOOK", nightaug.relight.LOOK + 1)
+    with pytest.raises(ConfigError, match=r"look.*--overwrite"):
+        job(root, out)
+    assert "2 translated" in job(root, out, overwrite=True)[-1]
 
 
 def test_overwrite_leaves_no_former_images(tmp_path: Path) -> None:

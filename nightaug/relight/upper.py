@@ -1,0 +1,120 @@
+"""Lamps on the upper half of buses, trains and trucks: lit windows, the route's sign, marker lamps.
+
+Of 28 large buses in real nights (BDD100K, train) 13 show a row of marker lamps under their roof, 6 lit windows, 6 a
+route's sign; of 32 trucks 6 show marker lamps. By night that is most of what tells a bus from the dark.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nightaug.data.frames import Box
+from nightaug.relight.lamp_base import Corners, Lamp, choose, pick, round_lamp
+from nightaug.relight.settings import RGB, RelightSettings
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+
+_FACE = 1.05  #: width over height up to which one face is seen: it carries marker lamps and the route's sign
+_GLASS = 0.6  #: glass by day is darker than this share of the vehicle's body
+_BAND = (0.06, 0.5)  #: rows of the windows, as shares of the height
+_LEAST_MARKED = 14  #: pixels: no marker lamps on anything narrower
+_LEAST_GLASS = 14  #: pixels: windows of anything smaller are one band
+_MARKERS = (0.06, 0.42, 0.5, 0.58, 0.94)  #: two at the corners and three in the middle, as the law has it in the US
+
+
+def upper_lamps(
+    patch: U8, box: Box, corners: Corners, front: bool, whole: bool, nearer: F64, u: F64, settings: RelightSettings
+) -> list[Lamp]:
+    """The lamps above the head and tail lamps of a bus, train or truck with its lamps on.
+
+    Args:
+        patch: uint8 (h, w, 3) RGB, the box by day.
+        front: it comes towards the camera.
+        whole: the image's edge does not cut it off.
+        nearer: (Q, 4) boxes of vehicles before it, whose glass is not its own.
+        u: the label's random numbers.
+    """
+    # The label's row of draws has no number left: these follow from one that has nothing to do with lamps.
+    rng = np.random.default_rng(int(u[13] * 2**32))
+    draws = rng.random(8)
+    chances = settings.marked_truck if box.category == "truck" else settings.marked_bus
+    x1, y1, x2, y2 = corners
+    w, h = x2 - x1, y2 - y1
+    face = whole and w / h < _FACE
+    out: list[Lamp] = []
+    if box.category != "truck" and draws[0] < settings.lit_inside:
+        color = choose(draws[1], settings.bus_window_colors)
+        out += _windows(patch, corners, nearer, color, pick(draws[2] ** 2, settings.bus_window), rng)
+    if face and box.category == "bus" and draws[3] < settings.route_sign_lit and w >= _LEAST_MARKED:
+        color = choose(draws[4], settings.route_sign_colors)
+        out.append(_route_sign(corners, color, pick(draws[5], settings.route_sign), rng))
+    if face and draws[6] < chances and w >= _LEAST_MARKED:
+        color = settings.marker_front if front else settings.tail_color
+        power, radius = pick(draws[7], settings.marker_lamp), 0.018 * w
+        row = y1 + max(0.045 * h, radius)
+        out += [round_lamp((x1 + w * share, row), (radius, radius), color, power) for share in _MARKERS]
+    return out
+
+
+def _windows(
+    patch: U8,
+    corners: Corners,
+    nearer: F64,
+    color: RGB,
+    power: float,
+    rng: np.random.Generator,
+) -> list[Lamp]:
+    """Light behind the glass: what is darker than the body, in the upper half, in a few whole pieces."""
+    h, w = patch.shape[:2]
+    left, top = int(corners[0]), int(corners[1])
+    first, last, edge = round(_BAND[0] * h), max(round(_BAND[1] * h), 1), max(w // 20, 1)
+    if min(h, w) < _LEAST_GLASS:
+        glass = np.zeros((h, w), np.uint8)
+        glass[h // 6 : max(h * 5 // 12, h // 6 + 1), w // 8 : max(w - w // 8, 1)] = 1
+    else:
+        luma = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        glass = (luma < _GLASS * float(np.percentile(luma[first:last], 80))).astype(np.uint8)
+        glass[:first] = glass[last:] = 0
+        glass[:, :edge] = glass[:, w - edge :] = 0
+        glass = np.asarray(cv2.medianBlur(glass, 5 if min(h, w) > 40 else 3), np.uint8)
+    for x1, y1, x2, y2 in nearer:
+        glass[_at(y1, top) : _at(y2, top), _at(x1, left) : _at(x2, left)] = 0
+    _, labels, stats, centres = cv2.connectedComponentsWithStats(glass, connectivity=4)
+    out = []
+    for k in 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:8]:
+        x, y, columns, rows, area = (int(v) for v in stats[k])
+        # A window is a whole piece: dark paint and shade under a roof are ragged.
+        if area < max(0.004 * h * w, 4) or area < 0.7 * columns * rows:
+            continue
+        # What reaches a corner of the box is behind the vehicle.
+        if y <= first and (x <= edge or x + columns >= w - edge) and min(h, w) >= _LEAST_GLASS:
+            continue
+        shape = (labels[y : y + rows, x : x + columns] == k).astype(np.float32)
+        # Lamps hang from the ceiling, and people and posts stand before the light.
+        shape *= np.linspace(1, 0.45, rows, dtype=np.float32)[:, None]
+        coarse = rng.uniform(0.4, 1, (2, max(columns // max(rows, 1) * 2, 2))).astype(np.float32)
+        shape *= cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_LINEAR).reshape(rows, columns)
+        at = (left + x, top + y)
+        middle = (left + float(centres[k][0]) + 0.5, top + float(centres[k][1]) + 0.5)
+        out.append(Lamp(*middle, columns / 2, rows / 2, color, power, shape=shape, origin=at))
+    return out
+
+
+def _route_sign(corners: Corners, color: RGB, power: float, rng: np.random.Generator) -> Lamp:
+    """The line and where it goes, in lit dots under the roof."""
+    x1, y1, x2, y2 = corners
+    w, h = x2 - x1, y2 - y1
+    columns, rows = max(round(w * rng.uniform(0.18, 0.4)), 3), max(round(0.05 * h), 1)
+    at = (int((x1 + x2 - columns) / 2), min(int(y1 + max(0.05 * h, 1)), int(y2) - rows))
+    letters = np.repeat(rng.uniform(0.1, 1, columns // 2 + 1).astype(np.float32), 2)[:columns]
+    shape = np.tile(letters, (rows, 1))
+    return Lamp(at[0] + columns / 2, at[1] + rows / 2, columns / 2, rows / 2, color, power, shape=shape, origin=at)
+
+
+def _at(edge: float, start: int) -> int:
+    """Where the edge of another box lies in a patch, 0 where it lies before it."""
+    return max(round(edge) - start, 0)
