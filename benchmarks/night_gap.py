@@ -14,7 +14,7 @@ where it was stopped, and finished ones are stepped over: stop it whenever you l
 3. Translated folders of all, and a copy of the label-aware one's that the curator has mended.
 4. What the judge says of each: objects kept and moved, invented objects an image, whether it became night.
 5. The comparison: day, night, day+night, relight, fitted relight, plain, label-aware, curated, refined, curated with
-   the night head, relight and label-aware mixed, and self-training on top of that mixture.
+   the night head, relight mixed with label-aware and with fitted relight, and self-training on top of both mixtures.
 
 Writes OUT/night_gap.json and OUT/night_gap.md, also of what there is when a step fails.
 """
@@ -38,7 +38,8 @@ TRANSLATED = ("relight", "fitted", "cyclegan", "label-aware", "curated", "refine
 #: The arm with the night head beside the best images.
 ADAPTED = "day+translated+adapt:curated"
 #: Two translators whose faults differ, with the night images that an arm of both has labelled; brings that arm with it.
-SELF_TRAINED = "day+translated+self:relight+label-aware"
+#: Fitted nights are so near to real ones that day images beside them cost more than they give.
+SELF_TRAINED = ("day+translated+self:relight+label-aware", "translated+self:relight+fitted")
 #: What makes a CycleGAN label-aware: published weights, and a cycle that counts twice inside boxes.
 FAITHFUL = (
     "weights.segmentation=1", "weights.hallucination_outside=0.2", "weights.suppression=1", "inside=2",
@@ -104,7 +105,7 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
 
 def comparison(arguments: argparse.Namespace, folders: Path) -> list[str]:
     """The command of the last step."""
-    arms = ["day", "night", "day+night", "day+translated", ADAPTED, SELF_TRAINED]
+    arms = ["day", "night", "day+night", "day+translated", ADAPTED, *SELF_TRAINED]
     command = ["compare", str(arguments.data), "--out", str(arguments.out / "compare"), "--preset", arguments.preset]
     command += ["--arms", ",".join(arms), "--steps", str(arguments.steps), "--day-steps", str(arguments.day_steps)]
     command += ["--seeds", str(arguments.seeds), "--clip", arguments.clip]
