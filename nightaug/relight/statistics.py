@@ -30,6 +30,7 @@ SCENE = "scene"
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
 _LEVELS = np.linspace(0.05, 0.95, 19)
+_PARTS = 3  # of an object's height, from its top
 #: Differences are told in units of the real set's spread, which is taken for at least this much.
 _LEAST_SPREAD = {"share": 0.02, "stops": 0.2}
 #: Sets that lie farther apart than this in one statistic are simply far.
@@ -131,9 +132,13 @@ class _Planes:
         dx, dy = (x2 - x1) // 2, (y2 - y1) // 2
         around = self.stops[max(y1 - dy, 0) : y2 + dy, max(x1 - dx, 0) : x2 + dx]
         stops = self.stops[inside]
+        # A vehicle's lit windows are above, its lamps and the road's light below.
+        parts = np.array_split(np.arange(y2 - y1), _PARTS)
+        rows = {f"part {n}": float(stops[part].mean()) for n, part in enumerate(parts)}
+        rows |= {f"part {n} p90": float(np.percentile(stops[part], 90)) for n, part in enumerate(parts)}
         rest = max(around.size - stops.size, 1)
         ring = (float(around.sum()) - float(stops.sum())) / rest if around.size > stops.size else float(stops.mean())
-        return {
+        return rows | {
             "mean": float(stops.mean()),
             "p10": float(np.percentile(stops, 10)),
             "p50": float(np.median(stops)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import yaml
 from nightaug.cyclegan.settings import FaithfulSettings
 from nightaug.cyclegan.training_boxes import pseudo_boxes
 from nightaug.data.formats import open_dataset
-from nightaug.data.frames import Frame
+from nightaug.data.frames import Box, Frame
 from nightaug.data.upright import upright
 from nightaug.errors import ConfigError, DatasetError, ImageError, Interrupted
 from nightaug.images import atomic_write_text, read_image
 from nightaug.relight.fit import KNOBS, ROUNDS, Fit, Shot, fit_constants, shrunk
-from nightaug.relight.statistics import SCENE, Values, measure, total
+from nightaug.relight.statistics import MIN_OBJECTS, MIN_SIDE, SCENE, Values, measure, total
 from nightaug.runs import StopRequest, progress_bar
 
 #: Least frames of each domain that something can be fitted to.
@@ -31,7 +32,7 @@ def run_fit(
     *,
     night_boxes: str = "real",
     split: str = "train",
-    days: int = 48,
+    days: int = 64,
     nights: int = 200,
     side: int = 512,
     seed: int = 0,
@@ -68,7 +69,7 @@ def run_fit(
     day = [frame for frame in opened.frames(split, "A") if frame.path is not None and frame.boxes]
     night = [frame for frame in opened.frames(split, "B") if frame.path is not None]
     rng = np.random.default_rng(seed)
-    day, night = (_drawn(frames, 2 * count, rng) for frames, count in ((day, days), (night, nights)))
+    day, night = _drawn(day, 2 * days, rng, side), _drawn(night, 2 * nights, rng)
     for frames, what in ((day, "labelled day frames"), (night, "night frames")):
         if len(frames) < _LEAST:
             raise DatasetError(
@@ -112,9 +113,38 @@ def run_fit(
     return fit
 
 
-def _drawn(frames: Sequence[Frame], count: int, rng: np.random.Generator) -> list[Frame]:
-    chosen = rng.choice(len(frames), min(count, len(frames)), replace=False) if frames else ()
-    return [frames[number] for number in chosen]
+def _drawn(frames: Sequence[Frame], count: int, rng: np.random.Generator, side: int = 0) -> list[Frame]:
+    """``count`` frames by chance.
+
+    Args:
+        side: for at most half of them the class with the fewest objects in sight at that size chooses, as long as it
+            has fewer than are compared and there are so many at all; 0: chance alone.
+    """
+    order = [frames[number] for number in rng.permutation(len(frames))]
+    if side == 0 or len(order) <= count:
+        return order[:count]
+    seen = [Counter(box.category for box in frame.boxes if _in_sight(frame, box, side)) for frame in order]
+    # Of each half, fitted and held out, so many, and half as many again for what hides or is cut off.
+    wanted, there = 3 * MIN_OBJECTS, sum(seen, Counter())
+    rare = {name: iter([at for at, found in enumerate(seen) if found[name]]) for name in there if there[name] >= wanted}
+    chosen, have = set(range(count - count // 2)), Counter[str]()
+    for at in chosen:
+        have += seen[at]
+    while len(chosen) < count and (name := min(rare, key=lambda each: (have[each], each), default=None)):
+        another = next((at for at in rare[name] if at not in chosen), None) if have[name] < wanted else None
+        if another is None:
+            del rare[name]
+        else:
+            chosen.add(another)
+            have += seen[another]
+    chosen |= set([at for at in range(len(order)) if at not in chosen][: count - len(chosen)])
+    return [order[at] for at in sorted(chosen)]
+
+
+def _in_sight(frame: Frame, box: Box, side: int) -> bool:
+    """Whether an object is large enough to be measured once the image's longer side is ``side``."""
+    scale = min(side / max(frame.width or side, frame.height or side), 1)
+    return not box.crowd and min(box.x2 - box.x1, box.y2 - box.y1) * scale > MIN_SIDE
 
 
 def _night_boxes(
