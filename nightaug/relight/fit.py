@@ -38,8 +38,8 @@ KNOBS: tuple[str, ...] = (
     "median_luma", "sky_luma", "highlight_luma", "contrast", "shadow_flattening", "desaturation", "softness",
     "headlight_pool", "ambient_top", "person_light", "sign_light", "signal_light",
     "lit_inside", "bus_window", "route_sign_lit", "route_sign", "marked_bus", "marked_truck", "marker_lamp",
-    "vehicle_light", "headlamp", "tail_lamp", "brake_lamp", "signal_lamp", "core_limit", "lit_on_road", "lit_at_side", "brake_chance",
-    "glow", "spill", "wet_chance", "wet", "black_level", "read_noise", "shot_noise", "chroma_noise",
+    "vehicle_light", "headlamp", "tail_lamp", "brake_lamp", "signal_lamp", "core_limit", "lit_on_road", "lit_at_side",
+    "brake_chance", "glow", "spill", "wet_chance", "wet", "black_level", "read_noise", "shot_noise", "chroma_noise",
     "street_lamps", "far_lights", "lit_windows", "street_lamp", "far_light", "lit_window",
 )  # fmt: skip
 #: Constants that are off at 0 begin with this high end when they are tried.

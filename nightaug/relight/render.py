@@ -34,7 +34,7 @@ F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
 #: Raised when relight draws otherwise with the same constants: what one look began is not gone on with in another.
-LOOK = 4
+LOOK = 5
 
 _DEFAULTS = RelightSettings()
 

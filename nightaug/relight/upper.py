@@ -23,6 +23,7 @@ _GLASS = 0.6  #: glass by day is darker than this share of the vehicle's body
 _BAND = (0.06, 0.5)  #: rows of the windows, as shares of the height
 _LEAST_MARKED = 14  #: pixels: no marker lamps on anything narrower
 _LEAST_GLASS = 14  #: pixels: windows of anything smaller are one band
+_CLEAR_GLASS = 32  #: pixels: on anything larger a band that nothing shows would look painted on
 _MARKERS = (0.06, 0.42, 0.5, 0.58, 0.94)  #: two at the corners and three in the middle, as the law has it in the US
 
 
@@ -68,39 +69,68 @@ def _windows(
     power: float,
     rng: np.random.Generator,
 ) -> list[Lamp]:
-    """Light behind the glass: what is darker than the body, in the upper half, in a few whole pieces."""
-    h, w = patch.shape[:2]
+    """Light behind the glass."""
     left, top = int(corners[0]), int(corners[1])
-    first, last, edge = round(_BAND[0] * h), max(round(_BAND[1] * h), 1), max(w // 20, 1)
-    if min(h, w) < _LEAST_GLASS:
-        glass = np.zeros((h, w), np.uint8)
-        glass[h // 6 : max(h * 5 // 12, h // 6 + 1), w // 8 : max(w - w // 8, 1)] = 1
-    else:
-        luma = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        glass = (luma < _GLASS * float(np.percentile(luma[first:last], 80))).astype(np.uint8)
-        glass[:first] = glass[last:] = 0
-        glass[:, :edge] = glass[:, w - edge :] = 0
-        glass = np.asarray(cv2.medianBlur(glass, 5 if min(h, w) > 40 else 3), np.uint8)
+    hidden = np.zeros(patch.shape[:2], bool)
     for x1, y1, x2, y2 in nearer:
-        glass[_at(y1, top) : _at(y2, top), _at(x1, left) : _at(x2, left)] = 0
-    _, labels, stats, centres = cv2.connectedComponentsWithStats(glass, connectivity=4)
+        hidden[_at(y1, top) : _at(y2, top), _at(x1, left) : _at(x2, left)] = True
     out = []
-    for k in 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:8]:
-        x, y, columns, rows, area = (int(v) for v in stats[k])
-        # A window is a whole piece: dark paint and shade under a roof are ragged.
-        if area < max(0.004 * h * w, 4) or area < 0.7 * columns * rows:
-            continue
-        # What reaches a corner of the box is behind the vehicle.
-        if y <= first and (x <= edge or x + columns >= w - edge) and min(h, w) >= _LEAST_GLASS:
-            continue
-        shape = (labels[y : y + rows, x : x + columns] == k).astype(np.float32)
+    for x, y, pane in _panes(patch, hidden):
+        rows, columns = pane.shape
+        at_y, at_x = (float(where.mean()) + 0.5 for where in np.nonzero(pane))
         # Lamps hang from the ceiling, and people and posts stand before the light.
-        shape *= np.linspace(1, 0.45, rows, dtype=np.float32)[:, None]
+        shape = pane * np.linspace(1, 0.45, rows, dtype=np.float32)[:, None]
         coarse = rng.uniform(0.4, 1, (2, max(columns // max(rows, 1) * 2, 2))).astype(np.float32)
         shape *= cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_LINEAR).reshape(rows, columns)
         at = (left + x, top + y)
-        middle = (left + float(centres[k][0]) + 0.5, top + float(centres[k][1]) + 0.5)
-        out.append(Lamp(*middle, columns / 2, rows / 2, color, power, shape=shape, origin=at))
+        out.append(Lamp(at[0] + at_x, at[1] + at_y, columns / 2, rows / 2, color, power, shape=shape, origin=at))
+    return out
+
+
+def _panes(patch: U8, hidden: NDArray[np.bool_]) -> list[tuple[int, int, F32]]:
+    """Glass: what is darker than the body, in the upper half, in a few whole pieces; a band on small ones without.
+
+    Returns:
+        Column and row of each one's corner in the patch, and its outline.
+    """
+    h, w = patch.shape[:2]
+    first, last, edge = round(_BAND[0] * h), max(round(_BAND[1] * h), 1), max(w // 20, 1)
+    upper = ~hidden
+    upper[:first] = upper[last:] = False
+    if min(h, w) >= _LEAST_GLASS and upper.any():
+        luma = np.asarray(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY), np.uint8)
+        levels = luma[upper]
+        # A body that is dark itself, or red, has no glass under the first limit: then what parts its grey levels best.
+        parted = float(cv2.threshold(levels[:, None], 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0]) + 1
+        for limit in (_GLASS * float(np.percentile(levels, 80)), parted):
+            glass = (luma < limit).astype(np.uint8)
+            glass[~upper] = 0
+            glass[:, :edge] = glass[:, w - edge :] = 0
+            glass = np.asarray(cv2.medianBlur(glass, 5 if min(h, w) > 40 else 3), np.uint8)
+            glass[hidden] = 0
+            # What reaches a corner of the box is behind the vehicle.
+            cut = [
+                (x, y, pane) for x, y, pane in _pieces(glass, 0.7)
+                if y > first or (x > edge and x + pane.shape[1] < w - edge)
+            ]  # fmt: skip
+            if cut:
+                return cut
+        if min(h, w) >= _CLEAR_GLASS:
+            return []
+    band = np.zeros((h, w), np.uint8)
+    band[h // 6 : max(h * 5 // 12, h // 6 + 1), w // 8 : max(w - w // 8, 1)] = 1
+    band[hidden] = 0
+    return _pieces(band, 0)
+
+
+def _pieces(mask: U8, whole: float) -> list[tuple[int, int, F32]]:
+    """The largest connected pieces that fill at least that share of their own box: windows do, shade is ragged."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    out = []
+    for k in 1 + np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:8]:
+        x, y, columns, rows, area = (int(v) for v in stats[k])
+        if area >= max(0.004 * mask.size, 4) and area >= whole * columns * rows:
+            out.append((x, y, (labels[y : y + rows, x : x + columns] == k).astype(np.float32)))
     return out
 
 

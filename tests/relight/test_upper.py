@@ -87,6 +87,31 @@ def test_a_bus_too_small_to_show_glass_has_one_band_of_light() -> None:
     assert len(upper(with_bus(far), [far], lit_inside=1.0)) == 1
 
 
+@pytest.mark.parametrize("body", [(150, 30, 35), (60, 62, 75), (62, 70, 95)])
+def test_a_red_or_dark_body_has_windows_too(body: tuple[int, int, int]) -> None:
+    found = upper(with_bus(body=body), [BUS], lit_inside=1.0)
+    assert len(found) == 1
+    assert (found[0].x, found[0].y) == pytest.approx((320, 162), abs=2)
+    assert found[0].rx == pytest.approx(36, abs=3)
+
+
+def test_a_pale_car_before_a_dark_bus_does_not_pass_for_its_body() -> None:
+    image = with_bus(body=(90, 95, 110))
+    image[165:300, 330:400] = 250
+    car = Box(330, 165, 400, 300, "car")
+    without = len(lamps(image, [BUS, car]))
+    found = [lamp for lamp in lamps(image, [BUS, car], lit_inside=1.0) if lamp.shape is not None and lamp.y < 165]
+    assert len(lamps(image, [BUS, car], lit_inside=1.0)) == without + 1
+    assert len(found) == 1
+    assert found[0].x < 335
+
+
+@pytest.mark.parametrize(("box", "bands"), [(Box(300, 160, 324, 186, "bus"), 1), (BUS, 0)])
+def test_without_glass_to_see_small_buses_are_lit_in_a_band_and_large_ones_are_not(box: Box, bands: int) -> None:
+    image = np.full((360, 640, 3), 70, np.uint8)
+    assert len(upper(image, [box], lit_inside=1.0)) == bands
+
+
 @pytest.mark.parametrize(("category", "setting"), [("bus", "marked_bus"), ("truck", "marked_truck")])
 def test_marker_lamps_hang_in_a_row_under_the_roof(category: str, setting: str) -> None:
     box = named(BUS, category)
