@@ -6,6 +6,7 @@ Only distributions are compared, so no image of one set needs a partner in the o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
@@ -71,10 +72,18 @@ def distances(real: Mapping[str, Values], made: Mapping[str, Values]) -> dict[st
     return out
 
 
-def total(apart: Mapping[str, float]) -> float:
-    """One number: the scene's distance plus the classes' mean."""
-    classes = [value for name, value in apart.items() if name != SCENE]
-    return apart.get(SCENE, 0.0) + (float(np.mean(classes)) if classes else 0.0)
+def total(apart: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float:
+    """One number: the scene's distance plus the classes' mean, weighted where there are ``weights``."""
+    classes = [
+        (value, 1.0 if weights is None else weights.get(name, 1.0)) for name, value in apart.items() if name != SCENE
+    ]
+    whole = sum(weight for _, weight in classes)
+    return apart.get(SCENE, 0.0) + (sum(value * weight for value, weight in classes) / whole if whole else 0.0)
+
+
+def weights_of(real: Mapping[str, Values]) -> dict[str, float]:
+    """What each class counts: the square root of its objects, as that is how surely its distance is known."""
+    return {name: math.sqrt(len(next(iter(values.values()), []))) for name, values in real.items() if name != SCENE}
 
 
 def _add(values: Values, row: Mapping[str, float]) -> None:

@@ -117,8 +117,8 @@ def _drawn(frames: Sequence[Frame], count: int, rng: np.random.Generator, side: 
     """``count`` frames by chance.
 
     Args:
-        side: for at most half of them the class with the fewest objects in sight at that size chooses, as long as it
-            has fewer than are compared and there are so many at all; 0: chance alone.
+        side: the class with the fewest objects in sight at that size chooses up to a quarter of them, as long as it has
+            fewer than are compared and there are so many at all; 0: chance alone.
     """
     order = [frames[number] for number in rng.permutation(len(frames))]
     if side == 0 or len(order) <= count:
@@ -127,7 +127,7 @@ def _drawn(frames: Sequence[Frame], count: int, rng: np.random.Generator, side: 
     # Of each half, fitted and held out, so many, and half as many again for what hides or is cut off.
     wanted, there = 3 * MIN_OBJECTS, sum(seen, Counter())
     rare = {name: iter([at for at, found in enumerate(seen) if found[name]]) for name in there if there[name] >= wanted}
-    chosen, have = set(range(count - count // 2)), Counter[str]()
+    chosen, have = set(range(count - count // 4)), Counter[str]()
     for at in chosen:
         have += seen[at]
     while len(chosen) < count and (name := min(rare, key=lambda each: (have[each], each), default=None)):
@@ -201,10 +201,10 @@ def _plain(value: Any) -> Any:
 
 
 def _say(fit: Fit, out: Path, dataset: Path, say: Callable[[str], None]) -> None:
-    _say_distance("fitted on", fit.before, fit.after, say)
+    _say_distance("fitted on", fit.before, fit.after, fit.weights, say)
     if fit.held_before is not None and fit.held_after is not None:
-        _say_distance("held out", fit.held_before, fit.held_after, say)
-        if total(fit.held_after) >= total(fit.held_before):
+        _say_distance("held out", fit.held_before, fit.held_after, fit.weights, say)
+        if total(fit.held_after, fit.weights) >= total(fit.held_before, fit.weights):
             say(
                 "the held-out frames are no nearer than before: give more --days and --nights, or keep relight as it is"
             )
@@ -212,7 +212,11 @@ def _say(fit: Fit, out: Path, dataset: Path, say: Callable[[str], None]) -> None
 
 
 def _say_distance(
-    name: str, before: Mapping[str, float], after: Mapping[str, float], say: Callable[[str], None]
+    name: str,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    weights: Mapping[str, float],
+    say: Callable[[str], None],
 ) -> None:
     parts = ", ".join(f"{key} {before[key]:.2f} to {after[key]:.2f}" for key in before if key in after)
-    say(f"{name}: distance {total(before):.3f} to {total(after):.3f} ({parts})")
+    say(f"{name}: distance {total(before, weights):.3f} to {total(after, weights):.3f} ({parts})")
