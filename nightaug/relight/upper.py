@@ -109,12 +109,12 @@ def _panes(patch: U8, hidden: NDArray[np.bool_]) -> list[tuple[int, int, F32]]:
             glass = np.asarray(cv2.medianBlur(glass, 5 if min(h, w) > 40 else 3), np.uint8)
             glass[hidden] = 0
             # What reaches a corner of the box is behind the vehicle.
-            cut = [
+            panes = [
                 (x, y, pane) for x, y, pane in _pieces(glass, 0.7)
                 if y > first or (x > edge and x + pane.shape[1] < w - edge)
             ]  # fmt: skip
-            if cut:
-                return cut
+            if panes:
+                return panes
         if min(h, w) >= _CLEAR_GLASS:
             return []
     band = np.zeros((h, w), np.uint8)
