@@ -14,7 +14,8 @@ where it was stopped, and finished ones are stepped over: stop it whenever you l
 3. Translated folders of all, and a copy of the label-aware one's that the curator has mended.
 4. What the judge says of each: objects kept and moved, invented objects an image, whether it became night.
 5. The comparison: day, night, day+night, relight, fitted relight, plain, label-aware, curated, refined, curated with
-   the night head, relight mixed with label-aware and with fitted relight, and self-training on top of both mixtures.
+   the night head, five kinds of night mixed, relight mixed with label-aware and with fitted relight, and self-training
+   on top of these two mixtures.
 
 Writes OUT/night_gap.json and OUT/night_gap.md, also of what there is when a step fails.
 """
@@ -35,6 +36,14 @@ from nightaug.images import atomic_write_text
 #: Seeds of the detectors that are no arms, far from theirs.
 CURATOR_SEED, JUDGE_SEED = 1_001, 1_002
 TRANSLATED = ("relight", "fitted", "cyclegan", "label-aware", "curated", "refined")
+#: relight's and fitted images with contrast, and with light that varies over the frame: worse pictures, another lesson.
+UNEVEN = tuple(
+    f"{name}=[{low},{high}]" for name, low, high in (
+        ("roof_fade", 0, 2), ("side_fade", 0, 1), ("detail", 0.3, 1), ("shading_removed", 0.3, 1), ("dapple", 0.1, 0.7),
+    )
+)  # fmt: skip
+#: Kinds of night that differ teach more together than the best of them alone.
+MIXED = ("uneven", "uneven-fitted", "label-aware", "refined", "fitted")
 #: The arm with the night head beside the best images.
 ADAPTED = "day+translated+adapt:curated"
 #: Two translators whose faults differ, with the night images that an arm of both has labelled; brings that arm with it.
@@ -66,9 +75,9 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
             name, runs / name, ["train-detector", str(data), *preset, *words, "--set", f"seed={seed}", *own]
         )
 
-    def translation(name: str, source: Path | str) -> Step:
+    def translation(name: str, source: Path | str, own: Sequence[str] = ()) -> Step:
         folder = folders / name
-        command = ["translate", str(data), "--translator", str(source), "--out", str(folder), *device]
+        command = ["translate", str(data), "--translator", str(source), "--out", str(folder), *device, *settings(own)]
         return Step(f"translate {name}", command, lambda: fact(folder / "translation.json", "finished") is True)
 
     real = arguments.night_boxes == "real"
@@ -83,6 +92,7 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
     fitted = out / "fitted.yaml"
     command = ["fit-relight", str(data), "--out", str(fitted), "--night-boxes", "real" if real else str(pseudo)]
     steps += [Step("fit relight", command, fitted.exists), translation("fitted", fitted)]
+    steps += [translation("uneven", "relight", UNEVEN), translation("uneven-fitted", fitted, UNEVEN)]
     # The last weights: "best" is chosen by a score that the label-aware losses change, at another step for each.
     plain, own = (runs / name / "last.safetensors" for name in ("cyclegan", "label-aware"))
     steps += [translator("label-aware", aware), translation("cyclegan", plain)]
@@ -105,11 +115,12 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
 
 def comparison(arguments: argparse.Namespace, folders: Path) -> list[str]:
     """The command of the last step."""
-    arms = ["day", "night", "day+night", "day+translated", ADAPTED, *SELF_TRAINED]
+    arms = ["day", "night", "day+night", *(f"day+translated:{name}" for name in TRANSLATED)]
+    arms += [f"translated:{'+'.join(MIXED)}", ADAPTED, *SELF_TRAINED]
     command = ["compare", str(arguments.data), "--out", str(arguments.out / "compare"), "--preset", arguments.preset]
     command += ["--arms", ",".join(arms), "--steps", str(arguments.steps), "--day-steps", str(arguments.day_steps)]
     command += ["--seeds", str(arguments.seeds), "--clip", arguments.clip]
-    for name in TRANSLATED:
+    for name in dict.fromkeys((*TRANSLATED, *MIXED)):
         command += ["--translator", f"{name}={folders / name}"]
     command += ["--teacher-steps", str(arguments.teacher_steps)] if arguments.teacher_steps else []
     for item in arguments.teacher_set:

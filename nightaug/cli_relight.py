@@ -23,7 +23,7 @@ def fit_relight(
         ),
     ] = "real",
     split: Annotated[str, typer.Option(help="Split to fit to, or all.")] = "train",
-    days: Annotated[int, typer.Option(min=8, help="Day images that are drawn as night again and again.")] = 64,
+    days: Annotated[int, typer.Option(min=8, help="Day images that are drawn as night again and again.")] = 48,
     nights: Annotated[int, typer.Option(min=8, help="Night images they are held against.")] = 200,
     side: Annotated[int, typer.Option(min=64, help="Longer side of the images while they are compared, pixels.")] = 512,
     seed: Annotated[int, typer.Option(min=0)] = 0,

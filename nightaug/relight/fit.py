@@ -27,19 +27,19 @@ from nightaug.errors import CheckpointError
 from nightaug.images import atomic_write_text
 from nightaug.relight.render import LOOK, relight
 from nightaug.relight.settings import RelightSettings
-from nightaug.relight.statistics import Values, distances, measure, total, weights_of
+from nightaug.relight.statistics import Values, distances, measure, total
 
 U8 = NDArray[np.uint8]
 #: An image and its boxes, in its pixels.
 Shot = tuple[U8, list[Box]]
 
-#: What is fitted, in this order: what changes most comes first, and what one class alone has before what it shares.
+#: What is fitted, in this order: what changes most comes first.
 KNOBS: tuple[str, ...] = (
     "median_luma", "sky_luma", "highlight_luma", "contrast", "shadow_flattening", "desaturation", "softness",
-    "headlight_pool", "ambient_top", "person_light", "sign_light", "signal_light",
+    "headlight_pool", "ambient_top", "vehicle_light", "person_light", "sign_light", "signal_light",
     "lit_inside", "bus_window", "route_sign_lit", "route_sign", "marked_bus", "marked_truck", "marker_lamp",
-    "vehicle_light", "headlamp", "tail_lamp", "brake_lamp", "signal_lamp", "core_limit", "lit_on_road", "lit_at_side",
-    "brake_chance", "glow", "spill", "wet_chance", "wet", "black_level", "read_noise", "shot_noise", "chroma_noise",
+    "headlamp", "tail_lamp", "brake_lamp", "signal_lamp", "core_limit", "lit_on_road", "lit_at_side", "brake_chance",
+    "glow", "spill", "wet_chance", "wet", "black_level", "read_noise", "shot_noise", "chroma_noise",
     "street_lamps", "far_lights", "lit_windows", "street_lamp", "far_light", "lit_window",
 )  # fmt: skip
 #: Constants that are off at 0 begin with this high end when they are tried.
@@ -61,7 +61,6 @@ class Fit:
     Attributes:
         constants: those that differ from relight's own, by name.
         before, after: distances of the drawn day frames from the real nights, scene and classes.
-        weights: what each class counts beside the others.
         held_before, held_after: the same of frames that took no part, None where there were none or it was stopped.
         trials: renderings of the whole set.
         stopped: the search was interrupted; the constants are the best so far.
@@ -70,7 +69,6 @@ class Fit:
     constants: dict[str, Any]
     before: dict[str, float]
     after: dict[str, float]
-    weights: dict[str, float]
     held_before: dict[str, float] | None
     held_after: dict[str, float] | None
     trials: int
@@ -133,7 +131,7 @@ def fit_constants(
             memory.add(key, distances(real, drawn(days, settings, seed, workers)))
         return memory.known[key]
 
-    best, weights = RelightSettings(), weights_of(real)
+    best = RelightSettings()
     before = nearest = apart(best)
     at, all_of_them, stopped = 0, len(knobs) * len(rounds), False
     for step, stretch in rounds:
@@ -145,23 +143,22 @@ def fit_constants(
                 moved = False
                 while (candidate := turned(best, name, low, high)) is not None and not stop():
                     found = apart(candidate)
-                    if total(found, weights) + price(candidate) >= total(nearest, weights) + price(best):
+                    if total(found) + price(candidate) >= total(nearest) + price(best):
                         break
                     best, nearest, moved = candidate, found, True
                 if moved and low == high:
                     break
             at += 1
             if progress is not None:
-                now, first = total(nearest, weights), total(before, weights)
-                progress(at, all_of_them, f"{name}, distance {now:.3f} (at first {first:.3f})")
+                progress(at, all_of_them, f"{name}, distance {total(nearest):.3f} (at first {total(before):.3f})")
         if stopped:
             break
     stopped = stopped or stop()
     if held is None or stopped:
-        return Fit(changed(best), before, nearest, weights, None, None, count, stopped)
+        return Fit(changed(best), before, nearest, None, None, count, stopped)
     frames, nights = held
-    own, last = (distances(nights, drawn(frames, each, seed + 1, workers)) for each in (RelightSettings(), best))
-    return Fit(changed(best), before, nearest, weights, own, last, count)
+    first, last = (distances(nights, drawn(frames, each, seed + 1, workers)) for each in (RelightSettings(), best))
+    return Fit(changed(best), before, nearest, first, last, count)
 
 
 def drawn(days: Sequence[Shot], settings: RelightSettings, seed: int, workers: int = 1) -> dict[str, Values]:

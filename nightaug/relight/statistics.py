@@ -6,7 +6,6 @@ Only distributions are compared, so no image of one set needs a partner in the o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
@@ -31,7 +30,6 @@ SCENE = "scene"
 
 _PERCENTILES = (5, 25, 50, 75, 95, 99)
 _LEVELS = np.linspace(0.05, 0.95, 19)
-_PARTS = 3  # of an object's height, from its top
 #: Differences are told in units of the real set's spread, which is taken for at least this much.
 _LEAST_SPREAD = {"share": 0.02, "stops": 0.2}
 #: Sets that lie farther apart than this in one statistic are simply far.
@@ -72,18 +70,10 @@ def distances(real: Mapping[str, Values], made: Mapping[str, Values]) -> dict[st
     return out
 
 
-def total(apart: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float:
-    """One number: the scene's distance plus the classes' mean, weighted where there are ``weights``."""
-    classes = [
-        (value, 1.0 if weights is None else weights.get(name, 1.0)) for name, value in apart.items() if name != SCENE
-    ]
-    whole = sum(weight for _, weight in classes)
-    return apart.get(SCENE, 0.0) + (sum(value * weight for value, weight in classes) / whole if whole else 0.0)
-
-
-def weights_of(real: Mapping[str, Values]) -> dict[str, float]:
-    """What each class counts: the square root of its objects, as that is how surely its distance is known."""
-    return {name: math.sqrt(len(next(iter(values.values()), []))) for name, values in real.items() if name != SCENE}
+def total(apart: Mapping[str, float]) -> float:
+    """One number: the scene's distance plus the classes' mean."""
+    classes = [value for name, value in apart.items() if name != SCENE]
+    return apart.get(SCENE, 0.0) + (float(np.mean(classes)) if classes else 0.0)
 
 
 def _add(values: Values, row: Mapping[str, float]) -> None:
@@ -141,13 +131,9 @@ class _Planes:
         dx, dy = (x2 - x1) // 2, (y2 - y1) // 2
         around = self.stops[max(y1 - dy, 0) : y2 + dy, max(x1 - dx, 0) : x2 + dx]
         stops = self.stops[inside]
-        # A vehicle's lit windows are above, its lamps and the road's light below.
-        parts = np.array_split(np.arange(y2 - y1), _PARTS)
-        rows = {f"part {n}": float(stops[part].mean()) for n, part in enumerate(parts)}
-        rows |= {f"part {n} p90": float(np.percentile(stops[part], 90)) for n, part in enumerate(parts)}
         rest = max(around.size - stops.size, 1)
         ring = (float(around.sum()) - float(stops.sum())) / rest if around.size > stops.size else float(stops.mean())
-        return rows | {
+        return {
             "mean": float(stops.mean()),
             "p10": float(np.percentile(stops, 10)),
             "p50": float(np.median(stops)),

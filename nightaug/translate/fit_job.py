@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,12 @@ import yaml
 from nightaug.cyclegan.settings import FaithfulSettings
 from nightaug.cyclegan.training_boxes import pseudo_boxes
 from nightaug.data.formats import open_dataset
-from nightaug.data.frames import Box, Frame
+from nightaug.data.frames import Frame
 from nightaug.data.upright import upright
 from nightaug.errors import ConfigError, DatasetError, ImageError, Interrupted
 from nightaug.images import atomic_write_text, read_image
 from nightaug.relight.fit import KNOBS, ROUNDS, Fit, Shot, fit_constants, shrunk
-from nightaug.relight.statistics import MIN_OBJECTS, MIN_SIDE, SCENE, Values, measure, total
+from nightaug.relight.statistics import SCENE, Values, measure, total
 from nightaug.runs import StopRequest, progress_bar
 
 #: Least frames of each domain that something can be fitted to.
@@ -32,7 +31,7 @@ def run_fit(
     *,
     night_boxes: str = "real",
     split: str = "train",
-    days: int = 64,
+    days: int = 48,
     nights: int = 200,
     side: int = 512,
     seed: int = 0,
@@ -69,7 +68,7 @@ def run_fit(
     day = [frame for frame in opened.frames(split, "A") if frame.path is not None and frame.boxes]
     night = [frame for frame in opened.frames(split, "B") if frame.path is not None]
     rng = np.random.default_rng(seed)
-    day, night = _drawn(day, 2 * days, rng, side), _drawn(night, 2 * nights, rng)
+    day, night = (_drawn(frames, 2 * count, rng) for frames, count in ((day, days), (night, nights)))
     for frames, what in ((day, "labelled day frames"), (night, "night frames")):
         if len(frames) < _LEAST:
             raise DatasetError(
@@ -113,38 +112,9 @@ def run_fit(
     return fit
 
 
-def _drawn(frames: Sequence[Frame], count: int, rng: np.random.Generator, side: int = 0) -> list[Frame]:
-    """``count`` frames by chance.
-
-    Args:
-        side: the class with the fewest objects in sight at that size chooses up to a quarter of them, as long as it has
-            fewer than are compared and there are so many at all; 0: chance alone.
-    """
-    order = [frames[number] for number in rng.permutation(len(frames))]
-    if side == 0 or len(order) <= count:
-        return order[:count]
-    seen = [Counter(box.category for box in frame.boxes if _in_sight(frame, box, side)) for frame in order]
-    # Of each half, fitted and held out, so many, and half as many again for what hides or is cut off.
-    wanted, there = 3 * MIN_OBJECTS, sum(seen, Counter())
-    rare = {name: iter([at for at, found in enumerate(seen) if found[name]]) for name in there if there[name] >= wanted}
-    chosen, have = set(range(count - count // 4)), Counter[str]()
-    for at in chosen:
-        have += seen[at]
-    while len(chosen) < count and (name := min(rare, key=lambda each: (have[each], each), default=None)):
-        another = next((at for at in rare[name] if at not in chosen), None) if have[name] < wanted else None
-        if another is None:
-            del rare[name]
-        else:
-            chosen.add(another)
-            have += seen[another]
-    chosen |= set([at for at in range(len(order)) if at not in chosen][: count - len(chosen)])
-    return [order[at] for at in sorted(chosen)]
-
-
-def _in_sight(frame: Frame, box: Box, side: int) -> bool:
-    """Whether an object is large enough to be measured once the image's longer side is ``side``."""
-    scale = min(side / max(frame.width or side, frame.height or side), 1)
-    return not box.crowd and min(box.x2 - box.x1, box.y2 - box.y1) * scale > MIN_SIDE
+def _drawn(frames: Sequence[Frame], count: int, rng: np.random.Generator) -> list[Frame]:
+    chosen = rng.choice(len(frames), min(count, len(frames)), replace=False) if frames else ()
+    return [frames[number] for number in chosen]
 
 
 def _night_boxes(
@@ -201,10 +171,10 @@ def _plain(value: Any) -> Any:
 
 
 def _say(fit: Fit, out: Path, dataset: Path, say: Callable[[str], None]) -> None:
-    _say_distance("fitted on", fit.before, fit.after, fit.weights, say)
+    _say_distance("fitted on", fit.before, fit.after, say)
     if fit.held_before is not None and fit.held_after is not None:
-        _say_distance("held out", fit.held_before, fit.held_after, fit.weights, say)
-        if total(fit.held_after, fit.weights) >= total(fit.held_before, fit.weights):
+        _say_distance("held out", fit.held_before, fit.held_after, say)
+        if total(fit.held_after) >= total(fit.held_before):
             say(
                 "the held-out frames are no nearer than before: give more --days and --nights, or keep relight as it is"
             )
@@ -212,11 +182,7 @@ def _say(fit: Fit, out: Path, dataset: Path, say: Callable[[str], None]) -> None
 
 
 def _say_distance(
-    name: str,
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    weights: Mapping[str, float],
-    say: Callable[[str], None],
+    name: str, before: Mapping[str, float], after: Mapping[str, float], say: Callable[[str], None]
 ) -> None:
     parts = ", ".join(f"{key} {before[key]:.2f} to {after[key]:.2f}" for key in before if key in after)
-    say(f"{name}: distance {total(before, weights):.3f} to {total(after, weights):.3f} ({parts})")
+    say(f"{name}: distance {total(before):.3f} to {total(after):.3f} ({parts})")

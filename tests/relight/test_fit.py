@@ -13,12 +13,12 @@ import yaml
 from helpers import picture
 
 from nightaug.cli import main
-from nightaug.data.frames import Box, Frame
+from nightaug.data.frames import Box
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted
 from nightaug.images import read_image, write_image
 from nightaug.relight import RelightSettings, relight, relight_settings
 from nightaug.relight.fit import Shot, changed, fit_constants, price, shrunk, turned
-from nightaug.relight.statistics import SCENE, Values, distances, measure, total, weights_of
+from nightaug.relight.statistics import SCENE, Values, distances, measure, total
 from nightaug.translate import fit_job
 from nightaug.translate.translators import Translator
 
@@ -110,57 +110,6 @@ def test_images_shrink_with_their_boxes() -> None:
     assert boxes[0].weight == 0.5
     image, _ = shrunk(picture(0, 20, 10), [], 50)
     assert image.shape == (10, 20, 3)
-
-
-def test_where_an_object_is_lit_counts() -> None:
-    def buses(lit: slice) -> dict[str, Values]:
-        shots = []
-        for n in range(24):
-            image = np.full((60, 60, 3), 10 + n % 3, np.uint8)
-            image[15:45, 10:50][lit] = 120
-            shots.append((image, [Box(10, 15, 50, 45, "bus")]))
-        return measure(shots)
-
-    windows, lamps = buses(slice(0, 10)), buses(slice(20, 30))
-    assert windows["bus"]["mean"] == pytest.approx(lamps["bus"]["mean"])
-    assert distances(windows, windows)["bus"] == 0
-    assert distances(windows, lamps)["bus"] > 0.5
-
-
-def test_a_class_counts_by_the_root_of_its_objects() -> None:
-    weights = weights_of({SCENE: {"p5": [1.0] * 9}, "car": {"mean": [1.0] * 100}, "bus": {"mean": [1.0] * 25}})
-    assert weights == {"car": 10, "bus": 5}
-    apart = {SCENE: 0.5, "car": 0.3, "bus": 0.9}
-    assert total(apart, weights) == pytest.approx(0.5 + (0.3 * 10 + 0.9 * 5) / 15)
-    assert total(apart) == pytest.approx(0.5 + 0.6)
-    assert total({SCENE: 0.5}, weights) == 0.5
-
-
-def test_days_show_rare_classes() -> None:
-    def frame(number: int) -> Frame:
-        boxes = [Box(60 * n, 200, 60 * n + 40, 230, "car") for n in range(4)]
-        if number % 20 == 0:  # 20 frames of 400 with three buses each
-            boxes += [Box(50 * n, 0, 50 * n + 40, 30, "bus") for n in range(3)]
-        if number % 40 == 1:  # fewer than are compared, however they are drawn
-            boxes.append(Box(0, 40, 40, 70, "train"))
-        boxes += [Box(0, 90, 40, 91, "rider") for _ in range(3) if number % 20 == 2]  # too flat to measure
-        return Frame(str(number), width=1000, height=500, boxes=boxes)
-
-    frames = [frame(number) for number in range(400)]
-
-    def count(some: list[Frame], name: str) -> int:
-        return sum(box.category == name for one in some for box in one.boxes)
-
-    chosen = fit_job._drawn(frames, 40, np.random.default_rng(0), 500)
-    assert len({one.name for one in chosen}) == 40
-    assert count(chosen, "bus") >= 33, "six among thirty by chance, and ten chosen"
-    by_chance = fit_job._drawn(frames, 40, np.random.default_rng(0))
-    assert count(by_chance, "bus") < 15
-    assert count(chosen, "train") <= count(by_chance, "train") + 2
-    assert count(chosen, "rider") <= count(by_chance, "rider") + 3
-    assert fit_job._drawn(frames, 40, np.random.default_rng(0), 500) == chosen
-    assert len(fit_job._drawn(frames[:30], 40, np.random.default_rng(0), 500)) == 30
-    assert fit_job._drawn([], 40, np.random.default_rng(0), 500) == []
 
 
 @pytest.fixture(scope="module")
