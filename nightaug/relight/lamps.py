@@ -78,8 +78,7 @@ def find_lamps(image: U8, good: list[tuple[Box, Corners]], draws: F64, settings:
             view = _view(patch, box, corners, (width, height), u, settings)
             found = _vehicle(view, box, corners, width, u, settings)
             if view.lit and box.category != "car":
-                whole = x1 > 2 and x2 < width - 2
-                found += upper_lamps(patch, box, corners, view.front, whole, nearer, u, settings)
+                found += upper_lamps(patch, box, corners, view.front, not any(view.cut), nearer, u, settings)
         elif box.category == "traffic light":
             found = [_signal(patch, box, corners, u, settings)]
         elif box.category in ("motorcycle", "rider", "bicycle"):
@@ -127,11 +126,12 @@ def _look_for_rear(patch: U8) -> _Rear:
 
 
 class _View(NamedTuple):
-    """How a vehicle is seen: what its rear shows, from the front or not, its lamps on or not."""
+    """How a vehicle is seen: what its rear shows, from the front or not, its lamps on or not, and cut off where."""
 
     rear: _Rear
     front: bool
     lit: bool
+    cut: tuple[bool, bool]  #: by the image's left and right edge
 
 
 def _view(patch: U8, box: Box, corners: Corners, frame: tuple[int, int], u: F64, settings: RelightSettings) -> _View:
@@ -144,15 +144,14 @@ def _view(patch: U8, box: Box, corners: Corners, frame: tuple[int, int], u: F64,
     front_chance = 0.7 if box.category == "train" else 0.85 / (1 + math.exp((place - 0.34) * 24)) + 0.02
     front = bool(u[0] < front_chance) and not rear.spots
     lit = u[1] < (settings.lit_on_road if 0.25 < place < 0.70 else settings.lit_at_side)
-    return _View(rear, front, bool(lit))
+    return _View(rear, front, bool(lit), (x1 <= 2, x2 >= frame[0] - 2))
 
 
 def _vehicle(view: _View, box: Box, corners: Corners, width: int, u: F64, settings: RelightSettings) -> list[Lamp]:
     """Head or tail lamps of a car, truck, bus or train; ``width`` of the frame, pixels."""
     x1, y1, x2, y2 = corners
     w, h = x2 - x1, y2 - y1
-    rear, front, lit = view
-    cut = (x1 <= 2, x2 >= width - 2)
+    rear, front, lit, cut = view
     tall = box.category in ("truck", "bus", "train")
     level = (0.76 if tall else 0.57) + (u[2] - 0.5) * (0.08 if tall else 0.2)
     size = (0.028 if tall else 0.04) * min(w, 1.6 * h)

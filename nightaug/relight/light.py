@@ -120,9 +120,11 @@ def _object_light(
         span = spans.get(box.category)
         if span is None:
             continue
-        low, high = (math.log(max(end, 1e-3)) for end in span)
-        # Signs in the headlights are a hundred times as bright as those beside them.
-        log = pick(u[8], (low, high)) if box.category == "traffic sign" else math.log(max(pick(u[8], span), 1e-3))
+        if box.category == "traffic sign":
+            # Signs in the headlights are a hundred times as bright as those beside them.
+            log = pick(u[8], (math.log(max(span[0], 1e-3)), math.log(max(span[1], 1e-3))))
+        else:
+            log = math.log(max(pick(u[8], span), 1e-3))
         x1, y1, x2, y2 = on_small(corners, size, frame)
         part = logs[y1:y2, x1:x2]
         # A box is not the object: light fades to its corners, or its rectangle shows.

@@ -21,7 +21,7 @@ U8 = NDArray[np.uint8]
 _FACE = 1.05  #: width over height up to which one face is seen: it carries marker lamps and the route's sign
 _GLASS = 0.6  #: glass by day is darker than this share of the vehicle's body
 _BAND = (0.06, 0.5)  #: rows of the windows, as shares of the height
-_LEAST_MARKED = 14  #: pixels: no marker lamps on anything narrower
+_LEAST_MARKED = 14  #: pixels: no marker lamps or route on anything narrower
 _LEAST_GLASS = 14  #: pixels: windows of anything smaller are one band
 _CLEAR_GLASS = 32  #: pixels: on anything larger a band that nothing shows would look painted on
 _MARKERS = (0.06, 0.42, 0.5, 0.58, 0.94)  #: two at the corners and three in the middle, as the law has it in the US
@@ -39,21 +39,21 @@ def upper_lamps(
         nearer: (Q, 4) boxes of vehicles before it, whose glass is not its own.
         u: the label's random numbers.
     """
-    # The label's row of draws has no number left: these follow from one that has nothing to do with lamps.
+    # The label's row of draws has too few numbers left: these follow from one that has nothing to do with lamps.
     rng = np.random.default_rng(int(u[13] * 2**32))
     draws = rng.random(8)
-    chances = settings.marked_truck if box.category == "truck" else settings.marked_bus
+    chance = settings.marked_truck if box.category == "truck" else settings.marked_bus
     x1, y1, x2, y2 = corners
     w, h = x2 - x1, y2 - y1
-    face = whole and w / h < _FACE
+    marked = whole and w / h < _FACE and w >= _LEAST_MARKED
     out: list[Lamp] = []
     if box.category != "truck" and draws[0] < settings.lit_inside:
         color = choose(draws[1], settings.bus_window_colors)
         out += _windows(patch, corners, nearer, color, pick(draws[2] ** 2, settings.bus_window), rng)
-    if face and box.category == "bus" and draws[3] < settings.route_sign_lit and w >= _LEAST_MARKED:
+    if marked and box.category == "bus" and draws[3] < settings.route_sign_lit:
         color = choose(draws[4], settings.route_sign_colors)
         out.append(_route_sign(corners, color, pick(draws[5], settings.route_sign), rng))
-    if face and draws[6] < chances and w >= _LEAST_MARKED:
+    if marked and draws[6] < chance:
         color = settings.marker_front if front else settings.tail_color
         power, radius = pick(draws[7], settings.marker_lamp), 0.018 * w
         row = y1 + max(0.045 * h, radius)
@@ -103,8 +103,7 @@ def _panes(patch: U8, hidden: NDArray[np.bool_]) -> list[tuple[int, int, F32]]:
         # A body that is dark itself, or red, has no glass under the first limit: then what parts its grey levels best.
         parted = float(cv2.threshold(levels[:, None], 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0]) + 1
         for limit in (_GLASS * float(np.percentile(levels, 80)), parted):
-            glass = (luma < limit).astype(np.uint8)
-            glass[~upper] = 0
+            glass = (upper & (luma < limit)).astype(np.uint8)
             glass[:, :edge] = glass[:, w - edge :] = 0
             glass = np.asarray(cv2.medianBlur(glass, 5 if min(h, w) > 40 else 3), np.uint8)
             glass[hidden] = 0

@@ -45,9 +45,9 @@ def lamps(image: U8, boxes: list[Box], seed: int = 0, **settings: Any) -> list[L
 
 
 def upper(image: U8, boxes: list[Box], seed: int = 0, **settings: Any) -> list[Lamp]:
-    """The lamps that the settings add."""
+    """The lamps that the settings add to one box's."""
     without = lamps(image, boxes, seed)
-    return lamps(image, boxes, seed, **settings)[len(without) :] if len(boxes) == 1 else []
+    return lamps(image, boxes, seed, **settings)[len(without) :]
 
 
 @pytest.mark.parametrize("seed", range(4))
