@@ -7,6 +7,7 @@ cache reads the images' keys (about 50 bytes an image, numpy arrays); boxes and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -257,14 +258,19 @@ class Index:
         return found
 
     def maps(self, number: int) -> Maps:
-        """The arrays of a segment, mapped; the longest unused maps are closed."""
-        if number not in self._maps:
+        """The arrays of a segment, mapped; the longest unused maps are closed. Any thread may ask.
+
+        Another thread may close a segment between two of these lines: nothing is looked up twice.
+        """
+        found = self._maps.pop(number, None)
+        if found is None:
             segment = self.segments[number]
-            self._maps[number] = Maps(*(_map(segment, name) for name in ("boxes", "row", "rows")))
-            if len(self._maps) > _OPEN_MAPS:
+            found = Maps(*(_map(segment, name) for name in ("boxes", "row", "rows")))
+        self._maps[number] = found
+        with contextlib.suppress(KeyError):
+            while len(self._maps) > _OPEN_MAPS:
                 self._maps.popitem(last=False)
-        self._maps.move_to_end(number)
-        return self._maps[number]
+        return found
 
     @property
     def images(self) -> int:

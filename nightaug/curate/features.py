@@ -31,9 +31,9 @@ from nightaug.runs import file_sha256, load_weights
 KINDS = ("clip", "inception", "judge", "none")
 #: Seed of KID's subsets.
 _SEED = 0
-#: Input of the Inception network, pixels, and the numbers its weights were trained with.
+#: Input of the Inception network, pixels; its weights came from TensorFlow and take values in [-1, 1].
 _INCEPTION = 299
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SCALED = "[-1, 1]"
 
 
 class Extractor(Protocol):
@@ -114,7 +114,9 @@ class InceptionFeatures:
 
         self.device = torch.device(device)
         network: Any = torchvision.models.inception_v3(weights=None, init_weights=False, aux_logits=True)
-        state, self.sha = _inception_weights(source)
+        state, sha = _inception_weights(source)
+        # Rows measured with another scaling of the input are of another extractor.
+        self.sha = hashlib.sha256(f"{sha} {_SCALED}".encode()).hexdigest()
         own = network.state_dict()
         wrong = [key for key, value in own.items() if key not in state or state[key].shape != value.shape]
         wrong = [key for key in wrong if not key.startswith(("fc.", "AuxLogits."))]
@@ -126,14 +128,13 @@ class InceptionFeatures:
         network.fc = nn.Identity()
         self.network = network.to(self.device).eval().requires_grad_(False)
         self._tap = _Tap(network.Mixed_6e)
-        self._mean, self._std = (torch.tensor(each).view(3, 1, 1) for each in (_MEAN, _STD))
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[ImageArray]) -> list[Look]:
         if not images:
             return []
         size = (_INCEPTION, _INCEPTION)
-        batch = torch.stack([(_small(image, size) - self._mean) / self._std for image in images]).to(self.device)
+        batch = torch.stack([_small(image, size) * 2 - 1 for image in images]).to(self.device)
         vectors = self.network(batch).float().cpu()
         places = self._tap.places(len(images))
         return [Look(vector, None if places is None else places[i]) for i, vector in enumerate(vectors)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nightaug.errors import ConfigError, DatasetError
+from nightaug.relight import LOOK
 
 #: What a translated folder says of itself, and of its images; see docs/translate.md.
 _REPORT, _MANIFEST = "translation.json", "manifest.jsonl"
@@ -50,7 +51,7 @@ def read_relit(given: str | None, root: Path, days: Sequence[Path]) -> RelitDays
         rows = [json.loads(line) for line in (folder / _MANIFEST).read_text("utf-8").splitlines()]
         made_by, finished = facts["translator"], facts.get("finished") is True
         strength = float(facts["settings"]["strength"]) if made_by == _RELIGHT else 1.0
-        constants = facts["settings"].get("relight")
+        constants, look = facts["settings"].get("relight"), facts["settings"].get("look")
         outputs = {str(row["source"]): folder / str(row["output"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"day={folder}: no folder of translated images ({error}); {how}") from error
@@ -59,6 +60,8 @@ def read_relit(given: str | None, root: Path, days: Sequence[Path]) -> RelitDays
     if constants:
         # Weights remember a strength and no more, and who translates with them relights as they remember.
         raise ConfigError(f"day={folder}: it was relit with --set {', '.join(constants)}; relight without it")
+    if look != LOOK:
+        raise ConfigError(f"day={folder}: it was relit by another version, and images look different today; {how}")
     if not finished:
         raise ConfigError(f"day={folder}: it is not finished; run nightaug translate again to go on")
     base = folder.resolve()

@@ -45,6 +45,12 @@ class Box(msgspec.Struct, array_like=True, gc=False):
         return (self.x1, self.y1, self.x2, self.y2)
 
 
+def lit_by(box: Box) -> tuple[Any, ...]:
+    """What :func:`nightaug.relight.relight` looks at of a label: boxes that agree in it are lit alike."""
+    more = (bool(box.occluded), bool(box.crowd))
+    return (box.xyxy, box.category, box.light_color, *(more if any(more) else ()))
+
+
 class Frame(msgspec.Struct, gc=False):
     """One image with its labels.
 

@@ -16,6 +16,8 @@ from nightaug.images import ImageArray, Letterbox
 
 #: Grey of the padding, as in :func:`nightaug.images.letterbox`.
 FILL = 114
+#: Pixels of the network's input: a box of which less is left on a side is gone.
+_SLIVER = 0.01
 
 
 class Fitted(NamedTuple):
@@ -92,7 +94,8 @@ class Augment:
         cut = np.clip(moved, 0, [self.width, self.height] * 2)
         area = np.prod(np.maximum(moved[:, 2:] - moved[:, :2], 1e-9), axis=1)
         kept = np.prod(np.maximum(cut[:, 2:] - cut[:, :2], 0), axis=1) / area
-        numbers = np.flatnonzero(kept > 0)
+        # Albumentations counts in float32 and stops at a sliver whose two sides it cannot tell apart.
+        numbers = np.flatnonzero((kept > 0) & (np.min(cut[:, 2:] - cut[:, :2], axis=1) > _SLIVER))
         if self._pipeline is not None:
             self._pipeline.set_random_seed(int(rng.integers(2**31)))
             result = self._pipeline(image=shown, bboxes=cut[numbers], numbers=numbers)
@@ -129,7 +132,9 @@ def _pipeline(s: DetectorAugmentation) -> Any:
             steps.append(A.GaussNoise(std_range=(0.01, 0.05), p=s.noise))
     if not steps:
         return None
-    boxes = A.BboxParams(format="pascal_voc", label_fields=["numbers"], min_area=0.0, clip=True)
+    # Only a pipeline of the user's own cuts: what was cut before has its share taken already.
+    least = s.min_visible if s.pipeline is not None else 0.0
+    boxes = A.BboxParams(format="pascal_voc", label_fields=["numbers"], min_area=0.0, min_visibility=least, clip=True)
     return A.Compose(steps, bbox_params=boxes)
 
 

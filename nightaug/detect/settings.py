@@ -62,7 +62,8 @@ class DetectorAugmentation(Settings):
     noise: float = Field(0.0, ge=0, le=1)
     #: A pipeline of your own, saved with albumentations.save (JSON or YAML), in place of flip, colour, blur and noise.
     pipeline: str | None = None
-    #: A box that keeps less than this share of its area in the cut is not trained on, and not background either.
+    #: A box that keeps less than this share of its area in the cut is not trained on, and not background either; one
+    #: of which a pipeline of your own leaves less is gone.
     min_visible: float = Field(0.3, ge=0, le=1)
 
 

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nightaug.data.frames import Box
+from nightaug.data.frames import Box, lit_by
 from nightaug.errors import CheckpointError
 from nightaug.images import atomic_write_text
 from nightaug.relight.render import LOOK, relight
@@ -232,7 +232,7 @@ def _identity(days: Sequence[Shot], real: Mapping[str, Values], seed: int) -> st
     digest = hashlib.sha256(json.dumps([LOOK, seed, asdict(RelightSettings()), real], sort_keys=True).encode())
     for image, boxes in days:
         digest.update(image.tobytes())
-        digest.update(repr([(box.xyxy, box.category) for box in boxes]).encode())
+        digest.update(repr([lit_by(box) for box in boxes]).encode())
     return digest.hexdigest()
 
 

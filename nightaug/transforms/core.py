@@ -30,6 +30,8 @@ Classes = Sequence[str] | Mapping[int, str]
 
 #: Strengths drawn where none are given: relight goes from late dusk to full night, a trained translator has one night.
 _STRENGTH = {True: (0.6, 1.0), False: (1.0, 1.0)}
+#: A cubic resize overshoots by a quarter at most; images that were normalised reach further.
+_OVERSHOOT = 0.4
 
 
 class DayToNight:
@@ -309,21 +311,21 @@ def check_image(image: Any) -> None:
 
 
 def to_uint8(image: NDArray[Any]) -> ImageArray:
-    """A float image in [0, 1] as uint8; a uint8 one itself.
+    """A float image in [0, 1] as uint8; a uint8 one itself. What resizing has left a little outside is clipped.
 
     Raises:
-        ConfigError: another type, or values outside [0, 1].
+        ConfigError: another type, or values far outside [0, 1].
     """
     if image.dtype == np.uint8:
         return image
     if not np.issubdtype(image.dtype, np.floating):
         raise ConfigError(f"DayToNight needs uint8, or floats in [0, 1], got {image.dtype}")
     low, high = (float(image.min()), float(image.max())) if image.size else (0.0, 0.0)
-    if not (low >= 0.0 and high <= 1.0):
+    if not (low >= -_OVERSHOOT and high <= 1.0 + _OVERSHOOT):
         raise ConfigError(
             f"DayToNight needs floats in [0, 1], got {low:.3g} to {high:.3g}; put it before the step that normalises"
         )
-    return np.asarray(np.rint(image * 255), dtype=np.uint8)
+    return np.asarray(np.rint(np.clip(image, 0, 1) * 255), dtype=np.uint8)
 
 
 def _range(strength: Strength | Sequence[float]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import msgspec
 from nightaug.data.classes import DAY, NIGHT, Direction
 from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset, yolo
 from nightaug.data.formats.discover import SPLITS
-from nightaug.data.frames import Frame
+from nightaug.data.frames import Frame, lit_by
 from nightaug.data.results import result_suffix
 from nightaug.data.upright import upright
 from nightaug.errors import DatasetError
@@ -99,7 +99,7 @@ def inputs_checksum(frame: Frame) -> int:
         size = frame.path.stat().st_size if frame.path is not None else 0
     except OSError:
         size = 0
-    return zlib.crc32(repr((size, [(box.xyxy, box.category, box.light_color) for box in frame.boxes])).encode())
+    return zlib.crc32(repr((size, [lit_by(box) for box in frame.boxes])).encode())
 
 
 def _inside(path: Path, root: Path) -> str | None:

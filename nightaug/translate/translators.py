@@ -153,12 +153,13 @@ def _trained(
         settings["night_boxes"] = _said(night_boxes)
     if relit is None:
         return Translator(name, direction, sha, False, gan, settings)
-    first = _relight(direction, relit).function
+    first = _relight(direction, relit)
 
     def run(image: ImageArray, boxes: Sequence[Box] | None, seed: int) -> ImageArray:
-        return gan(first(image, boxes, seed))
+        return gan(first.function(image, boxes, seed))
 
-    return Translator(name, direction, sha, False, run, settings | {"relit": relit}, True)
+    settings |= {"relit": relit, "look": first.settings["look"]}
+    return Translator(name, direction, sha, False, run, settings, True)
 
 
 def _said(night_boxes: str) -> bool | str:

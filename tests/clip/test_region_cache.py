@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from helpers import picture
 from torch.nn import functional
 
 from nightaug.clip import fill as filling
+from nightaug.clip import segments
 from nightaug.clip.crops import cut, grown
 from nightaug.clip.encoder import Clip, load_clip
 from nightaug.clip.region_cache import RegionCache, Regions, box_keys
@@ -336,3 +339,21 @@ def test_two_processes_divide_the_work(clip: Clip, tmp_path: Path) -> None:
     assert all(complete for _, complete in made)
     assert all(0 < embedded < 12 for embedded, _ in made)
     assert sum(embedded for embedded, _ in made) == len(RegionCache.open(tmp_path / "c", clip)) == 12
+
+
+def test_threads_may_look_while_maps_are_closed(
+    clip: Clip, frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "_OPEN_MAPS", 1)
+    cache = RegionCache.open(tmp_path / "c", clip)
+    for frame in frames:
+        cache.fill([frame], clip, say=lambda text: None)
+    wanted = [cache.lookup(frame)[0] for frame in frames]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(cache.lookup, frames * 40))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(np.array_equal(rows, wanted[i % len(frames)]) for i, (rows, _) in enumerate(found))

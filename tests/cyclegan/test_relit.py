@@ -18,7 +18,7 @@ from nightaug.cyclegan.translator import CycleGANTranslator
 from nightaug.data.frames import Box
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.images import list_images, write_image
-from nightaug.relight import relight
+from nightaug.relight import LOOK, relight
 from nightaug.transforms import DayToNight
 from nightaug.translate.translators import Translator
 
@@ -37,7 +37,7 @@ def relit(domains: Path, tmp_path: Path) -> Path:
         write_image(folder / output, np.full((64, 96, 3), 20, np.uint8))
         rows.append({"source": path.relative_to(domains).as_posix(), "output": output})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    facts = {"translator": "relight", "finished": True, "settings": {"strength": 0.5}}
+    facts = {"translator": "relight", "finished": True, "settings": {"strength": 0.5, "look": LOOK}}
     (folder / "translation.json").write_text(json.dumps(facts))
     return folder
 
@@ -58,6 +58,7 @@ def test_the_relit_days_are_what_is_trained_on_and_relight_comes_before_the_netw
     assert np.array_equal(both(image, boxes, 5), wanted)
     assert not np.array_equal(both(image, None, 5), wanted), "lamps are lit where the boxes are"
     assert both.settings["relit"] == 0.5
+    assert both.settings["look"] == LOOK, "a folder begun under another look of relight is not gone on with"
     # In somebody else's pipeline the boxes come along, too.
     night = DayToNight(both, p=1.0, strength=1.0, classes=["car"])
     drawn = night.draw(image)

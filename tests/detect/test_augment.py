@@ -73,6 +73,16 @@ def test_a_box_cut_in_half_says_so() -> None:
     assert any(not len(one) for one in shares)
 
 
+@pytest.mark.parametrize("left", [1e-7, 3e-5, 5e-3])
+def test_a_sliver_at_the_edge_is_gone(left: float) -> None:
+    image = np.full((90, 160, 3), 60, np.uint8)
+    slivers = np.array([[160 - left, 10, 200, 30], [10, 90 - left, 40, 120], [-40, 10, left, 30], [10, -9, 40, left]])
+    boxes = np.concatenate([slivers, [[20, 20, 60, 60]]])
+    flips = DetectorAugmentation(zoom=0, flip=1)
+    _, (numbers, _) = Augment(flips, 160, 90)(image, boxes, np.random.default_rng(0))
+    assert list(numbers) == [4]
+
+
 def test_equal_generators_give_equal_samples() -> None:
     image, boxes = picture(1, 120, 80), np.array([[5.0, 5, 50, 40]])
     augment = Augment(DetectorAugmentation(blur=0.5, noise=0.5), 128, 64)
@@ -98,6 +108,18 @@ def test_a_pipeline_of_ones_own(tmp_path: Path) -> None:
     fitted, _ = Augment(settings, 160, 96)(image, boxes, np.random.default_rng(0))
     assert fitted.boxes[0] == pytest.approx(whites(fitted.image), abs=1.1)
     assert fitted.boxes[0][1] == pytest.approx(96 - 3 - 60, abs=1.1)
+
+
+def test_what_a_pipeline_of_ones_own_cuts_to_a_strip_is_no_object(tmp_path: Path) -> None:
+    import albumentations as A
+
+    A.save(A.Compose([A.Crop(x_min=88, y_min=0, x_max=160, y_max=90), A.Resize(90, 160)]), str(tmp_path / "cut.json"))
+    image, boxes = block()  # the block ends at x = 90: 2 of its 50 pixels are left
+    boxes = np.concatenate([boxes, [[70, 10, 110, 20]]])  # more than half is left
+    for share, wanted in ((0.3, [1]), (0.0, [0, 1])):
+        settings = STILL.model_copy(update={"pipeline": str(tmp_path / "cut.json"), "min_visible": share})
+        _, (numbers, _) = Augment(settings, 160, 90)(image, boxes, np.random.default_rng(0))
+        assert list(numbers) == wanted
 
 
 def test_a_pipeline_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

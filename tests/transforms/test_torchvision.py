@@ -102,6 +102,17 @@ def test_floats_keep_their_type(expected: torch.Tensor) -> None:
         assert torch.equal((out.float() * 255).round().to(torch.uint8), expected)
 
 
+def test_floats_that_resizing_took_a_little_outside_are_taken() -> None:
+    torch.manual_seed(0)
+    sky = tv_tensors.Image(torch.rand(3, 40, 60).round())  # steep edges between black and white
+    resized = v2.Resize((56, 80), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)(sky)
+    assert resized.max() > 1.0
+    assert resized.min() < 0.0
+    assert night()(resized, target())[0].shape == resized.shape
+    with pytest.raises(ConfigError, match="before the step that normalises"):
+        night()(v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(resized), target())
+
+
 def test_images_of_one_sample_share_the_draw_and_have_their_own_boxes() -> None:
     step = night()
     second = {"boxes": boxes(values=XYXY[:1]), "labels": LABELS[:1]}

@@ -5,9 +5,18 @@ from pathlib import Path
 import pytest
 from helpers import picture, scalabel
 
+from nightaug.data.frames import Box, Frame
 from nightaug.errors import DatasetError
 from nightaug.images import write_image
-from nightaug.translate.plan import ManifestRow, image_seed, make_plan, manifest_line, read_manifest, summary
+from nightaug.translate.plan import (
+    ManifestRow,
+    image_seed,
+    inputs_checksum,
+    make_plan,
+    manifest_line,
+    read_manifest,
+    summary,
+)
 
 
 def test_only_the_sources_time_of_day_enters(tmp_path: Path) -> None:
@@ -80,6 +89,17 @@ def test_only_one_split_if_asked(domains: Path) -> None:
 def test_seeds_depend_on_name_and_seed_alone() -> None:
     assert image_seed("a", 0) == image_seed("a", 0)
     assert len({image_seed("a", 0), image_seed("b", 0), image_seed("a", 1)}) == 3
+
+
+def test_labels_that_are_lit_differently_have_another_checksum() -> None:
+    corners = (10.0, 20.0, 60.0, 50.0)
+    kinds = [
+        Box(*corners, "car"), Box(*corners, "car", crowd=True), Box(*corners, "car", occluded=True),
+        Box(*corners, "truck"), Box(*corners, "traffic light", "red"), Box(*corners, "traffic light", "green"),
+    ]  # fmt: skip
+    assert len({inputs_checksum(Frame("x.jpg", [box])) for box in kinds}) == len(kinds)
+    plain = inputs_checksum(Frame("x.jpg", [Box(*corners, "car")]))
+    assert inputs_checksum(Frame("x.jpg", [Box(*corners, "car", occluded=False, id="7", weight=0.5)])) == plain
 
 
 def row(output: str) -> ManifestRow:
