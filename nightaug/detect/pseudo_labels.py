@@ -160,7 +160,8 @@ def run_pseudo_label(
     renamed = ",".join(f"{old}={new}" for old, new in (settings.get("rename") or {}).items())
     same = f' --rename "{renamed}"' if renamed else ""
     same += f' --classes "{",".join(settings["classes"])}"' if settings.get("classes") else ""
-    say(f"next: nightaug train-detector {dataset} --data dataset:train:A --data {out}:all{same} --out RUN")
+    day = " --data dataset:train:A" if labelled_frames(opened, "train", "A") else ""
+    say(f"next: nightaug train-detector {dataset}{day} --data {out}:all{same} --out RUN")
     return facts
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nightaug.data.classes import Direction
+from nightaug.detect.video import is_video
 from nightaug.errors import ConfigError, DatasetError, NightaugError
 from nightaug.images import ImageFormat
 from nightaug.pickles import trusted
 from nightaug.runs import progress_bar
 from nightaug.translate.output import FolderOutput, StorageOutput, make_output
-from nightaug.translate.pipeline import TranslateResult, translate
+from nightaug.translate.pipeline import TranslateResult, preview, translate
 from nightaug.translate.plan import Plan, make_plan, summary
 from nightaug.translate.storage import Storage, is_url, list_into, plain_path
 from nightaug.translate.translators import RELIGHT, BackendName, Precision, Translator
@@ -55,6 +56,8 @@ def _planned(
 ) -> Iterator[Plan]:
     """A plan for a path, or for a URL by a listing that is there while the block runs."""
     source = plain_path(source)
+    if is_video(Path(source)):
+        raise ConfigError(f"{source} is a video, and images are translated; cut it into images first")
     if not is_url(source):
         yield make_plan(source, images=images, labels=labels, **options)
         return
@@ -131,6 +134,11 @@ def run_job(
         loaded = load(translator)
         _check_disk(plan, output, loaded, dry_run, say)
         if dry_run:
+            if isinstance(output, FolderOutput):
+                there, gone = preview(plan, loaded, output, overwrite, quality)
+                say(f"{there:,} of these are there already")
+                if gone:
+                    say(f"--overwrite would remove the {gone:,} images that are there first")
             return None
         using = None
         if engine == "ray":

@@ -82,12 +82,26 @@ class FolderOutput:
             ConfigError: it is in use, lies in the input or around it, or cannot be reached.
             NightaugError: it cannot be written.
         """
+        self._check_apart(plan)
+        with writing(str(self.folder), _KEPT), lock_folder(self.folder):
+            yield
+
+    def _check_apart(self, plan: Plan) -> None:
         if plan.origin is None:
             check_apart(plan.dataset, self.folder)
         else:
             check_urls_apart(plan.origin.url, self.folder)
-        with writing(str(self.folder), _KEPT), lock_folder(self.folder):
-            yield
+
+    def check(self, plan: Plan, facts: Mapping[str, Any], overwrite: bool) -> None:
+        """Refuse what :meth:`held` and :meth:`prepare` would, and touch nothing.
+
+        Raises:
+            ConfigError: as theirs; whether another process uses the place is not asked.
+        """
+        self._check_apart(plan)
+        if self.folder.is_dir():
+            check_folder(self.folder, facts, overwrite)
+            check_links(self.folder, plan)
 
     def prepare(self, plan: Plan, facts: Mapping[str, Any], overwrite: bool) -> None:
         """Refuse a place that cannot take this translation; with ``overwrite`` remove the images of a former one.

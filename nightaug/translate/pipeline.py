@@ -119,6 +119,22 @@ def translate(
         return _translate(plan, translator, output, overwrite, quality, workers, progress, engine)
 
 
+def preview(plan: Plan, translator: Translator, output: FolderOutput, overwrite: bool, quality: int) -> tuple[int, int]:
+    """What :func:`translate` would find in a folder here; nothing is written.
+
+    Returns:
+        Images of the plan that are there and would stay, and images of a former translation that would be removed.
+
+    Raises:
+        ConfigError: what ``translate`` would refuse.
+    """
+    output.check(plan, _facts(plan, translator, quality), overwrite)
+    if overwrite:
+        return 0, sum(1 for _ in read_manifest(output.folder))
+    rows = _done(plan, output)
+    return sum(item.output in rows for item in plan.items), 0
+
+
 def _translate(
     plan: Plan,
     translator: Translator,
@@ -204,14 +220,23 @@ def _done(plan: Plan, output: FolderOutput | StorageOutput) -> dict[str, Manifes
     rows: dict[str, ManifestRow] = {}
     for row in read_manifest(output.folder):
         if plan.sources.get(row.output) != row.source:
-            raise ConfigError(
-                f"{output.name} holds {row.output}, which is not in this input; choose another --out, or --overwrite"
-            )
+            raise ConfigError(f"{output.name} holds {row.output}, {_why_foreign(row, plan)}")
         item = wanted.get(row.output)
         same = item is None or (item.seed == row.seed and item.inputs == row.inputs)
         if same and output.present(row.output):
             rows[row.output] = row
     return rows
+
+
+def _why_foreign(row: ManifestRow, plan: Plan) -> str:
+    """Why an image that is there is none of the plan's, and what to do."""
+    if plan.beyond.get(row.output) == row.source:
+        return "which is over the limit; give --limit as before, a larger one or none, or choose another --out"
+    now = next((output for places in (plan.sources, plan.beyond) for output, place in places.items()
+                if place == row.source), None)  # fmt: skip
+    if now is not None:
+        return f"which would be {now} now; give --format as before, or choose another --out, or --overwrite"
+    return "which is not in this input; choose another --out, or --overwrite"
 
 
 def work(

@@ -14,7 +14,7 @@ import msgspec
 
 from nightaug.data.classes import DAY, NIGHT, Direction
 from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset, yolo
-from nightaug.data.formats.discover import SPLITS
+from nightaug.data.formats.discover import SPLITS, unlabelled_frames
 from nightaug.data.frames import Frame, lit_by
 from nightaug.data.results import result_suffix
 from nightaug.data.upright import upright
@@ -71,6 +71,7 @@ class Plan(NamedTuple):
 
     ``split`` is what was asked for. What lies in the translated folder already may be of other splits: ``sources`` has
     each output's source over all splits, in the input's order, ``others`` the parts not asked for with their outputs.
+    ``beyond`` are outputs, with their sources, that the limit leaves out.
     ``origin`` is set where the dataset is a listing of one in object storage, see :mod:`nightaug.translate.storage`.
     """
 
@@ -81,6 +82,7 @@ class Plan(NamedTuple):
     split: str
     sources: dict[str, str]
     others: list[tuple[PlannedPart, list[str]]]
+    beyond: dict[str, str]
     origin: Storage | None = None
 
     @property
@@ -145,6 +147,7 @@ def make_plan(
     skipped: Counter[str] = Counter()
     taken: set[str] = set()
     sources: dict[str, str] = {}
+    beyond: dict[str, str] = {}
     others: list[tuple[PlannedPart, list[str]]] = []
     parts: list[PlannedPart] = []
     left = limit if limit is not None else -1
@@ -153,10 +156,9 @@ def make_plan(
         asked = split in ("all", part.split)
         items: list[Item] = []
         outputs: list[str] = []
-        own_time = _domain_time(part)
+        own_time = {"A": DAY, "B": NIGHT}.get(part.domain or "")
         base = _inside(part.images, root) or part.images.name
-        extra = [Frame(name, path=part.images / name, timeofday=own_time) for name in part.labels.unlabelled]
-        for frame in [*part.labels.frames, *extra]:
+        for frame in [*part.labels.frames, *unlabelled_frames(part)]:
             time = frame.timeofday or own_time
             # Both domains of a prepared dataset would end up in one folder of the target domain.
             other_time = time is not None and time != wanted and (not all_times or own_time is not None)
@@ -168,10 +170,13 @@ def make_plan(
                 skipped[f"not {wanted}"] += 1
             elif left == 0:
                 skipped["over the limit"] += 1
-            if frame.path is None or other_time or (asked and left == 0):
+            if frame.path is None or other_time:
                 continue
             place = _inside(frame.path, root) or str(PurePosixPath(base, frame.name))
             output = _free(_with_format(_moved(place, part, target), format), place, taken)
+            if asked and left == 0:
+                beyond[output] = place
+                continue
             sources[output] = place
             outputs.append(output)
             if asked:
@@ -186,7 +191,7 @@ def make_plan(
     if not parts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "no images found"
         raise DatasetError(f"{source}: nothing to translate ({reasons})")
-    return Plan(dataset, parts, skipped, seed, split, sources, others)
+    return Plan(dataset, parts, skipped, seed, split, sources, others, beyond)
 
 
 def _label_place(part: Part, root: Path, target: str) -> Path | None:
@@ -196,10 +201,6 @@ def _label_place(part: Part, root: Path, target: str) -> Path | None:
     if part.domain is not None:
         return Path(f"annotations/{part.split}_{_DOMAIN[target]}.json")
     return Path(_inside(part.source, root) or part.source.name)
-
-
-def _domain_time(part: Part) -> str | None:
-    return {"A": DAY, "B": NIGHT}.get(part.domain or "")
 
 
 def _moved(place: str, part: Part, target: str) -> str:

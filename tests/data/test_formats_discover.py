@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from nightaug.data.formats import Dataset, open_dataset
+from nightaug.data.formats.discover import unlabelled_frames
 from nightaug.errors import DatasetError
 
 
@@ -258,3 +259,22 @@ def test_a_data_yaml_stands_for_its_folder(tmp_path: Path, monkeypatch: pytest.M
     text(root / "coco128.yaml", "names: [car]\n")
     with pytest.raises(DatasetError, match=r"coco128\.yaml: give the dataset's folder"):
         open_dataset(root / "coco128.yaml")
+
+
+def test_a_translated_folder_tells_the_time_that_its_labels_cannot(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        image(tmp_path / f"night/images/train/{name}.jpg")
+    text(tmp_path / "night/labels/train/a.txt", "0 0.5 0.5 0.2 0.2\n")
+    text(tmp_path / "night/data.yaml", "names: [car]\n")
+    assert [frame.timeofday for frame in open_dataset(tmp_path / "night").frames("train")] == [None]
+    assert open_dataset(tmp_path / "night").frames("train", "B") == []
+    facts = tmp_path / "night/translation.json"
+    for direction, time, domain in (("day2night", "night", "B"), ("night2day", "daytime", "A")):
+        text(facts, {"direction": direction, "finished": True})
+        dataset = open_dataset(tmp_path / "night")
+        (frame,) = dataset.frames("train", domain)
+        assert frame.timeofday == time
+        assert [frame.timeofday for frame in unlabelled_frames(dataset.parts[0])] == [time]
+    for strange in ({"direction": "noon"}, {"direction": 1}, {}):  # none of ours
+        text(facts, strange)
+        assert [frame.timeofday for frame in open_dataset(tmp_path / "night").frames()] == [None]

@@ -250,6 +250,20 @@ def test_the_next_detector_is_to_know_what_the_teacher_knows(data: Path, tmp_pat
     assert lines[-1].endswith(':all --rename "bus=big one" --classes "car,big one" --out RUN')
 
 
+def test_what_is_to_be_done_next_names_day_images_only_where_there_are_labelled_ones(
+    data: Path, run: Path, tmp_path: Path, eyes: Eyes
+) -> None:
+    lines: list[str] = []
+    run_pseudo_label(run, data, tmp_path / "first", score=0.28, say=lines.append)
+    assert "dataset:train:A" not in lines[-1]
+    write_image(data / "train" / "d0.png", picture(9))
+    frames = [Frame(name, [], 96, 64, "night") for name in FOUND]
+    frames.append(Frame("d0.png", [Box(*CAR, "car")], 96, 64, "daytime"))
+    coco.write(frames, data / "annotations" / "train.json", ("car", "bus"))
+    run_pseudo_label(run, data, tmp_path / "second", score=0.28, say=lines.append)
+    assert "--data dataset:train:A --data" in lines[-1]
+
+
 def test_the_command(data: Path, run: Path, tmp_path: Path, eyes: Eyes, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         main(["pseudo-label", str(run), str(data), "--out", str(tmp_path / "out"), "--score", "0.28"])

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import picture, scalabel
 from PIL import Image
 
 import nightaug.relight
+from nightaug.cyclegan.networks import ResnetGenerator
 from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError
 from nightaug.images import image_size, write_image
@@ -109,6 +111,53 @@ def test_a_folder_that_an_earlier_relight_began_is_not_gone_on_with(
     with pytest.raises(ConfigError, match=r"look.*--overwrite"):
         job(root, out)
     assert "2 translated" in job(root, out, overwrite=True)[-1]
+
+
+def test_trained_weights_may_be_spelled_in_any_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, out = scalabel(tmp_path / "in", ["daytime", "daytime"]), tmp_path / "out"
+    generator = tmp_path / "generator.pth"
+    torch.save(ResnetGenerator(width=2, blocks=1).state_dict(), generator)
+    job(root, out, translator=str(generator), limit=1)
+    monkeypatch.chdir(generator.parent)
+    assert "1 translated" in job(root, out, translator=f"./{generator.name}")[-1]
+    other = tmp_path / "other.pth"
+    state = torch.load(generator, weights_only=True)
+    torch.save({key: value + 0.01 for key, value in state.items()}, other)
+    with pytest.raises(ConfigError, match="images made with"):
+        job(root, out, translator=str(other))
+
+
+def test_images_over_the_limit_or_of_another_format_are_told_apart_from_strangers(tmp_path: Path) -> None:
+    root, out = scalabel(tmp_path / "in", ["daytime"] * 3), tmp_path / "out"
+    job(root, out, limit=2)
+    with pytest.raises(ConfigError, match=r"over the limit; give --limit as before"):
+        job(root, out, limit=1)
+    with pytest.raises(ConfigError, match=r"\.png now; give --format as before"):
+        job(root, out, format="png")
+    assert "1 translated" in job(root, out, limit=3)[-1]
+    assert len(list(out.rglob("*.jpg"))) == 3
+
+
+def test_a_dry_run_refuses_what_the_run_would_and_writes_nothing(tmp_path: Path) -> None:
+    root, out = scalabel(tmp_path / "in", ["daytime", "daytime"]), tmp_path / "out"
+    assert job(root, out, dry_run=True)[-1] == "0 of these are there already"
+    assert not out.exists()
+    job(root, out, limit=1)
+    before = contents(out)
+    assert job(root, out, dry_run=True)[-1] == "1 of these are there already"
+    for options, message in (({"strength": 0.8}, "strength"), ({"format": "png"}, "--format as before")):
+        with pytest.raises(ConfigError, match=message):
+            job(root, out, dry_run=True, **options)
+    assert "remove the 1 images" in job(root, out, dry_run=True, overwrite=True, strength=0.8)[-1]
+    with pytest.raises(ConfigError, match="own folder"):
+        job(root, root / "night", dry_run=True)
+    assert contents(out) == before
+
+
+def test_a_video_is_no_label_file(tmp_path: Path) -> None:
+    (tmp_path / "drive.mp4").write_bytes(b"....ftyp")
+    with pytest.raises(ConfigError, match="is a video, and images are translated"):
+        job(tmp_path / "drive.mp4", tmp_path / "out")
 
 
 def test_overwrite_leaves_no_former_images(tmp_path: Path) -> None:

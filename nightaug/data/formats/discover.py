@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nightaug.data.classes import DAY, NIGHT
+import msgspec
+
+from nightaug.data.classes import DAY, NIGHT, Direction
 from nightaug.data.companion_names import without_companions
 from nightaug.data.formats.base import (
     LABELS_BESIDE,
@@ -57,6 +59,7 @@ class Part:
         labels: the frames, with ``path`` set where the image exists.
         images: folder the frames' names are relative to.
         source: the label file or folder, None for images alone.
+        timeofday: of images whose labels cannot say it, as in YOLO's: known in a folder that was translated.
     """
 
     split: str
@@ -64,9 +67,12 @@ class Part:
     labels: LabelSet
     images: Path
     source: Path | None
+    timeofday: str | None = None
 
 
 _YAML = (".yaml", ".yml")
+#: What ``nightaug translate`` says of its folder.
+TRANSLATION = "translation.json"
 
 
 @dataclass
@@ -127,7 +133,7 @@ class Dataset:
 
 def unlabelled_frames(part: Part) -> list[Frame]:
     """The images of a part that no label names."""
-    return [Frame(image, path=part.images / image) for image in part.labels.unlabelled]
+    return [Frame(image, path=part.images / image, timeofday=part.timeofday) for image in part.labels.unlabelled]
 
 
 def open_dataset(
@@ -147,6 +153,17 @@ def open_dataset(
         DatasetError: nothing usable is there; the message says what was looked for.
         ConfigError: unknown ``format``.
     """
+    dataset = _open(root, images, labels, format)
+    _tell_time(dataset)
+    return dataset
+
+
+def _open(
+    root: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None,
+    labels: str | os.PathLike[str] | None,
+    format: str | None,
+) -> Dataset:
     check_format(format)
     root = _folder_of_yaml(Path(root))
     _check_encodable(root, images, labels)
@@ -190,6 +207,27 @@ def open_dataset(
         hint = f"; {links[0]} is a link that leads out of it, pass --images and --labels" if links else ""
         raise DatasetError(f"{root}: no images and no label files found{hint}")
     return dataset
+
+
+class _Translation(msgspec.Struct):
+    """What a translated folder's ``translation.json`` says of it, as far as readers want to know."""
+
+    direction: Direction
+
+
+def _tell_time(dataset: Dataset) -> None:
+    """Give a translated folder's images the time of day they were translated to, where their labels have no word."""
+    if dataset.prepared:
+        return
+    try:
+        facts = msgspec.json.decode((dataset.root / TRANSLATION).read_bytes(), type=_Translation)
+    except (OSError, ValueError, RecursionError):
+        return  # no translated folder; whoever translates into it says what is wrong with it
+    time = NIGHT if facts.direction == "day2night" else DAY
+    for part in dataset.parts:
+        part.timeofday = time
+        for frame in part.labels.frames:
+            frame.timeofday = frame.timeofday or time
 
 
 def _folder_of_yaml(file: Path) -> Path:
