@@ -11,7 +11,7 @@ help:
 	@echo "make demo   set up and run the whole job on the sample world, ending in demo/index.html"
 	@echo "make test   set up and run the tests"
 	@echo "make lint   ruff and mypy"
-	@echo "make bench  every benchmark (minutes to an hour; see benchmarks/README.md)"
+	@echo "make bench  seven benchmarks of speed (minutes to an hour; see benchmarks/README.md)"
 	@echo "make faults kill, starve and feed it rubbish, seeded (half an hour; see docs/reliability.md)"
 
 $(BIN)/python:
