@@ -118,6 +118,7 @@ class Trained(NamedTuple):
     step: int
     finished: bool
     unreadable: int = 0
+    interrupted: bool = False
 
 
 #: Share of the boxes each arm's detector finds.
@@ -139,6 +140,8 @@ class FakeDetectors:
         self.precisions: list[float] = []
         #: Rows (arm's folder, seed) in which Ctrl-C is pressed the next time, and classes an arm never finds.
         self.stop_in: set[tuple[str, str]] = set()
+        #: Rows in whose last step it is pressed.
+        self.stop_at_end_of: set[tuple[str, str]] = set()
         self.blind: dict[str, set[str]] = {}
         #: Arms that can label nothing.
         self.unsure: set[str] = set()
@@ -160,9 +163,11 @@ class FakeDetectors:
         if (out.parent.name, out.name) in self.stop_in:
             self.stop_in.remove((out.parent.name, out.name))
             (out / "state").mkdir()
-            return Trained(3, False)
+            return Trained(3, False, interrupted=True)
         (out / "last.safetensors").write_bytes(f"{out.parent.name} {out.name}".encode())
-        return Trained(settings.steps, True)
+        pressed = (out.parent.name, out.name) in self.stop_at_end_of
+        self.stop_at_end_of.discard((out.parent.name, out.name))
+        return Trained(settings.steps, True, interrupted=pressed)
 
     def detect(self, run: Path, truth: Truth, cpu: bool, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
         arm = run.parent.name

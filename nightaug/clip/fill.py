@@ -177,6 +177,8 @@ def fill(
             else:
                 with StopRequest().listen() as request:
                     work.run(request)
+                    if request.requested:  # with the last crops; the caller, who cannot see it, has more to do
+                        raise work.interrupted()
         except torch.OutOfMemoryError as error:
             raise NightaugError(
                 f"out of GPU memory with {batch} crops at once: free some, or use a smaller CLIP; what is done is kept"
@@ -242,13 +244,13 @@ class _Work:
             left.append(share)
             tried += 1
             if stop.requested:
-                raise self._interrupted()
+                raise self.interrupted()
             if tried >= len(left):
                 time.sleep(0.2)
         if self.report.embedded + self.report.small < self.plan.missing:  # others did the rest
             self.show(self.plan.missing, "")
 
-    def _interrupted(self) -> Interrupted:
+    def interrupted(self) -> Interrupted:
         return Interrupted(f"stopped after {self.report.embedded:,} embeddings; they are kept, run again to go on")
 
     def _share(self, numbers: Sequence[int], stop: StopRequest) -> None:
@@ -262,7 +264,7 @@ class _Work:
                     self._write()
         except _Stopped:
             self._write()
-            raise self._interrupted() from None
+            raise self.interrupted() from None
         self._write()
 
     def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[int, ImageArray | None, Key, Key | None]]:

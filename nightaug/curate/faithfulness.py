@@ -66,6 +66,7 @@ def score_translation(
     everything: bool = False,
     gallery: bool = True,
     worst: int = 12,
+    stop: StopRequest | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> TranslationScores:
     """Score a translated folder; arguments as the command's options.
@@ -84,6 +85,7 @@ def score_translation(
         real_limit: real images to look at; None: as many as translations, 200 to 1,000.
         everything: kept, lost, moved and invented are also of the images and boxes that curating has left out of
             training.
+        stop: a request of the caller, who has more to do and looks at it afterwards; None: one of its own.
 
     Raises:
         DatasetError: nothing to score.
@@ -114,7 +116,8 @@ def score_translation(
     for note in pairs.notes:
         say(note)
     threads = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
-    with StopRequest().listen() as stop, writing(str(out.parent), "what was measured is kept"):
+    stop = stop or StopRequest()
+    with stop.listen(), writing(str(out.parent), "what was measured is kept"):
         with open_rows(rows_path(out)) as rows:
             measured, failed = _measure(pairs, nights, eyes, rows, batch, threads, stop, skipped)
         if not measured.rows:

@@ -13,8 +13,8 @@ from nightaug.curate.ledger import Ledger, read_rows
 from nightaug.curate.origins import lies_inside
 from nightaug.curate.scores import TranslationScores, read_scores, write_scores
 from nightaug.curate.settings import CurateSettings
-from nightaug.errors import ConfigError, DatasetError
-from nightaug.runs import file_sha256, progress_bar
+from nightaug.errors import ConfigError, DatasetError, Interrupted
+from nightaug.runs import StopRequest, file_sha256, progress_bar
 from nightaug.translate.folder import CURATED, REPORT, SCORES
 from nightaug.translate.translators import relights
 
@@ -180,12 +180,15 @@ def _own_scores(
         undo(translated)
     from nightaug.curate.faithfulness import score_translation
 
+    stop = StopRequest()
     made = score_translation(
         source, translated, out=path, real=real, judge=judge, clip=clip or "none", device=device, workers=workers,
-        gallery=False, say=say,
+        gallery=False, stop=stop, say=say,
     )  # fmt: skip
     made.settings["asked"] = asked
     write_scores(path, made)
+    if stop.requested:
+        raise Interrupted("stopped before curating, the scores are made; run the same command again to go on")
     return made
 
 

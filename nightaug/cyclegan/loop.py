@@ -32,12 +32,16 @@ MAY_CHANGE = (
 
 
 class TrainResult(NamedTuple):
-    """How a run ended; ``unreadable`` counts the training images one process had to step over."""
+    """How a run ended; ``unreadable`` counts the training images one process had to step over.
+
+    ``interrupted``: Ctrl-C came, be it in the last step: whoever has more to do than this run stops here.
+    """
 
     step: int
     finished: bool
     best_score: float | None
     unreadable: int = 0
+    interrupted: bool = False
 
 
 def rate_factor(step: int, steps: int, constant: float) -> float:
@@ -223,7 +227,7 @@ class CropTrainer(TrainingProcess):
         if unreadable and accelerator.is_main_process:
             folder.log(f"{unreadable} training images could not be read and were stepped over")
         folder.close()
-        return TrainResult(done, done >= settings.steps, self.best_score, unreadable)
+        return TrainResult(done, done >= settings.steps, self.best_score, unreadable, stop.requested)
 
     def advice(self) -> str:
         """See :meth:`TrainingProcess.advice`."""

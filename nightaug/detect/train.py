@@ -44,13 +44,17 @@ MAY_CHANGE = (
 
 
 class TrainResult(NamedTuple):
-    """How a run ended: ``best`` is the best validation AP, None without validation."""
+    """How a run ended: ``best`` is the best validation AP, None without validation.
+
+    ``interrupted``: Ctrl-C came, be it in the last step: whoever has more to do than this run stops here.
+    """
 
     step: int
     finished: bool
     best: float | None
     unreadable: int
     stopped_early: bool = False
+    interrupted: bool = False
 
 
 class DetectorTrainer(TrainingProcess):
@@ -366,7 +370,7 @@ class DetectorTrainer(TrainingProcess):
         if unreadable and accelerator.is_main_process:
             folder.log(f"{unreadable} training images could not be read and were stepped over")
         folder.close()
-        return TrainResult(done, done >= settings.steps or early, self.best, unreadable, early)
+        return TrainResult(done, done >= settings.steps or early, self.best, unreadable, early, stop.requested)
 
     def _out_of_patience(self) -> bool:
         return self.settings.patience is not None and self.without_gain >= self.settings.patience

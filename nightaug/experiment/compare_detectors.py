@@ -34,6 +34,9 @@ class Outcome(Protocol):
     @property
     def unreadable(self) -> int: ...
 
+    @property
+    def interrupted(self) -> bool: ...
+
 
 class Backend(Protocol):
     """The detectors a comparison trains; tests bring one of their own."""

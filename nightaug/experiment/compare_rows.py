@@ -152,7 +152,7 @@ class Rows:
 
         Raises:
             ConfigError: it, or another arm of this seed, was begun with other training images or weights.
-            Interrupted: stopped by Ctrl-C.
+            Interrupted: stopped by Ctrl-C; what was trained to its end by then is not trained again.
         """
         start = _start_sha(settings)
         state = self.check(arm, seed, folder, start)
@@ -182,10 +182,9 @@ class Rows:
         if state.trained:
             # Several times the size of the weights, and of no use after the last step.
             shutil.rmtree(folder / "state", ignore_errors=True)
-        else:
-            raise Interrupted(
-                f"stopped in {arm.key}, seed {seed}, at step {state.step:,}; run the same command again to go on"
-            )
+        if result.interrupted or not state.trained:
+            when, at = ("after", "") if state.trained else ("in", f", at step {state.step:,}")
+            raise Interrupted(f"stopped {when} {arm.key}, seed {seed}{at}; run the same command again to go on")
 
     def test(self, folder: Path) -> None:
         """Run a trained detector over dev and, once, over the test images.

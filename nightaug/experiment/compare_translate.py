@@ -216,7 +216,7 @@ def render(
     began = time.monotonic()
     with progress_bar(f"translating by {source.name}", len(plan.items)) as progress:
         result = translate(plan, loaded, folder, progress=progress)
-    if result.stopped:
+    if result.interrupted:
         raise Interrupted(f"stopped while translating by {source.name}; run the same command again to go on")
     skipped = f", {len(result.failed):,} could not be read" if result.failed else ""
     say(f"  {result.written:,} translated in {time.monotonic() - began:.0f} s{skipped}")

@@ -88,7 +88,7 @@ def run_demo(out: Path, seconds: float, detector_seconds: float, images: int, sa
         result = run_job(
             dataset, out / name, translator=translator or str(run), overwrite=True, say=lambda text: say(f"  {text}")
         )
-        if result is None or result.stopped:
+        if result is None or result.interrupted:
             raise Interrupted("stopped while translating; run the same command again to go on")
     show_translations(out, dataset, run, report)
     say("5/5 training a day detector, and from it one detector for each kind of training images")
@@ -162,7 +162,7 @@ def draw_world(world: Path, images: int) -> None:
 
 
 def train(dataset: Path, run: Path, seconds: float, say: Callable[[str], None]) -> bool:
-    """Train as many steps as fit into the time; a run that was stopped is finished first. False: stopped again."""
+    """Train as many steps as fit into the time; a run that was stopped is finished first. False: stopped."""
     from nightaug.cyclegan.recipe import run_recipe
     from nightaug.cyclegan.settings import TranslatorSettings
     from nightaug.cyclegan.train import Trainer
@@ -177,7 +177,7 @@ def train(dataset: Path, run: Path, seconds: float, say: Callable[[str], None]) 
     result = run_recipe(
         dataset, run, [layers, {"steps": steps}], resume=run.exists(), say=lambda text: say(f"  {text}")
     )
-    return result is not None and result.finished
+    return result is not None and result.finished and not result.interrupted
 
 
 def compare(

@@ -62,6 +62,7 @@ class TranslateResult:
         present: images that were done before.
         failed: images that could not be read or written, by name, with the reason; the rest was finished.
         stopped: ended early by Ctrl-C; calling again goes on.
+        interrupted: Ctrl-C came, be it with the last image: whoever has more to do than this stops here.
         labels: label files written.
     """
 
@@ -69,6 +70,7 @@ class TranslateResult:
     present: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     stopped: bool = False
+    interrupted: bool = False
     labels: list[Path] = field(default_factory=list)
 
 
@@ -177,6 +179,7 @@ def _translate(
             else:
                 result.failed[item.source] = str(outcome)
             progress(done, f"{len(result.failed)} skipped" if result.failed else "")
+        result.interrupted = stop.requested
         result.stopped = stop.requested and done < len(plan.items)
     # As the input has them, whoever was faster.
     result.failed = {item.source: result.failed[item.source] for item in todo if item.source in result.failed}

@@ -227,6 +227,23 @@ def test_stopped_in_the_middle_goes_on(
     assert all(cache.lookup(frame)[1].all() for frame in frames)
 
 
+def test_ctrl_c_with_the_last_crops_reaches_whoever_has_more_to_do(
+    clip: Clip, frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = clip.embed_images
+
+    def pressed(*given: Any, **more: Any) -> torch.Tensor:
+        signal.raise_signal(signal.SIGINT)
+        return embed(*given, **more)
+
+    monkeypatch.setattr(clip, "embed_images", pressed)
+    cache = RegionCache.open(tmp_path / "c", clip, context=1)
+    with pytest.raises(Interrupted, match="they are kept"):
+        cache.fill(frames, clip, say=lambda text: None)  # all of them in one batch
+    monkeypatch.undo()
+    assert cache.fill(frames, clip, say=lambda text: None).embedded == 0
+
+
 def test_a_failure_leaves_whole_segments_only(
     clip: Clip, frames: list[Frame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from helpers import scalabel
 
 from nightaug.cli import main
 from nightaug.curate import curate as curate_module
+from nightaug.curate import faithfulness
 from nightaug.curate import ledger as ledger_module
 from nightaug.curate.curate import curate, undo
 from nightaug.curate.faithfulness import score_translation
@@ -30,6 +32,7 @@ from nightaug.data.formats import open_dataset
 from nightaug.detect.sources import SourceSpec, load_source
 from nightaug.errors import ConfigError, DatasetError, Interrupted, NightaugError
 from nightaug.images import image_description, image_format
+from nightaug.translate import pipeline
 from nightaug.translate.pipeline import translate
 from nightaug.translate.plan import make_plan, read_manifest
 from nightaug.translate.translators import Translator
@@ -378,6 +381,41 @@ def test_ctrl_c_stops_between_images(tmp_path: Path) -> None:
     assert curate(out, scores, MEND).images["mended"] == 8
     undo(out)
     assert files(out) == before
+
+
+def test_ctrl_c_at_the_end_of_a_part_reaches_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = scalabel(tmp_path / "in", ["daytime"] * 2), tmp_path / "out"
+    done, scored_by = pipeline.work, faithfulness._measure
+
+    def last_image(*given: Any) -> Iterator[Any]:
+        yield from done(*given)
+        signal.raise_signal(signal.SIGINT)
+
+    def last_score(*given: Any) -> Any:
+        measured = scored_by(*given)
+        signal.raise_signal(signal.SIGINT)
+        return measured
+
+    def run() -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(["translate", str(root), "--out", str(out), "--curate"])
+        return int(stopped.value.code or 0), capsys.readouterr().err
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "work", last_image)
+        code, text = run()
+    assert (code, "stopped before curating; run the same command again" in text) == (1, True)
+    assert not (out / "curated").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(faithfulness, "_measure", last_score)
+        code, text = run()
+    assert (code, "stopped before curating, the scores are made" in text) == (1, True)
+    assert not (out / "curated/curation.json").exists()
+    monkeypatch.setattr(faithfulness, "_measure", None)  # what was measured is not measured again
+    assert run()[0] == 0
+    assert (out / "curated/curation.json").exists()
 
 
 def test_files_outside_are_never_touched(tmp_path: Path) -> None:

@@ -95,6 +95,15 @@ def test_ctrl_c_saves_and_stops_cleanly(domains: Path, tmp_path: Path) -> None:
     assert weights(tmp_path / "run")
 
 
+def test_ctrl_c_in_the_last_step_leaves_a_whole_run_that_says_so(domains: Path, tmp_path: Path) -> None:
+    trainer = Trainer(domains, tmp_path / "run", build(TranslatorSettings, TINY, {"steps": 2}))
+    ctrl_c_in_the_second_step(trainer)
+    result = trainer.run(False)
+    assert (result.step, result.finished, result.interrupted) == (2, True, True)
+    again = Trainer(domains, tmp_path / "run", build(TranslatorSettings, TINY, {"steps": 2})).run(True)
+    assert (again.finished, again.interrupted) == (True, False)
+
+
 def test_it_learns(domains: Path, tmp_path: Path) -> None:
     run_recipe(
         domains, tmp_path / "run", [TINY, {"steps": 60, "width": 8, "learning_rate": 1e-3, "log_every": 10, "ema": 0.8}]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,27 @@ def test_a_stopped_run_ends_like_one_that_never_stopped(streets: Path, tmp_path:
     result = trainer(streets, tmp_path / "halves", steps=6).run(resume=True)
     assert result.finished
     assert files(tmp_path / "whole") == files(tmp_path / "halves")
+
+
+def test_a_run_that_is_stopped_in_its_last_step_is_whole_and_says_so(streets: Path, tmp_path: Path) -> None:
+    whole = trainer(streets, tmp_path / "whole", steps=3).run()
+    assert (whole.finished, whole.interrupted) == (True, False)
+    with interrupted_in(2):
+        result = trainer(streets, tmp_path / "last", steps=3).run()
+    assert (result.step, result.finished, result.interrupted) == (3, True, True)
+    assert files(tmp_path / "whole") == files(tmp_path / "last")
+    saving = trainer(streets, tmp_path / "saving", steps=3)
+    save = saving.save
+
+    def stopped(step: int, **more: Any) -> None:
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        save(step, **more)
+
+    saving.save = stopped  # type: ignore[method-assign]
+    result = saving.run()
+    assert (result.finished, result.interrupted) == (True, True)
+    assert not trainer(streets, tmp_path / "saving", steps=3).run(resume=True).interrupted
 
 
 def test_a_killed_run_loses_only_what_came_after_the_last_state(streets: Path, tmp_path: Path) -> None:

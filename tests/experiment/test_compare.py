@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from compare_helpers import SIDE, World, arm_of, make_translated, names_of, writ
 from nightaug.data.formats import open_dataset
 from nightaug.detect.truth import Truth
 from nightaug.errors import CheckpointError, ConfigError, DatasetError, Interrupted
+from nightaug.experiment import compare_translate
 from nightaug.experiment.compare import run_compare
 from nightaug.experiment.compare_rows import DETECTIONS, read_state
 from nightaug.runs import lock_folder, save_weights
+from nightaug.translate.pipeline import TranslateResult
+from nightaug.translate.plan import Plan
 
 FEW = ("day", "day+translated")
 
@@ -187,6 +191,41 @@ def test_stopped_inside_an_arm_it_goes_on_there(world: World) -> None:
     assert world.names()[:2] == ["night/seed0", "day+night/seed0"]
     assert not (world.out / "runs" / "night" / "seed0" / "state").exists()  # of no use any more
     assert "day/seed0" not in world.names()
+
+
+@pytest.mark.parametrize("row", ["checkpoints", "day", "night"])
+def test_stopped_in_the_last_step_of_a_row_it_trains_no_other(world: World, tmp_path: Path, row: str) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = World(tmp_path / "whole").run(arms=["day", "night"])
+    world.fake.stop_at_end_of.add((row, "seed0"))
+    with pytest.raises(Interrupted, match=r"stopped after .*, seed 0; run the same command again to go on"):
+        world.run(arms=["day", "night"])
+    assert world.names()[-1] == f"{row}/seed0"
+    assert not (world.out / "table.json").exists()
+    again = world.run(arms=["day", "night"])
+    assert f"{row}/seed0" not in world.names()
+    assert [arm["AP"] for arm in again["arms"]] == [arm["AP"] for arm in whole["arms"]]
+
+
+def test_stopped_with_the_last_translated_image_it_trains_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = compare_translate.translate
+
+    def pressed(plan: Plan, *given: Any, progress: Any) -> TranslateResult:
+        def show(done: int, note: str) -> None:
+            if done == len(plan.items):
+                signal.raise_signal(signal.SIGINT)
+
+        return real(plan, *given, progress=show)
+
+    monkeypatch.setattr(compare_translate, "translate", pressed)
+    with pytest.raises(Interrupted, match="stopped while translating by relight; run the same command again"):
+        world.run(translators=["relight"], arms=["translated"], cpu=True)
+    assert world.names() == ["checkpoints/seed0", "day/seed0"]
+    monkeypatch.setattr(compare_translate, "translate", None)  # all of them are there
+    world.run(translators=["relight"], arms=["translated"], cpu=True)
+    assert world.names() == ["translated-relight/seed0"]
 
 
 def test_a_second_ctrl_c_is_no_traceback(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

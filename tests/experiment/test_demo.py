@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from nightaug.cyclegan.loop import TrainResult
 from nightaug.data.formats import open_dataset
 from nightaug.errors import ConfigError, Interrupted
 from nightaug.experiment import demo
 from nightaug.experiment.demo import run_demo
+from nightaug.translate.pipeline import TranslateResult
 
 
 def test_demo_runs_from_end_to_end_and_again(tmp_path: Path) -> None:
@@ -32,6 +34,17 @@ def test_demo_runs_from_end_to_end_and_again(tmp_path: Path) -> None:
     assert (tmp_path / "translator" / "last.safetensors").read_bytes() == weights
     with pytest.raises(ConfigError, match="other settings"):
         run_demo(tmp_path, 0.1, 0.1, 9, lines.append)
+
+
+def test_stopped_at_the_end_of_a_part_it_begins_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = TrainResult(10, True, None, interrupted=True)
+    monkeypatch.setattr("nightaug.cyclegan.recipe.run_recipe", lambda *given, **more: whole)
+    with pytest.raises(Interrupted, match="stopped while training; run the same command again"):
+        run_demo(tmp_path, 0.1, 0.1, 8, lambda line: None)
+    monkeypatch.setattr(demo, "train", lambda *given: True)
+    monkeypatch.setattr(demo, "run_job", lambda *given, **more: TranslateResult(written=8, interrupted=True))
+    with pytest.raises(Interrupted, match="stopped while translating; run the same command again"):
+        run_demo(tmp_path, 0.1, 0.1, 8, lambda line: None)
 
 
 @pytest.mark.parametrize("left", [b"", b'{"ima', b"\xff"])

@@ -202,6 +202,20 @@ def test_ctrl_c_keeps_what_is_done_and_resumes_to_the_same_result(
     assert files(out) == files(tmp_path / "whole")
 
 
+def test_ctrl_c_with_the_last_image_leaves_a_whole_folder_and_is_said(tmp_path: Path) -> None:
+    root, out = scalabel(tmp_path / "in", ["daytime"] * 3), tmp_path / "out"
+    plan = make_plan(root, "day2night")
+    assert not translate(plan, darker(), tmp_path / "whole").interrupted
+
+    def pressed(done: int, note: str) -> None:
+        if done == 3:
+            os.kill(os.getpid(), 2)
+
+    result = translate(plan, darker(), out, progress=pressed)
+    assert (result.written, result.stopped, result.interrupted) == (3, False, True)
+    assert files(out) == files(tmp_path / "whole")
+
+
 def test_kill_minus_nine_tears_nothing(tmp_path: Path) -> None:
     root, out = scalabel(tmp_path / "in", ["daytime"] * 40), tmp_path / "out"
     command = [sys.executable, "-m", "nightaug", "translate", str(root), "--out", str(out)]
