@@ -31,7 +31,7 @@ from nightaug.curate.night_classifier import LEAST, NightClassifier, train_night
 from nightaug.curate.pairs import Pair, Pairs, find_pairs, find_real
 from nightaug.curate.rows import PairRow, RealRow, Rows, open_rows, rows_path
 from nightaug.curate.scores import ImageScore, Invented, TranslationScores, read_scores, write_scores
-from nightaug.curate.summary import summary_lines
+from nightaug.curate.summary import blind_judge, invented_untold, summary_lines
 from nightaug.curate.whole import Measured, summarize
 from nightaug.data.frames import Frame
 from nightaug.data.results import writing
@@ -147,6 +147,8 @@ def score_translation(
             "name": arbiter.name, "score": threshold, "score_from": source_of_it, "found_source": found,
             "unknown": unknown,
         }  # fmt: skip
+        if blind_judge(summary):
+            summary["invented"] |= invented_untold()
         if unknown:
             skipped["judge's word on " + ", ".join(unknown)] = "it was not trained on them"
     summary["failed"], summary["skipped"] = len(failed), skipped

@@ -29,6 +29,8 @@ from nightaug.runs import file_sha256, load_weights
 
 #: What --features may be.
 KINDS = ("clip", "inception", "judge", "none")
+#: Features that differ by no more than this share of the largest are the same but for rounding.
+_SAME = 1e-5
 #: Seed of KID's subsets.
 _SEED = 0
 #: Input of the Inception network, pixels; its weights came from TensorFlow and take values in [-1, 1].
@@ -193,7 +195,7 @@ def unpacked(texts: Sequence[str]) -> Tensor:
 
 
 class SetDistances(NamedTuple):
-    """Between two sets of features; None where a set is too small for it."""
+    """Between two sets of features; None where a set is too small for it, or all features are the same."""
 
     fid: float | None
     kid: float | None
@@ -201,11 +203,20 @@ class SetDistances(NamedTuple):
     cmmd: float | None
 
 
+def all_same(*sets: Tensor) -> bool:
+    """Whether the features (N, D) of all images are the same but for rounding: the network tells none from another."""
+    features = torch.cat(sets)
+    spread = features.amax(dim=0) - features.amin(dim=0)
+    return bool(spread.max() <= _SAME * features.abs().max())
+
+
 def set_distances(first: Tensor, second: Tensor, clip: bool) -> SetDistances:
     """FID, KID, and with CLIP's features CMMD.
 
     CMMD is defined for CLIP's embeddings; of other features, whose cosines lie elsewhere, it means nothing.
     """
+    if all_same(first, second):  # their distance is 0, and says nothing of the images
+        return SetDistances(None, None, None, None)
     smaller = min(len(first), len(second))
     fid = frechet_distance(first, second) if smaller >= 2 else None
     kid = kernel_distance(first, second, seed=_SEED) if smaller >= 4 else None

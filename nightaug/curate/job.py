@@ -13,6 +13,7 @@ from nightaug.curate.ledger import Ledger, read_rows
 from nightaug.curate.origins import lies_inside
 from nightaug.curate.scores import TranslationScores, read_scores, write_scores
 from nightaug.curate.settings import CurateSettings
+from nightaug.curate.summary import blind_judge
 from nightaug.errors import ConfigError, DatasetError, Interrupted
 from nightaug.runs import StopRequest, file_sha256, progress_bar
 from nightaug.translate.folder import CURATED, REPORT, SCORES
@@ -74,6 +75,9 @@ def run_curate(
         found = read_scores(scores)
     else:
         found = _own_scores(translated, settings.mode, source, judge, clip, real, device, workers, dry_run, say)
+    blind = blind_judge(found.summary)
+    if blind:
+        say(f"warning: {blind}; score with another --judge")
     report = curate(
         translated, found, settings, source=source, workers=workers, dry_run=dry_run, bar=progress_bar
     )  # fmt: skip

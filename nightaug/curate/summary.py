@@ -22,6 +22,8 @@ _ENDS = (2.5, 97.5)
 LOST = 0.5
 #: A judge that finds less than this share of what it finds by day, on real nights, says little of translations.
 _BLIND = 0.5
+#: A judge that finds less than this share of the labelled objects in the source itself says nothing of translations.
+_LEAST_FOUND = 0.05
 #: Replicates drawn at once: bounds the memory of large sets.
 _BLOCK = 50
 ALL = "all"
@@ -140,6 +142,23 @@ def invented_summary(images: Sequence[ImageScore], judged: bool) -> dict[str, An
     return out
 
 
+def blind_judge(summary: Mapping[str, Any]) -> str | None:
+    """Why nothing that a judge counts can be believed, in words; None where it sees, or none was asked."""
+    found = (summary.get("judge") or {}).get("found_source")
+    if found is None or found >= _LEAST_FOUND:
+        return None
+    return (
+        f"this judge is blind (it finds {found:.2f} of the labelled objects in the source itself): its counts of "
+        "invented objects mean nothing"
+    )
+
+
+def invented_untold() -> dict[str, Any]:
+    """What :func:`invented_summary` says of a judge where nothing can be told."""
+    nothing = per_image(())
+    return {"objects": {ALL: nothing}, "doubted": {ALL: nothing}, "false_detections": nothing}
+
+
 def _shown(cell: Mapping[str, Any] | None, digits: int = 2) -> str:
     """``0.93 [0.91, 0.95]``, a dash where there is nothing."""
     if not cell or cell.get("value") is None:
@@ -154,7 +173,8 @@ def _number(value: float | None, digits: int) -> str:
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for people: tables, then what was left out and why."""
     objects, invented = summary["objects"], summary["invented"]
-    found = invented.get("objects", {})
+    # A count of 0 by a judge that sees nothing would speak for any translation.
+    found = {} if blind_judge(summary) else invented.get("objects", {})
     untold = objects.get("unmeasured", {})  # files written before have none
     kept = objects["kept"]
     kept = {name: kept.get(name, {}) for name in [*kept, *(name for name in untold if name not in kept)]}
@@ -183,13 +203,15 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         lines += ["", f"kept as each measure alone has it (boxes): {', '.join(by)}"]
     lamps = f"lamps that the source does not show, an image: {_shown(invented['lamps'])}"
     lines += ["", f"{lamps}; lamp-like spots in all {_shown(invented['lamps_shown'])}"]
-    if "false_detections" in invented:
-        judge = summary["judge"]
+    judge, blind = summary.get("judge") or {}, blind_judge(summary)
+    if blind:
+        lines.append(f"{blind}; take one trained on images like these")
+    elif "false_detections" in invented:
         lines.append(
             f"detections that no label explains, an image: {_shown(invented['false_detections'])}, new ones "
             f"{_shown(found.get(ALL))} (score {judge['score']:g} or more, {judge['score_from']})"
         )
-    if "doubted" in invented:
+    if "doubted" in invented and not blind:
         doubted = _shown(invented["doubted"][ALL])
         lines.append(
             f"new ones in dim copies of the source, in which nothing can be invented: {doubted} an image; so much "
@@ -202,7 +224,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
             f"that no label explains an image, {_shown(real['found'])} of the labelled objects found"
         )
         by_day, by_night = judge["found_source"], real["found"]["value"]
-        if by_day is not None and by_night is not None and by_night < _BLIND * by_day:
+        if not blind and by_day is not None and by_night is not None and by_night < _BLIND * by_day:
             lines.append(
                 f"this judge is nearly blind by night (it finds {by_day:.2f} of the objects by day): its word says "
                 "little; take one trained on day and real night images"

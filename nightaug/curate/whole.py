@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from nightaug.curate.features import set_distances, unpacked
+from nightaug.curate.features import all_same, set_distances, unpacked
 from nightaug.curate.judge import false_detections, find_boxes
 from nightaug.curate.kept import wanted
 from nightaug.curate.night_classifier import NightClassifier
@@ -122,6 +122,8 @@ def _set(name: str, measured: Measured) -> dict[str, Any]:
         # What two samples of the same nights are apart: no translation can be nearer. Half as many images, so its FID
         # is the more biased one.
         out["real"] = set_distances(nights[::2], nights[1::2], name == "clip")._asdict()
+        if all_same(before, after, nights):
+            measured.skipped[f"FID and KID on features of {name}"] = "they are the same for every image"
     else:
         measured.skipped["FID, KID, CMMD"] = "no --real night images"
     return out

@@ -20,6 +20,7 @@ from nightaug.cli import app
 from nightaug.clip.tiny import TinySettings, build_tiny, write_tiny
 from nightaug.curate import faithfulness
 from nightaug.curate.faithfulness import score_translation
+from nightaug.curate.job import run_curate
 from nightaug.curate.judge import Detected, Look
 from nightaug.curate.pairs import find_pairs
 from nightaug.curate.rows import open_rows, rows_path
@@ -384,6 +385,57 @@ def test_what_the_judge_sees_in_a_dim_copy_is_its_own_doubt(
         "dim copies of the source, in which nothing can be invented: 1.00 [1.00, 1.00]" in line for line in lines
     )
     assert score().summary["invented"] == invented  # from the rows
+
+
+class BlindJudge(ColourJudge):
+    """Finds nothing in any image, and tells none from another."""
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[tuple[Detected, Look]]:
+        return [
+            (Detected([], [], []), Look(torch.full((2,), 0.3), look.places)) for _, look in super().__call__(images)
+        ]
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_a_judge_that_finds_nothing_by_day_certifies_nothing(
+    coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: bool
+) -> None:
+    monkeypatch.setattr(faithfulness, "Judge", BlindJudge)
+    source, translated = coloured
+    out, lines = tmp_path / "s.json", list[str]()
+    scores = score_translation(
+        source, translated, out=out, judge=tmp_path, real=source if real else None, workers=1, gallery=False,
+        say=lines.append,
+    )  # fmt: skip
+    said = [
+        line for line in lines if "this judge is blind (it finds 0.00 of the labelled objects in the source" in line
+    ]
+    assert len(said) == 1
+    assert "its counts of invented objects mean nothing" in said[0]
+    assert not any("0.00 [0.00, 0.00]" in line and "invented" in line for line in lines)
+    assert not any("nearly blind by night" in line for line in lines)
+    table = next(line for line in lines if line.startswith("all "))
+    assert table.split()[-1] == "-"
+    invented = scores.summary["invented"]
+    assert [invented[key]["value"] for key in ("false_detections", "lamps")] == [None, 0]
+    assert invented["objects"]["all"]["value"] is None
+    if real:
+        cell = scores.summary["sets"]["judge"]
+        assert {(cell[one]["fid"], cell[one]["kid"]) for one in ("translated", "source", "real")} == {(None, None)}
+        assert scores.summary["skipped"]["FID and KID on features of judge"] == "they are the same for every image"
+    lines.clear()
+    run_curate(translated, scores=out, dry_run=True, say=lines.append)
+    assert any(line.startswith("warning: this judge is blind") for line in lines)
+
+
+def test_a_judge_that_finds_a_part_by_day_is_not_called_blind(
+    coloured: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faithfulness, "Judge", ColourJudge)
+    out, lines = tmp_path / "s.json", list[str]()
+    score_translation(*coloured, out=out, judge=tmp_path, workers=1, gallery=False, say=lines.append)
+    run_curate(coloured[1], scores=out, dry_run=True, say=lines.append)
+    assert not any("blind" in line for line in lines)
 
 
 def faithfulness_parts(box: Any) -> dict[str, float]:

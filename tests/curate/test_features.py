@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torchvision.models import inception_v3
 from torchvision.transforms.functional import normalize
 
-from nightaug.curate.features import InceptionFeatures
+from nightaug.curate.features import InceptionFeatures, set_distances
 from nightaug.errors import CheckpointError
 
 
@@ -30,6 +30,18 @@ def test_inception_is_given_what_its_weights_were_trained_with(tmp_path: Path) -
     assert torch.allclose(found.vector, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
     assert found.places is not None
     assert extractor([]) == []
+
+
+def test_features_that_are_all_the_same_have_no_distance() -> None:
+    same = torch.full((8, 3), 7.0)
+    noise = torch.linspace(-1, 1, 24).reshape(8, 3)
+    assert set_distances(same, same + 1e-5 * noise, True) == (None, None, None, None)  # but for rounding
+    assert set_distances(torch.zeros(8, 3), torch.zeros(8, 3), False).fid is None
+    found = set_distances(same, same + 0.1 * noise, False)
+    assert found.fid is not None
+    assert found.kid is not None
+    apart = set_distances(same, 2 * same, False)  # each set in one place, not the same one
+    assert apart.fid == pytest.approx(3 * 49)
 
 
 def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
