@@ -32,6 +32,7 @@ from nightaug.experiment.compare_adapt import (
     ablated,
     adapted,
     adapts_with,
+    idle_parts,
     labelled,
     overrides,
     parts_of,
@@ -78,11 +79,12 @@ class OwnArm(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """The arms one call asks for, as in :class:`CompareSettings`."""
+    """The arms one call asks for, as in :class:`CompareSettings`; ``notes`` say what of it was left out."""
 
     arms: dict[str, Parts]
     own: dict[str, Overrides]
     ablated: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def _of_translators(kind: str, names: Sequence[str]) -> Parts:
@@ -196,18 +198,19 @@ def asked(
     file: Path | None,
     translators: Sequence[str],
     ablate: str | None,
-    head: Sequence[str],
+    detector: Mapping[str, Any],
 ) -> Asked:
     """The arms a call asks for; those a comparison was begun with need not be named again.
 
     Args:
         names: None: where nothing was begun the usual ones, else what is new.
-        ablate: an adapted arm; one arm is added for each of its parts, without that.
-        head: the parts of the night head where an arm does not say.
+        ablate: an adapted arm; one arm is added for each of its parts that does anything, without that.
+        detector: the detector settings of the comparison.
 
     Raises:
         ConfigError: as :func:`read_arms` and :func:`expand`, or nothing can be left out.
     """
+    head = detector["adaptation"]["parts"]
     own = read_arms(file) if file is not None else {}
     if names is None and before is None:
         names = default_arms(translators, own)
@@ -221,6 +224,7 @@ def asked(
     sets = {name: arm.settings for name, arm in own.items()}
     arms: dict[str, Parts] = {DAY: FIXED[DAY]}
     less: list[str] = []
+    notes: list[str] = []
     for name in names:
         base, part = without(name)
         arms |= _expanded(base, own, translators)
@@ -231,11 +235,18 @@ def asked(
             changes = overrides(one, sets, head)
             if not adapts_with(changes):
                 raise ConfigError(f"--ablate {ablate}: it has no night head to leave parts out of; try {adapted(one)}")
-            less += [ablated(one, part) for part in parts_of(changes, head)]
+            idle = idle_parts(detector, changes, head)
+            less += [ablated(one, part) for part in parts_of(changes, head) if part not in idle]
+            # It would be the same arm twice, and their difference no measure of what the part is worth.
+            notes += [f"{ablated(one, part)} is left out: {part} does nothing ({why})" for part, why in idle.items()]
     for name in less:
         overrides(name, sets, head)
+        whole, part = without(name)
+        idle = idle_parts(detector, overrides(whole, sets, head), head)
+        if part in idle and (before is None or name not in before.ablated):
+            raise ConfigError(f"arm '{name}': {part} does nothing in {whole} ({idle[part]}), so it is the same arm")
     used = {root(name) for name in arms}
-    return Asked(arms, {name: sets[name] for name in sets if name in used}, tuple(dict.fromkeys(less)))
+    return Asked(arms, {name: sets[name] for name in sets if name in used}, tuple(dict.fromkeys(less)), tuple(notes))
 
 
 def expand(names: Sequence[str], own: Mapping[str, OwnArm], translators: Sequence[str]) -> dict[str, Parts]:

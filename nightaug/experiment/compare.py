@@ -138,7 +138,9 @@ def run_compare(
     counted |= {**(options or {}), **({} if bootstrap is None else {"bootstrap": bootstrap})}
     sources = all_translators(before.translators if before else {}, translators)
     detector_settings = _dump(base)
-    found = asked(before, arms, arms_file, list(sources), ablate, detector_settings["adaptation"]["parts"])
+    found = asked(before, arms, arms_file, list(sources), ablate, detector_settings)
+    for note in found.notes:
+        say(note)
     budget = int(base.model_dump()["steps"])
     check_teacher_settings(teacher or {})
     settings = build(

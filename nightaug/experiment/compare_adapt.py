@@ -33,6 +33,9 @@ KEPT = (
     "patience", "data", "validation", "rename", "target",
 )  # fmt: skip
 
+#: Parts that are a loss and nothing else. The others also choose nodes, add some, or show the images otherwise: their
+#: loss may weigh nothing, and they still do something.
+_BY_LOSS = ("alignment", "matching", "structure", "node_class", "node_domain", "pyramid_domain")
 #: Settings of adaptation that CLIP gating uses too.
 _REGIONS = ("cache", "context", "min_side")
 _WITHOUT = re.compile(rf"(.+)-without-({'|'.join(get_args(Part))})")
@@ -157,6 +160,21 @@ def parts_of(changes: Overrides, parts: Sequence[str]) -> list[str]:
     section = changes.get("adaptation")
     own = section.get("parts") if isinstance(section, dict) else None
     return list(parts if own is None else own)
+
+
+def idle_parts(base: Mapping[str, Any], changes: Overrides, parts: Sequence[str]) -> dict[str, str]:
+    """Those parts of an arm's night head that do nothing, and why: the same arm without one would be the same arm.
+
+    Args:
+        base: all settings of the comparison's detector.
+        parts: of the head, where the arm does not say.
+    """
+    found = merge(base, changes)
+    weights = found.get("adaptation", {}).get("weights", {})
+    idle = {part: "its weight is 0" for part in _BY_LOSS if weights.get(part) == 0}
+    if found.get("clip", "none") == "none":
+        idle["alignment"] = "no CLIP"
+    return {part: idle[part] for part in parts_of(changes, parts) if part in idle}
 
 
 def arm_settings(base: Mapping[str, Any], changes: Overrides, translated: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compare_helpers import make_dataset, make_translated, names_of, write_part
@@ -68,9 +69,10 @@ def test_an_adapted_arm_draws_labelled_images_like_the_arm_without(tmp_path: Pat
 
 def test_arms_with_a_part_left_out() -> None:
     head = ["sampler", "alignment"]
-    found = asked(None, ["day+adapt-without-alignment"], None, [], None, head)
+    detector = {"adaptation": {"parts": head}, "clip": "m:t"}
+    found = asked(None, ["day+adapt-without-alignment"], None, [], None, detector)
     assert (list(found.arms), found.ablated) == (["day", "day+adapt"], ("day+adapt-without-alignment",))
-    found = asked(None, ["night"], None, ["a", "b"], "translated+adapt", head)
+    found = asked(None, ["night"], None, ["a", "b"], "translated+adapt", detector)
     assert list(found.arms) == ["day", "night", "translated+adapt:a", "translated+adapt:b"]
     assert found.ablated == tuple(f"translated+adapt:{t}-without-{part}" for t in "ab" for part in head)
     for names, ablate, why in (
@@ -80,7 +82,33 @@ def test_arms_with_a_part_left_out() -> None:
         ([], "day+adpat", r"unknown arm 'day\+adpat'; did you mean 'day\+adapt'"),
     ):
         with pytest.raises(ConfigError, match=why):
-            asked(None, names, None, [], ablate, head)
+            asked(None, names, None, [], ablate, detector)
+
+
+def test_parts_that_do_nothing_are_no_arms(tmp_path: Path) -> None:
+    # A sampler whose loss weighs nothing still chooses the nodes.
+    adaptation = {"parts": ["sampler", "alignment", "node_class"], "weights": {"cluster": 0.0, "node_class": 0.0}}
+    detector: dict[str, Any] = {"adaptation": adaptation, "clip": "none"}
+    found = asked(None, ["night"], None, [], "day+adapt", detector)
+    assert found.ablated == ("day+adapt-without-sampler",)
+    assert found.notes == (
+        "day+adapt-without-alignment is left out: alignment does nothing (no CLIP)",
+        "day+adapt-without-node_class is left out: node_class does nothing (its weight is 0)",
+    )
+    found = asked(None, ["night"], None, [], "day+adapt", {**detector, "clip": "m:t"})
+    assert found.ablated == ("day+adapt-without-sampler", "day+adapt-without-alignment")
+    with pytest.raises(ConfigError, match=r"alignment does nothing in day\+adapt \(no CLIP\), so it is the same arm"):
+        asked(None, ["day+adapt-without-alignment"], None, [], None, detector)
+    # An arm of a file has a CLIP, and weights, of its own.
+    file = write(
+        tmp_path / "arms.yaml",
+        """
+mine:
+  data: [{data: dataset, domain: A}]
+  set: {adapt: vlmcshfg, clip: "m:t", adaptation.weights.alignment: 0, adaptation.weights.node_class: 1}
+""",
+    )
+    assert asked(None, None, file, [], "mine", detector).ablated == ("mine-without-sampler", "mine-without-node_class")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +163,7 @@ plain: {data: [{data: dataset, domain: A}]}
         "adapt": "vlmcshfg", "adaptation": {"parts": ["sampler", "matching"], "nodes": 50}, "clip_gate": "weigh",
     }  # fmt: skip
     assert own["plain"].settings == {}
-    found = asked(None, None, file, [], "mine", ["teacher"])
+    found = asked(None, None, file, [], "mine", {"adaptation": {"parts": ["teacher"]}})
     assert found.own == {name: arm.settings for name, arm in own.items()}
     assert found.ablated == ("mine-without-sampler", "mine-without-matching")
 

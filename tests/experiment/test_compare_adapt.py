@@ -202,6 +202,14 @@ def test_each_part_is_left_out_once_with_the_first_seed(world: World) -> None:
     assert [row["seeds"] for row in table["ablation"]["rows"]] == [[0, 1], [0]]
 
 
+def test_without_clip_no_effect_of_alignment_is_reported(world: World) -> None:
+    layers = [{"adaptation": {"parts": ["sampler", "alignment"]}}]
+    table = world.run(arms=["day"], ablate="day+adapt", layers=layers)
+    assert [name for name in world.names() if "without" in name] == ["day+adapt-without-sampler/seed0"]
+    assert [row["part"] for row in table["ablation"]["rows"]] == ["sampler"]
+    assert world.lines.count("day+adapt-without-alignment is left out: alignment does nothing (no CLIP)") == 1
+
+
 def test_parts_of_several_arms(world: World) -> None:
     arms = ["day", "day+adapt-without-sampler", "day+translated+adapt-without-matching"]
     table = world.run(arms=arms)

@@ -64,7 +64,7 @@ def test_an_arms_file_names_teachers_and_cannot_go_in_a_circle(tmp_path: Path) -
     # Its student has its settings.
     sets = {name: arm.settings for name, arm in own.items()}
     assert overrides("mine+self", sets, []) == {"ema": 0.9}
-    assert asked(None, ["mine+self"], file, ["gan"], None, []).own == {"mine": {"ema": 0.9}}
+    assert asked(None, ["mine+self"], file, ["gan"], None, {"adaptation": {"parts": []}}).own == {"mine": {"ema": 0.9}}
     file.write_text("mine: [{data: 'pseudo:day+translated'}]\n")
     several = read_arms(file)
     with pytest.raises(ConfigError, match=r"pseudo:day\+translated is several arms; name one of"):
