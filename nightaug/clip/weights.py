@@ -51,13 +51,14 @@ class Source:
     folder: Path | None = None
 
 
-def without_network(optional: bool) -> str:
+def without_network(optional: bool, form: str = "MODEL:FILE") -> str:
     """What a user can do about weights that cannot be had.
 
     Args:
         optional: whoever asks does without CLIP, too.
+        form: how the file is given.
     """
-    fetch = "fetch them where there is a network and give the file (MODEL:FILE or local-dir:FOLDER)"
+    fetch = f"fetch them where there is a network and give the file ({form} or local-dir:FOLDER)"
     return f"{fetch}, or go without CLIP (--clip none)" if optional else fetch
 
 
@@ -84,7 +85,8 @@ def find_weights(spec: str, optional: bool = False) -> Source:
 
     Args:
         spec: ``MODEL:TAG`` (say, ``ViT-B-32:laion2b_s34b_b79k``), ``MODEL:FILE``, ``local-dir:FOLDER``, or a folder
-            or weight file made by the tiny model's trainer.
+            or weight file made by the tiny model's trainer. A file that is called as a tag's, or lies in a folder
+            called as its repository, has that tag's settings.
         optional: whoever asks does without CLIP, too; the messages then say how.
 
     Raises:
@@ -105,20 +107,51 @@ def find_weights(spec: str, optional: bool = False) -> Source:
         raise ConfigError(_unknown(spec, head, models, optional))
     model = head.replace("/", "-")
     if Path(tail).is_file():
-        return Source(f"{model}:{Path(tail).name}", model, Path(tail))
+        return Source(f"{model}:{Path(tail).name}", model, Path(tail), None, _settings(_tag_of(model, Path(tail))))
     facts = open_clip.get_pretrained_cfg(model, tail)
     if facts:
-        known = ("mean", "std", "interpolation", "resize_mode")
-        preprocess = {key: facts[key] for key in known if key in facts}
-        if facts.get("quick_gelu"):
-            preprocess["quick_gelu"] = True
-        return Source(f"{model}:{tail}", model, _fetched(spec, facts, optional), None, preprocess)
+        return Source(f"{model}:{tail}", model, _fetched(model, tail, facts, optional), None, _settings(facts))
     if Path(tail).suffix in WEIGHT_SUFFIXES or "/" in tail:
         raise CheckpointError(f"{tail}: no such weight file")
     tags = open_clip.list_pretrained_tags_by_model(model)
     close = difflib.get_close_matches(tail, tags, 1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     raise ConfigError(f"open_clip has no weights '{tail}' for {model}{hint} (there are: {', '.join(tags) or 'none'})")
+
+
+def _settings(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the model and its images were like when a tag's weights were trained."""
+    known = ("mean", "std", "interpolation", "resize_mode")
+    quick = {"quick_gelu": True} if facts.get("quick_gelu") else {}
+    return {key: facts[key] for key in known if key in facts} | quick
+
+
+def _tag_of(model: str, file: Path) -> dict[str, Any]:
+    """open_clip's facts about the tag whose file this is, judged by its name and folders; empty where it is none's."""
+    open_clip, file = open_clip_module(), file.absolute()
+    for tag in open_clip.list_pretrained_tags_by_model(model):
+        facts: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
+        repo, name = _repo(facts), Path(str(facts.get("url") or "")).name
+        # The second is a folder of the hub's own cache.
+        folders = {repo.rpartition("/")[2], f"models--{repo.replace('/', '--')}"} if repo else set()
+        if file.name == name or folders & set(file.parts[:-1]):
+            return facts
+    return {}
+
+
+def _repo(facts: dict[str, Any]) -> str:
+    """A tag's repository on the hub; empty where it has none."""
+    return str(facts.get("hf_hub") or "").rpartition("/")[0]
+
+
+def _form(model: str, facts: dict[str, Any]) -> str:
+    """How a tag's file is to be given by hand, so that it is run with the settings of the tag."""
+    if facts.get("quick_gelu"):
+        quick = f"{model.removesuffix('-quickgelu')}-quickgelu"
+        if quick in open_clip_module().list_models():
+            return f"{quick}:FILE"
+    repo = _repo(facts)
+    return f"{model}:{repo.rpartition('/')[2]}/FILE" if repo else f"{model}:{Path(str(facts.get('url'))).name}"
 
 
 def _unknown(spec: str, head: str, models: list[str], optional: bool) -> str:
@@ -168,7 +201,7 @@ def _checked(where: Path, text: str | bytes) -> dict[str, Any]:
     return config
 
 
-def _fetched(spec: str, facts: dict[str, Any], optional: bool) -> Path:
+def _fetched(model: str, tag: str, facts: dict[str, Any], optional: bool) -> Path:
     """The file of a tag: from the machine's cache where it is there, else from the net.
 
     Raises:
@@ -178,15 +211,14 @@ def _fetched(spec: str, facts: dict[str, Any], optional: bool) -> Path:
     cached = _cached(facts)
     if cached is not None:
         return cached
+    spec, hint = f"{model}:{tag}", without_network(optional, _form(model, facts))
     why = unreachable(str(facts.get("hf_hub") or ""), str(facts.get("url") or ""))
     if why:
-        raise CheckpointError(f"no weights for {spec} on this machine, and {why}: {without_network(optional)}")
+        raise CheckpointError(f"no weights for {spec} on this machine, and {why}: {hint}")
     try:
         return Path(open_clip.download_pretrained(facts))
     except (OSError, RuntimeError, ValueError) as error:
-        line = first_line(error)
-        hint = without_network(optional)
-        raise CheckpointError(f"the weights for {spec} cannot be fetched ({line}): {hint}") from error
+        raise CheckpointError(f"the weights for {spec} cannot be fetched ({first_line(error)}): {hint}") from error
 
 
 def _cached(facts: dict[str, Any]) -> Path | None:

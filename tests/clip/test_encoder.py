@@ -74,8 +74,10 @@ def test_other_preprocessing_is_another_clip(clip: Clip, tiny_folder: Path, tmp_
         (
             "ViT-B-32:laion2b_s34b_b79k",
             CheckpointError,
-            r"HF_HUB_OFFLINE is set.*give the file \(MODEL:FILE or local-dir:FOLDER\)$",
+            r"HF_HUB_OFFLINE is set.*file \(ViT-B-32:CLIP-ViT-B-32-laion2B-s34B-b79K/FILE or local-dir:FOLDER\)$",
         ),
+        ("ViT-B-32:openai", CheckpointError, r"give the file \(ViT-B-32-quickgelu:FILE or local-dir:FOLDER\)$"),
+        ("ViT-B-16-SigLIP:webli", CheckpointError, r"\(ViT-B-16-SigLIP:ViT-B-16-SigLIP/FILE or local-dir:FOLDER\)$"),
         ("ViT-B-32:laion2b_s34b_b79", ConfigError, "did you mean 'laion2b_s34b_b79k'"),
         ("ViT-B32:openai", ConfigError, "did you mean ViT-B-32"),
         ("ViT-B-32:missing/weights.safetensors", CheckpointError, "no such weight file"),
@@ -94,6 +96,33 @@ def test_what_cannot_be_had_is_said_at_once(
     with pytest.raises(kind, match=words):
         load_clip(spec)
     assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("model", "tag", "file"),
+    [
+        ("ViT-B-32", "openai", "ViT-B-32.pt"),
+        ("ViT-B-32", "openai", "vit_base_patch32_clip_224.openai/open_clip_model.safetensors"),
+        ("ViT-B-32-quickgelu", "openai", "ViT-B-32.pt"),
+        ("ViT-B-16-SigLIP", "webli", "ViT-B-16-SigLIP/open_clip_model.safetensors"),
+        ("ViT-B-16-SigLIP", "webli", "models--timm--ViT-B-16-SigLIP/snapshots/0ab/open_clip_model.safetensors"),
+    ],
+)
+def test_a_tags_own_file_has_its_settings(
+    model: str, tag: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"weights")
+    by_file = weights.find_weights(f"{model}:{path}")
+    assert (by_file.name, by_file.weights) == (f"{model}:{path.name}", path)
+    monkeypatch.setattr(weights, "_fetched", lambda *given: path)
+    by_tag = weights.find_weights(f"{model}:{tag}")
+    assert by_file.preprocess == by_tag.preprocess
+    assert by_file.preprocess.get("quick_gelu", False) == (tag == "openai")
+    assert by_file.preprocess["mean"] == ((0.5,) * 3 if tag == "webli" else by_tag.preprocess["mean"])
+    other = path.rename(tmp_path / "mine.pt")
+    assert weights.find_weights(f"{model}:{other}").preprocess == {}, "whose it is cannot be told"
 
 
 @pytest.mark.parametrize("spec", ["ViT-B-32:laion2b_s34b_b79k", "nothing"])
