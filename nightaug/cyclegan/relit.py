@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from nightaug.data.results import LOOK
 from nightaug.errors import ConfigError, DatasetError
-from nightaug.relight import LOOK
 
 #: What a translated folder says of itself, and of its images; see docs/translate.md.
 _REPORT, _MANIFEST = "translation.json", "manifest.jsonl"

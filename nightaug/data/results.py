@@ -10,6 +10,9 @@ from pathlib import Path, PurePath
 
 from nightaug.errors import NightaugError
 
+#: Raised when relight draws otherwise with the same constants: what one look began is not gone on with in another.
+#: It stands here as translated folders keep it, and those who only read them ask for it.
+LOOK = 5
 #: Endings of the formats that are written.
 _WRITTEN = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 

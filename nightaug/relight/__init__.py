@@ -6,7 +6,8 @@ darkens what was there and adds lamps *inside labelled boxes*, so a translation 
 It goes one way, day to night: asking it for day is the caller's error to report.
 """
 
-from nightaug.relight.render import LOOK, relight
+from nightaug.data.results import LOOK
+from nightaug.relight.render import relight
 from nightaug.relight.settings import Range, RelightSettings, relight_settings
 
 __all__ = ["LOOK", "Range", "RelightSettings", "relight", "relight_settings"]

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightaug.data.frames import Box, lit_by
+from nightaug.data.results import LOOK
 from nightaug.errors import CheckpointError
 from nightaug.images import atomic_write_text
-from nightaug.relight.render import LOOK, relight
+from nightaug.relight.render import relight
 from nightaug.relight.settings import RelightSettings
 from nightaug.relight.statistics import Values, distances, measure, total
 

@@ -33,9 +33,6 @@ from nightaug.relight.tone import day_black, day_table, expose, to_linear
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
-#: Raised when relight draws otherwise with the same constants: what one look began is not gone on with in another.
-LOOK = 5
-
 _DEFAULTS = RelightSettings()
 
 
