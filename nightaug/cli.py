@@ -273,6 +273,9 @@ def translate(
     from nightaug.translate.job import run_job
     from nightaug.translate.storage import is_url
 
+    for place in (input, out):
+        if str(place).startswith("memory:"):
+            raise ConfigError(f"{place}: what is in memory is gone when this command ends; give a place that lasts")
     curate = curate or curate_mode is not None
     if not curate and (judge or clip or real):
         raise ConfigError("--judge, --clip and --real are for --curate; give it too")

@@ -245,6 +245,9 @@ def _check_file(path: Path) -> None:
     # A pipe would be waited for, and a device never ends.
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path}: no ordinary file of weights")
+    # safetensors says of a file that it may not read that there is none.
+    if path.exists() and not os.access(path, os.R_OK):
+        raise CheckpointError(f"{path}: no permission to read it")
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

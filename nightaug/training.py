@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -356,11 +357,23 @@ def training_errors(out: Path, smaller: str) -> Iterator[None]:
         # A CPU's allocator has no error of its own.
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise NightaugError(f"out of memory: use {smaller}; the newest state is kept, --resume continues") from error
+        raise NightaugError(f"out of memory: use {smaller}; {_kept(out)}") from error
     except OSError as error:
-        raise NightaugError(
-            f"cannot write to {out}: {error.strerror or error}; the newest state is kept, --resume continues"
-        ) from error
+        raise NightaugError(f"cannot write to {out}: {error.strerror or error}; {_kept(out)}") from error
+
+
+def _kept(out: Path) -> str:
+    """What a run that failed has left to go on from."""
+    step = RunFolder(out).latest_state()
+    return "nothing was saved yet" if step is None else f"the state of step {step:,} is kept, --resume continues"
+
+
+def room(out: Path, need: float) -> str:
+    """``", 361 MB on disk"`` for an estimate, with a warning where there is less."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    short = f" (warning: {free / 1e6:,.0f} MB are free in {out})" if free < need else ""
+    return f", {need / 1e6:,.0f} MB on disk{short}"
 
 
 def _lost_process(error: RuntimeError) -> bool:

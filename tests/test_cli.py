@@ -148,3 +148,10 @@ def test_translate_writes_where_it_is_told_only(
     assert run(capsys, "translate", str(domains), "--out", str(tmp_path / "out"), "--limit", "2")[0] == 0
     assert {p: p.stat().st_mtime_ns for p in domains.rglob("*")} == before
     assert json.loads((tmp_path / "out" / "translation.json").read_text())["translated"] == 2
+
+
+def test_a_place_that_ends_with_the_command_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words in ((str(tmp_path), "--out", "memory://night"), ("memory://day", "--out", str(tmp_path / "night"))):
+        code, _, err = run(capsys, "translate", *words)
+        assert code == 2
+        assert "gone when this command ends" in err

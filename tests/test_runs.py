@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from nightaug.config import Settings
 from nightaug.errors import CheckpointError, ConfigError
@@ -240,3 +241,11 @@ def test_progress_without_a_terminal_prints_the_end(capsys: pytest.CaptureFixtur
 def test_precision_by_choice_and_by_device() -> None:
     assert resolve_precision("fp16", True) == "fp16"
     assert resolve_precision("auto", True) in ("bf16", "fp32")
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "w.safetensors")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root everything can be read
+    for read in (load_weights, read_metadata):
+        with pytest.raises(CheckpointError, match="no permission to read"):
+            read(tmp_path / "w.safetensors")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from nightaug.training import (
     duration,
     halt,
     open_board,
+    room,
     spoilt_weights,
     training_errors,
     write_scalars,
@@ -120,8 +122,17 @@ def test_full_memory_and_full_disk_are_one_line(tmp_path: Path) -> None:
         torch.zeros(2**50)
     with pytest.raises(RuntimeError, match="something else"), training_errors(tmp_path, ""):
         raise RuntimeError("something else")
-    with pytest.raises(NightaugError, match="No space left"), training_errors(tmp_path, ""):
+    with pytest.raises(NightaugError, match=r"No space left.*; nothing was saved yet"), training_errors(tmp_path, ""):
         raise OSError(28, "No space left on device")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "last.json").write_text('{"step": 40}')
+    with pytest.raises(NightaugError, match="the state of step 40 is kept, --resume"), training_errors(tmp_path, ""):
+        raise OSError(28, "No space left on device")
+
+
+def test_an_estimate_warns_of_too_little_disk(tmp_path: Path) -> None:
+    assert room(tmp_path / "not" / "there", 2e6) == ", 2 MB on disk"
+    assert re.search(r" MB on disk \(warning: [\d,]+ MB are free in .*run\)$", room(tmp_path / "run", 1e21))
 
 
 def test_one_process_agrees_with_itself() -> None:

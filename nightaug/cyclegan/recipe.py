@@ -15,7 +15,7 @@ from nightaug.cyclegan.loop import TrainResult
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.cyclegan.train import Trainer
 from nightaug.errors import ConfigError
-from nightaug.training import duration, training_errors
+from nightaug.training import duration, room, training_errors
 
 #: A training step costs about this many generator passes (1885 GFLOP against 99 at 256 px).
 PASSES_A_STEP = 19
@@ -124,4 +124,4 @@ def estimate(trainer: Trainer) -> str:
     values = sum(p.numel() for module in (trainer.generators, trainer.discriminators) for p in module.parameters())
     # Weights, two Adam moments, the average, and the old state until the new one is complete; two weight files.
     disk = values * 4 * 3.5 * 2 + values * 4 * 2
-    return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"
+    return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step){room(trainer.folder.path, disk)}"

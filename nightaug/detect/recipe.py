@@ -37,7 +37,7 @@ from nightaug.detect.train import DetectorTrainer, TrainResult
 from nightaug.detect.vision_language import without_effect
 from nightaug.errors import ConfigError, DatasetError, Interrupted
 from nightaug.losses import weighted_total
-from nightaug.training import duration, training_errors
+from nightaug.training import duration, room, training_errors
 
 #: The one class of class-agnostic training.
 OBJECT = "object"
@@ -276,4 +276,4 @@ def estimate(trainer: DetectorTrainer) -> str:
     averaged = own if trainer.ema is not None else 0
     # The old state stays until the new one is complete; the weight files hold the detector alone.
     disk = 4 * (2 * (trained * (1 + moments) + averaged) + 2 * own)
-    return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step), {disk / 1e6:,.0f} MB on disk"
+    return f"estimate: {duration(total)} (about {total / settings.steps:.2g} s a step){room(trainer.folder.path, disk)}"

@@ -237,7 +237,7 @@ class ImageIndex:
         try:
             self._walk()
         except OSError as error:
-            raise DatasetError(f"{root}: cannot be listed ({error.strerror})") from error
+            raise DatasetError(f"{error.filename or root}: cannot be listed ({error.strerror})") from error
 
     def _walk(self) -> None:
         real_root = os.path.realpath(self.root)

@@ -171,7 +171,7 @@ def run_embed(
         return None
     if need > (free := shutil.disk_usage(_existing(out)).free):
         raise NightaugError(
-            f"{shown(out)}: up to {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; a lower --most, or "
+            f"{shown(out)}: up to {need / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free; a lower --most, or "
             "another --out"
         )
     with writing(shown(out), "what is done is kept, run again to go on"), StopRequest().listen() as stop:

@@ -58,8 +58,9 @@ def class_split(name_or_file: str | None, unseen: Sequence[str] | None, known: S
         Of a named split, the unseen classes stay even where the dataset has no boxes of them.
 
     Raises:
-        ConfigError: neither or both are given, the name or file is unknown, a class is on both sides or not in the
-            dataset, or nothing is left to see or not to see.
+        ConfigError: neither or both are given, the name or file is unknown, a class is on both sides, one of
+            ``unseen`` is not in the dataset, one of a file's is nearly one that the file does not name, or nothing is
+            left to see or not to see.
     """
     there = canonical_classes(known)
     if (name_or_file is None) == (unseen is None):
@@ -84,6 +85,8 @@ def class_split(name_or_file: str | None, unseen: Sequence[str] | None, known: S
     both = [each for each in first if each in hidden]
     if both:
         raise ConfigError(f"--class-split {name}: {', '.join(both)} on both sides; a class is seen or unseen")
+    if name_or_file not in published_splits():
+        _check_slips(name, (*first, *hidden), there)
     seen = tuple(each for each in first if each in there)
     if not seen or not hidden:
         raise ConfigError(
@@ -93,6 +96,21 @@ def class_split(name_or_file: str | None, unseen: Sequence[str] | None, known: S
             else f"--class-split {name}: it names no unseen class"
         )
     return ClassSplit(name, seen, hidden)
+
+
+def _check_slips(name: str, named: Sequence[str], there: Sequence[str]) -> None:
+    """Refuse a file that names what is nearly a class of the dataset, where it names that class nowhere.
+
+    Its objects would be on neither side, and so background. Other classes that the dataset has not may be meant.
+    """
+    free = [each for each in there if each not in named]
+    slips = [
+        f"{each} (did you mean {near[0]}?)"
+        for each in named
+        if each not in there and (near := difflib.get_close_matches(each, free, 1, _SLIP))
+    ]
+    if slips:
+        raise ConfigError(f"--class-split {name}: not in the dataset: {', '.join(slips)}")
 
 
 def check_spelling(names: Sequence[str], known: Iterable[str]) -> None:

@@ -47,6 +47,16 @@ def test_a_file(tmp_path: Path) -> None:
     assert class_split(str(tmp_path / "mine.yaml"), None, STREET).unseen == ("tram",)
 
 
+def test_a_file_that_misspells_a_class_of_the_dataset_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("seen: [car, trafic light]\nunseen: [bus, truk]\n")
+    with pytest.raises(ConfigError, match=r"trafic light \(did you mean traffic light.*truk \(did you mean truck"):
+        class_split(str(path), None, STREET)
+    # Where the class itself has its side, the other name is meant.
+    path.write_text("seen: [car, bus]\nunseen: [buss]\n")
+    assert class_split(str(path), None, STREET) == ("mine", ("car", "bus"), ("buss",))
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
