@@ -305,9 +305,9 @@ def translate(
     )  # fmt: skip
     if curate and dry_run:
         say(f"it would then be scored{f' by the judge {judge}' if judge else ''} and curated, mode {mode or 'drop'}")
-    if curate and result is not None and result.interrupted and not result.stopped:
-        raise Interrupted("stopped before curating; run the same command again to go on")
     if curate and result is not None and not result.stopped:
+        if result.interrupted:
+            raise Interrupted("stopped before curating; run the same command again to go on")
         layers = [{"mode": mode}] if mode else []
         run_curate(
             Path(out),

@@ -241,6 +241,14 @@ def save_weights(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], me
         stream.write(data)
 
 
+def free_space(path: Path) -> int:
+    """Bytes that are free where a file or folder is, or will be."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
 def _check_file(path: Path) -> None:
     # A pipe would be waited for, and a device never ends.
     if path.exists() and not path.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,7 +18,7 @@ from torch.utils.data import Sampler
 
 from nightaug.config import Settings
 from nightaug.errors import NightaugError
-from nightaug.runs import RunFolder, StopRequest, resolve_precision
+from nightaug.runs import RunFolder, StopRequest, free_space, resolve_precision
 
 #: A process that dies is noticed at once, a machine that vanishes after this long. More than the longest thing that one
 #: process does while the others wait: scoring and evaluating.
@@ -370,8 +369,7 @@ def _kept(out: Path) -> str:
 
 def room(out: Path, need: float) -> str:
     """``", 361 MB on disk"`` for an estimate, with a warning where there is less."""
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = free_space(out)
     short = f" (warning: {free / 1e6:,.0f} MB are free in {out})" if free < need else ""
     return f", {need / 1e6:,.0f} MB on disk{short}"
 

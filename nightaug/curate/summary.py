@@ -173,8 +173,9 @@ def _number(value: float | None, digits: int) -> str:
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     """The summary for people: tables, then what was left out and why."""
     objects, invented = summary["objects"], summary["invented"]
+    judge, blind = summary.get("judge") or {}, blind_judge(summary)
     # A count of 0 by a judge that sees nothing would speak for any translation.
-    found = {} if blind_judge(summary) else invented.get("objects", {})
+    found = {} if blind else invented.get("objects", {})
     untold = objects.get("unmeasured", {})  # files written before have none
     kept = objects["kept"]
     kept = {name: kept.get(name, {}) for name in [*kept, *(name for name in untold if name not in kept)]}
@@ -203,7 +204,6 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         lines += ["", f"kept as each measure alone has it (boxes): {', '.join(by)}"]
     lamps = f"lamps that the source does not show, an image: {_shown(invented['lamps'])}"
     lines += ["", f"{lamps}; lamp-like spots in all {_shown(invented['lamps_shown'])}"]
-    judge, blind = summary.get("judge") or {}, blind_judge(summary)
     if blind:
         lines.append(f"{blind}; take one trained on images like these")
     elif "false_detections" in invented:

@@ -44,6 +44,9 @@ Direction = Literal["day2night", "night2day"]
 DAY = "daytime"
 NIGHT = "night"
 DUSK = "dawn/dusk"
+#: Time of day of the images a translation takes, and of those it makes.
+SOURCE_TIME: dict[Direction, str] = {"day2night": DAY, "night2day": NIGHT}
+TARGET_TIME: dict[Direction, str] = {"day2night": NIGHT, "night2day": DAY}
 
 #: What label files write for the time of day -> BDD100K's word; what is not here is undefined (None).
 TIME_OF_DAY: dict[str, str] = {

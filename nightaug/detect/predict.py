@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -38,7 +37,7 @@ from nightaug.detect.video import VideoReader, VideoWriter, is_video
 from nightaug.devices import check_device, default_device
 from nightaug.errors import ConfigError, DatasetError, NightaugError
 from nightaug.images import remove_leftovers
-from nightaug.runs import StopRequest, file_sha256, lock_folder, progress_bar
+from nightaug.runs import StopRequest, file_sha256, free_space, lock_folder, progress_bar
 
 FORMATS = ("coco", "yolo")
 #: Least score of what pictures and YOLO lines show, where the user does not say.
@@ -183,7 +182,7 @@ def run_predict(
     say(f"{what}; {len(known)} classes by {run} on {device}, about {max(1, need // 10**6):,} MB on disk")
     if dry_run:
         return None
-    if need > (free := shutil.disk_usage(_existing(out.absolute())).free):
+    if need > (free := free_space(out)):
         raise NightaugError(f"{shown(out)}: about {need / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
     check_device(device)
     eyes = Eyes(named.load(device) if named else load_detector(weights, device), device, precision)
@@ -201,12 +200,6 @@ def _wanted(asked: Sequence[str] | None, known: Sequence[str]) -> frozenset[int]
     if unknown or not asked:
         raise ConfigError(f"--classes: the detector knows no '{', '.join(unknown)}'; it knows {', '.join(known)}")
     return frozenset(numbers[canonical_class(name)] for name in asked)
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _announce_images(inputs: Inputs, output: Output) -> tuple[str, int]:

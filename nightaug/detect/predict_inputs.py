@@ -11,7 +11,7 @@ from typing import NamedTuple
 from nightaug.data.companion_names import without_companions
 from nightaug.data.formats import Part, open_dataset
 from nightaug.data.formats.base import shown
-from nightaug.data.frames import Frame
+from nightaug.data.formats.discover import unlabelled_frames
 from nightaug.data.results import result_suffix
 from nightaug.data.text import encodable
 from nightaug.detect.predict_store import CLASSES
@@ -59,7 +59,7 @@ def find_images(source: Path, limit: int | None = None) -> Inputs:
         root = source if source.is_dir() else source.parent
         found = {}
         for part in dataset.parts:
-            extra = [Frame(name, path=part.images / name) for name in part.labels.unlabelled]
+            extra = unlabelled_frames(part)
             if not source.is_dir() and part.source is not None:
                 extra = []  # a label file means the images it names
                 folders.append(part.images)

@@ -96,11 +96,12 @@ def check_folder(out: Path, facts: Mapping[str, Any], overwrite: bool) -> None:
         if any(entry.name != ".lock" for entry in out.iterdir()):
             raise ConfigError(f"{out} is not empty and holds no translation; choose another --out")
         return
+    sha = facts["checkpoint_sha"]
     for key in _COMPARED:
+        if key == "translator" and sha is not None and sha == before.get("checkpoint_sha"):
+            continue  # a path, which may be spelled in many ways; the checksum has told the weights apart
         was, now = before.get(key), json.loads(json.dumps(facts[key]))
-        # The name of trained weights is a path, which may be spelled in many ways; their checksum tells them apart.
-        same_weights = key == "translator" and None is not before.get("checkpoint_sha") == facts["checkpoint_sha"]
-        if was != now and not same_weights:
+        if was != now:
             raise ConfigError(
                 f"{out} holds images made with {key} {was}, now it is {now}; choose another --out, or --overwrite"
             )

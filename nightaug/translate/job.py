@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from nightaug.detect.video import is_video
 from nightaug.errors import ConfigError, DatasetError, NightaugError
 from nightaug.images import ImageFormat
 from nightaug.pickles import trusted
-from nightaug.runs import progress_bar
+from nightaug.runs import free_space, progress_bar
 from nightaug.translate.output import FolderOutput, StorageOutput, make_output
 from nightaug.translate.pipeline import TranslateResult, preview, translate
 from nightaug.translate.plan import Plan, make_plan, summary
@@ -36,12 +35,6 @@ def disk_needed(plan: Plan) -> int:
             grows = item.output.lower().endswith(".png") and not item.source.lower().endswith(".png")
             total += item.frame.path.stat().st_size * (_PNG_GROWTH if grows else 1)
     return total
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 EngineName = Literal["local", "ray"]
@@ -176,7 +169,7 @@ def _check_disk(
         if len(plan.items) > 10:
             say(f"  ... and {len(plan.items) - 10:,} more")
     elif isinstance(output, FolderOutput):
-        free = shutil.disk_usage(_existing(output.folder.absolute())).free
+        free = free_space(output.folder)
         if need > free:
             raise NightaugError(f"{output.name}: about {need / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
 

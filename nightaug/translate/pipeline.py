@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nightaug import __version__
-from nightaug.data.classes import Direction
+from nightaug.data.classes import TARGET_TIME, Direction
 from nightaug.data.formats import write_labels
 from nightaug.errors import ConfigError, ImageError
 from nightaug.images import (
@@ -33,7 +33,6 @@ from nightaug.runs import StopRequest
 from nightaug.translate.folder import read_facts
 from nightaug.translate.output import FolderOutput, FolderStore, StorageOutput, make_output
 from nightaug.translate.plan import (
-    TARGET_TIME,
     Item,
     ManifestRow,
     Plan,

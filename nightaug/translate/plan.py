@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from nightaug.data.classes import DAY, NIGHT, Direction
+from nightaug.data.classes import DAY, NIGHT, SOURCE_TIME, TARGET_TIME, Direction
 from nightaug.data.formats import Dataset, LabelSet, Part, open_dataset, yolo
 from nightaug.data.formats.discover import SPLITS, unlabelled_frames
 from nightaug.data.frames import Frame, lit_by
@@ -22,8 +22,6 @@ from nightaug.errors import DatasetError
 from nightaug.images import ImageFormat
 from nightaug.translate.storage import Storage
 
-SOURCE_TIME: dict[Direction, str] = {"day2night": DAY, "night2day": NIGHT}
-TARGET_TIME: dict[Direction, str] = {"day2night": NIGHT, "night2day": DAY}
 _DOMAIN = {DAY: "A", NIGHT: "B"}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from nightaug.data.classes import DAY, NIGHT, Direction
+from nightaug.data.classes import DAY, NIGHT, TARGET_TIME, Direction
 from nightaug.data.companion_names import without_companions
 from nightaug.data.formats.base import (
     LABELS_BESIDE,
@@ -223,7 +223,7 @@ def _tell_time(dataset: Dataset) -> None:
         facts = msgspec.json.decode((dataset.root / TRANSLATION).read_bytes(), type=_Translation)
     except (OSError, ValueError, RecursionError):
         return  # no translated folder; whoever translates into it says what is wrong with it
-    time = NIGHT if facts.direction == "day2night" else DAY
+    time = TARGET_TIME[facts.direction]
     for part in dataset.parts:
         part.timeofday = time
         for frame in part.labels.frames:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ from nightaug.detect.openvocab.vocabulary import lasting_clip, taught
 from nightaug.detect.sources import known_classes, load_source, load_target, parse_source
 from nightaug.devices import check_device, default_device
 from nightaug.errors import ConfigError, DatasetError, NightaugError
-from nightaug.runs import StopRequest, file_sha256
+from nightaug.runs import StopRequest, file_sha256, free_space
 from nightaug.training import duration
 
 #: ``--proposals``: the labelled boxes in place of a detector's.
@@ -169,7 +168,7 @@ def run_embed(
     need = 0 if finished else _announce(job, facts, say)
     if dry_run:
         return None
-    if need > (free := shutil.disk_usage(_existing(out)).free):
+    if need > (free := free_space(out)):
         raise NightaugError(
             f"{shown(out)}: up to {need / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free; a lower --most, or "
             "another --out"
@@ -262,13 +261,6 @@ def _hash(names: Sequence[str], labelled: Sequence[Frame], classes: frozenset[st
         digest.update(repr([(box.xyxy, box.category, box.crowd) for box in frame.boxes]).encode())
     digest.update(repr(classes and sorted(classes)).encode())
     return digest.hexdigest()
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _announce(job: _Job, facts: dict[str, Any], say: Callable[[str], None]) -> int:

@@ -15,7 +15,7 @@ from nightaug.cyclegan.dataset import spread
 from nightaug.cyclegan.samples import scaled
 from nightaug.cyclegan.student import Generator
 from nightaug.cyclegan.translator import check_direction, network_input
-from nightaug.data.classes import DAY, NIGHT, Direction
+from nightaug.data.classes import SOURCE_TIME, Direction
 from nightaug.data.scenes import render
 from nightaug.errors import ConfigError, DatasetError, ImageError, NightaugError
 from nightaug.images import ImageArray, list_images, read_image
@@ -147,7 +147,7 @@ def export_translator(
 def _pictures(folder: Path | None, direction: Direction, relit: float | None, count: int) -> list[ImageArray]:
     """Images as the translator is given them."""
     if folder is None:
-        time = DAY if direction == "day2night" else NIGHT
+        time = SOURCE_TIME[direction]
         images = [render(4 * number, *_DRAWN, time)[0] for number in range(count)]
     else:
         images = []
