@@ -12,7 +12,7 @@ import re
 import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -249,9 +249,18 @@ def remove_leftovers(folder: Path) -> int:
 
     Only for who holds the folder against other processes: a file that is being written looks just the same.
     """
-    found = [path for path in folder.rglob(".*.tmp") if _TEMPORARY.fullmatch(path.name) and path.is_file()]
+    found: list[str] = []
+    pending = [str(folder)] if folder.is_dir() else []
+    while pending:
+        # Nothing is kept of the other files: there may be 100,000 of them.
+        with suppress(PermissionError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif _TEMPORARY.fullmatch(entry.name) and entry.is_file():
+                    found.append(entry.path)
     for path in found:
-        path.unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
     return len(found)
 
 

@@ -196,7 +196,7 @@ def _read_labels(source: Path, notes: list[str]) -> list[Frame]:
             for box in boxes:
                 box.weight = min(box.weight, scores.get(box.id or "", 1.0))
             frame.boxes = boxes
-    return labels.frames
+    return list(labels.frames)
 
 
 class _Scored(msgspec.Struct, gc=False):

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -90,31 +91,28 @@ def look(path: Path, brightness: bool = True) -> Look:
     return Look(width, height, mean, top_mean, "", state.st_size, state.st_mtime_ns)
 
 
-def look_at_all(
-    paths: Sequence[Path],
-    brightness: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    workers: int | None = None,
-    save: Callable[[Sequence[Path], Sequence[Look]], None] | None = None,
-) -> list[Look]:
-    """:func:`look` at many images in threads (decoding releases Python's lock), in the order given.
+class Looker:
+    """:func:`look` at many images in threads (decoding releases Python's lock), some at a time; to be closed.
 
-    ``progress`` is told (done, total), ``save`` gets each batch as soon as it is ready.
+    Attributes:
+        batch: as many as keep the threads busy, and are soon done.
     """
-    workers = workers or min(16, (os.cpu_count() or 1) * 2)
-    found: list[Look] = []
-    with ThreadPoolExecutor(workers) as pool:
-        # In batches, so that 70,000 waiting tasks do not lie in memory and progress is seen.
-        step = 64 * workers
-        for start in range(0, len(paths), step):
-            batch = paths[start : start + step]
-            looks = list(pool.map(lambda path: look(path, brightness), batch))
-            found += looks
-            if save is not None:
-                save(batch, looks)
-            if progress is not None:
-                progress(len(found), len(paths))
-    return found
+
+    def __init__(self, brightness: bool = True, workers: int | None = None) -> None:
+        workers = workers or min(16, (os.cpu_count() or 1) * 2)
+        self.batch = 64 * workers
+        self._brightness = brightness
+        self._pool = ThreadPoolExecutor(workers)
+
+    def __call__(self, paths: Iterable[Path]) -> list[Look]:
+        """What is seen, in the order given."""
+        return list(self._pool.map(lambda path: look(path, self._brightness), paths))
+
+    def __enter__(self) -> Looker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown()
 
 
 def brightness_limits(day: Sequence[float], night: Sequence[float]) -> Limits:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nightaug.data.classes import DAY, NIGHT
 from nightaug.data.companions import Companions
 from nightaug.data.formats import Dataset, Problems
-from nightaug.data.formats.discover import Part
+from nightaug.data.formats.discover import Part, unlabelled_frames
 from nightaug.data.frames import Frame
-from nightaug.data.prepared import Item
-from nightaug.data.splits import sample, shares
+from nightaug.data.items import Item, Items, item_rows
+from nightaug.data.shelf import Picked, Rows, Shelf, repeated
+from nightaug.data.splits import Drives, assign, ranks, sample, shares
 from nightaug.errors import ConfigError, DatasetError
 
 DOMAIN_OF = {DAY: "A", NIGHT: "B"}
@@ -24,31 +30,38 @@ class Intake:
     """What has been read so far, and what was left out why.
 
     Attributes:
+        shelf: where the items lie.
         weather, scene: words to keep, lower case; None keeps all.
         items: frames that go on.
         read: all frames seen; ``items`` and ``excluded`` sum to it.
         excluded: reason -> frames.
     """
 
+    shelf: Shelf
     weather: frozenset[str] | None = None
     scene: frozenset[str] | None = None
-    items: list[Item] = field(default_factory=list)
+    items: Items = field(init=False)
     read: int = 0
     excluded: Counter[str] = field(default_factory=Counter)
     problems: Problems = field(default_factory=Problems)
     companions: Companions = field(default_factory=Companions)
 
+    def __post_init__(self) -> None:
+        self.items = item_rows(self.shelf)
+
     def add(self, dataset: Dataset, domain: str | None) -> None:
-        """Take a dataset's frames; with ``domain`` given, their own time of day is not asked."""
+        """Take a dataset's frames away from it; with ``domain`` given, their own time of day is not asked."""
         self.problems.extend(dataset.problems)
         self.read += dataset.duplicates
         self.excluded["duplicate name"] += dataset.duplicates
         for part in dataset.parts:
             labelled = part.source is not None
-            pairs = [(f, labelled and (f.extra or {}).get("labelled") is not False) for f in part.labels.frames]
-            pairs += [(Frame(name, path=part.images / name), False) for name in part.labels.unlabelled]
-            for frame, has_labels in pairs:
-                self._add(frame, has_labels, part, domain)
+            for frame in part.labels.frames:
+                self._add(frame, labelled and (frame.extra or {}).get("labelled") is not False, part, domain)
+            for frame in unlabelled_frames(part):
+                self._add(frame, False, part, domain)
+            if isinstance(part.labels.frames, Rows):
+                part.labels.frames.close()
 
     def _add(self, frame: Frame, has_labels: bool, part: Part, domain: str | None) -> None:
         self.read += 1
@@ -72,40 +85,80 @@ class Intake:
 
     def drop_duplicates(self) -> None:
         """Keep the first frame of an image file; list names that labels use for two different images."""
-        names: dict[tuple[str | None, str], Item] = {}
-        files: dict[str, Item] = {}
-        kept: list[Item] = []
-        for item in self.items:
-            frame = item.frame
-            first = files.setdefault(str(frame.path), item)
-            if first is not item:
-                self.excluded["duplicate name"] += 1
-                detail = f"the image is labelled twice, in {first.given}/{first.domain} and {item.given}/{item.domain}"
-                self.problems.add("duplicate name", frame.name, detail)
-                continue
-            kept.append(item)
-            if item.labelled:
-                first = names.setdefault((frame.video, frame.name), item)
-                if first is not item and first.domain == item.domain:
-                    detail = f"{frame.path}, the other is {first.frame.path}; both are kept"
-                    self.problems.add("two images of one name", frame.name, detail)
-        self.items = kept
+        # What is there twice is found by numbers, as all paths and names would fill the memory.
+        twice = repeated(array("q", (hash(item.frame.path) for item in self.items.stored())))
+        files: dict[str, tuple[str, str]] = {}
 
-    def limit(self, number: int, seed: int) -> None:
-        """At most ``number`` frames a domain, spread over the datasets' own splits in proportion, by whole drives."""
-        chosen: set[int] = set()
+        def only(item: Item) -> Item | None:
+            path = str(item.frame.path)
+            if hash(path) not in twice:
+                return item
+            first = files.get(path)
+            if first is None:
+                files[path] = (item.given, item.domain)
+                return item
+            self.excluded["duplicate name"] += 1
+            detail = f"the image is labelled twice, in {first[0]}/{first[1]} and {item.given}/{item.domain}"
+            self.problems.add("duplicate name", item.frame.name, detail)
+            return None
+
+        if twice:
+            self.items = self.items.changed(only)
+        labelled = ((row.frame.video, row.frame.name) for row in self.items.stored() if row.labelled)
+        twice = repeated(array("q", map(hash, labelled)))
+        names: dict[tuple[str | None, str], tuple[str, str | None]] = {}
+        for row in self.items.stored() if twice else ():
+            key = (row.frame.video, row.frame.name)
+            if not row.labelled or hash(key) not in twice:
+                continue
+            if key not in names:
+                names[key] = (row.domain, row.frame.path)
+            elif names[key][0] == row.domain:
+                detail = f"{row.frame.path}, the other is {names[key][1]}; both are kept"
+                self.problems.add("two images of one name", row.frame.name, detail)
+
+    def place(self, fractions: tuple[float, float, float], limit: int | None, seed: int) -> None:
+        """Find the drives, and give every item its split, whole drives; with a limit, take a sample before."""
+        drives = Drives(row.frame for row in self.items.stored())
+        places = ranks((drives.of(row.frame) for row in self.items.stored()), seed)
+        domains: list[str] = []
+        given: list[str] = []
+        texts: dict[str, str] = {}  # one of each, as every item that is read has texts of its own
+        for row in self.items.stored():
+            domains.append(texts.setdefault(row.domain, row.domain))
+            given.append(texts.setdefault(row.given, row.given))
+        kept: Sequence[int] = range(len(self.items))
+        if limit is not None:
+            kept = self._sample(places, domains, given, limit)
+            self.excluded["over the limit"] += len(self.items) - len(kept)
+            places = places[np.asarray(kept, np.int64)]
+            domains, given = [domains[i] for i in kept], [given[i] for i in kept]
+        splits, moved = assign(places, domains, given, fractions)
+        homeless = set(moved)
+
+        def placed() -> Iterator[Item | None]:
+            for number, item in enumerate(self.items[i] for i in kept):
+                item.drive, item.split = drives.of(item.frame), splits[number]
+                if number in homeless:
+                    kind = "moved to the split its drive is tested in"
+                    self.problems.add(kind, item.frame.name, f"drive {item.drive}, was {item.given}")
+                yield item
+
+        self.items = self.items.replaced(placed())
+
+    def _sample(self, places: NDArray[np.uint64], domains: list[str], given: list[str], limit: int) -> list[int]:
+        """At most ``limit`` items a domain, spread over the datasets' own splits in proportion, by whole drives."""
+        chosen: list[int] = []
         for domain in ("A", "B"):
-            groups: dict[str, list[int]] = defaultdict(list)
-            for i, item in enumerate(self.items):
-                if item.domain == domain:
-                    groups[item.given].append(i)
-            for given, share in shares({key: len(group) for key, group in groups.items()}, number).items():
-                group = groups[given]
-                drives = [self.items[i].drive for i in group]
-                names = [self.items[i].frame.name for i in group]
-                chosen.update(group[i] for i in sample(drives, names, share, seed))
-        self.excluded["over the limit"] += len(self.items) - len(chosen)
-        self.items = [item for i, item in enumerate(self.items) if i in chosen]
+            groups: dict[str, array[int]] = {}
+            for i, (there, split) in enumerate(zip(domains, given, strict=True)):
+                if there == domain:
+                    groups.setdefault(split, array("q")).append(i)
+            for split, share in shares({key: len(group) for key, group in groups.items()}, limit).items():
+                group = groups[split]
+                names = Picked(self.items, group, lambda row: row.frame.name)
+                chosen += (group[i] for i in sample(places[np.asarray(group)], names, share))
+        return sorted(chosen)
 
     def require_items(self, where: str) -> None:
         """Raise a DatasetError that says what became of the frames, if none is left."""

@@ -44,5 +44,9 @@ def without_companions(names: Iterable[str], among: Iterable[str] | None = None)
         among: all images there, where ``names`` are but some of them.
     """
     names = list(names)
-    stems = {os.path.splitext(name)[0] for name in (names if among is None else among)}
+    # Only of the few names that end as a mask's does it matter whether their image is there.
+    bases = {base for stem in (os.path.splitext(name)[0] for name in names) if (base := base_stem(stem)) != stem}
+    stems: set[str] = set()
+    if bases:
+        stems = bases.intersection(os.path.splitext(name)[0] for name in (names if among is None else among))
     return [name for name in names if not is_companion(name, stems)]

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from nightaug.data.companion_names import FOLDERS, base_stem
 from nightaug.data.formats.tree import split_word
-from nightaug.data.frames import Frame
 from nightaug.data.text import encodable
 
 _LABEL_SUFFIXES = frozenset({".txt", ".xml"})
@@ -56,33 +55,34 @@ class Companions:
                     return
                 self._parallel[base_stem(os.path.splitext(file)[0])].append((Path(folder, file), kind))
 
-    def of(self, frame: Frame) -> list[tuple[Path, str, str]]:
-        """``(file, kind, ending of its name after the image's stem)`` of every companion of a frame."""
-        if frame.path is None:
-            return []
-        stem = frame.path.stem
+    def of(self, path: str, video: str | None) -> list[tuple[Path, str, str]]:
+        """``(file, kind, ending of its name after the image's stem)`` of every companion of an image of a video."""
+        folder, name = os.path.split(path)
+        stem = os.path.splitext(name)[0]
         found: list[tuple[Path, str, str]] = []
         parallel = self._parallel.get(stem, [])
         if parallel:
             # Stems that repeat in every video (SHIFT) must lie in a folder of the video's name.
-            if frame.video is not None:
-                own = [found for found in parallel if frame.video in found[0].parts]
+            if video is not None:
+                own = [found for found in parallel if video in found[0].parts]
                 parallel = own or parallel[: len(parallel) == 1]
-            found += [(file, kind, file.name[len(stem) :]) for file, kind in parallel if file != frame.path]
-        folder = str(frame.path.parent)
+            found += [(file, kind, file.name[len(stem) :]) for file, kind in parallel if file != Path(path)]
         if folder not in self._beside:
-            self._beside[folder] = self._listing(folder)
+            self._beside[folder] = self._listing(folder or ".")
         for name in self._beside[folder].get(stem, ()):
-            found.append((frame.path.parent / name, "beside", name[len(stem) :]))
+            found.append((Path(folder, name), "beside", name[len(stem) :]))
         return found
 
     @staticmethod
     def _listing(folder: str) -> dict[str, list[str]]:
         """Stem -> files in this folder that are named after it with one of the words."""
         listing: dict[str, list[str]] = defaultdict(list)
-        for name in sorted(os.listdir(folder)):
-            stem, suffix = os.path.splitext(name)
-            base = base_stem(stem)
-            if base != stem and encodable(name) and suffix.lower() not in _LABEL_SUFFIXES:
-                listing[base].append(name)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, suffix = os.path.splitext(entry.name)
+                base = base_stem(stem)
+                if base != stem and encodable(entry.name) and suffix.lower() not in _LABEL_SUFFIXES:
+                    listing[base].append(entry.name)
+        for names in listing.values():
+            names.sort()
         return listing

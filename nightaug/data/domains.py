@@ -8,24 +8,29 @@ at each image once, cut boxes to the image, write. Nothing that is left out is l
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nightaug.data.checks import Limits, Look, brightness_limits, look_at_all
+import numpy as np
+
+from nightaug.data.checks import Limits, Look, Looker, brightness_limits
 from nightaug.data.collect import Intake, check_apart, find_sources
 from nightaug.data.formats import Problem, Problems, open_dataset
 from nightaug.data.formats.base import shown
 from nightaug.data.formats.discover import DOMAINS, SPLITS
-from nightaug.data.frames import Frame
+from nightaug.data.frames import Box, Frame
+from nightaug.data.items import Item
 from nightaug.data.links import LinkMode
-from nightaug.data.ownership import check_claim, claiming, load_looks, saving_looks
-from nightaug.data.packed import packed
-from nightaug.data.prepared import Item, write_folder
-from nightaug.data.splits import assign, find_drives, parse_split
+from nightaug.data.ownership import Looks, check_claim, claiming, saving_looks
+from nightaug.data.prepared import write_folder
+from nightaug.data.shelf import Shelf
+from nightaug.data.splits import parse_split
 from nightaug.data.text import encodable
 from nightaug.data.upright import upright
 from nightaug.errors import ConfigError, DatasetError
@@ -157,73 +162,101 @@ def prepare(
         if progress is not None:
             progress(name, done, total)
 
-    intake = Intake(_words(weather), _words(scene))
-    classes: dict[str, None] = {}
-    for number, (path, domain) in enumerate(sources):
-        step("read labels", number, len(sources))
-        dataset = open_dataset(path, images, labels, format)
-        classes.update(dict.fromkeys(dataset.classes))
-        intake.companions.add_dataset(Path(images) if images is not None else path)
-        intake.add(dataset, domain)
-    step("read labels", len(sources), len(sources))
-    where = " and ".join(str(path) for path, _ in sources)
-    intake.drop_duplicates()
-    intake.require_items(where)
-    for item, drive in zip(intake.items, find_drives([item.frame for item in intake.items]), strict=True):
-        item.drive = drive
-    if limit is not None:
-        intake.limit(limit, seed)
-    _assign_splits(intake, fractions, seed)
-    with contextlib.nullcontext() if dry_run else claiming(out, settings, overwrite) as sure:
-        _look(intake.items, None if dry_run else out, check_brightness, intake.problems, step)
-        _keep_readable(intake)
-        limits = _check_tags(intake, drop_mistagged) if check_brightness else None
+    with _shelf(out) as shelf:
+        intake = Intake(shelf, _words(weather), _words(scene))
+        classes: dict[str, None] = {}
+        for number, (path, domain) in enumerate(sources):
+            step("read labels", number, len(sources))
+            dataset = open_dataset(path, images, labels, format, shelf.keep)
+            classes.update(dict.fromkeys(dataset.classes))
+            intake.companions.add_dataset(Path(images) if images is not None else path)
+            intake.add(dataset, domain)
+        step("read labels", len(sources), len(sources))
+        where = " and ".join(str(path) for path, _ in sources)
+        intake.drop_duplicates()
         intake.require_items(where)
-        report = _report(intake, classes, out, limits, dry_run)
-        if sure is not None:
-            sure()
-            summary = {
-                "counts": report.counts,
-                "excluded": report.excluded,
-                "problems": report.problem_counts,
-                "frames_read": intake.read,
-                "drives": report.drives,
-                "brightness_limits": None if limits is None or limits.basis == "none" else limits._asdict(),
-                "classes": report.classes,
-                "settings": settings,
-            }
-            report.links = write_folder(
-                out,
-                intake.items,
-                report.classes,
-                link,
-                companions=intake.companions,
-                summary=summary,
-                problems=report.problems,
-                step=step,
-            )
+        intake.place(fractions, limit, seed)
+        with contextlib.nullcontext() if dry_run else claiming(out, settings, overwrite) as sure:
+            _look(intake, None if dry_run else out, check_brightness, step)
+            limits = _limits(intake) if check_brightness else None
+            report = _report(intake, classes, out, limits, drop_mistagged)
+            report.dry_run = dry_run
+            intake.require_items(where)
+            if sure is not None:
+                sure()
+                summary = {
+                    "counts": report.counts,
+                    "excluded": report.excluded,
+                    "problems": report.problem_counts,
+                    "frames_read": intake.read,
+                    "drives": report.drives,
+                    "brightness_limits": None if limits is None or limits.basis == "none" else limits._asdict(),
+                    "classes": report.classes,
+                    "settings": settings,
+                }
+                report.links = write_folder(
+                    out,
+                    intake.items,
+                    report.classes,
+                    link,
+                    shelf=shelf,
+                    companions=intake.companions,
+                    summary=summary,
+                    problems=report.problems,
+                    step=step,
+                )
     return report
 
 
-def _report(intake: Intake, classes: Iterable[str], out: Path, limits: Limits | None, dry_run: bool) -> PrepareReport:
-    """Fit the boxes and count everything."""
-    items, problems = intake.items, intake.problems
-    for item in items:
-        _fit_boxes(item.frame, problems)
+@contextlib.contextmanager
+def _shelf(out: Path) -> Iterator[Shelf]:
+    """Where the frames lie while they are sorted; a disk that is full is said as all else is."""
+    try:
+        with Shelf(out) as shelf:
+            yield shelf
+    except OSError as error:
+        raise DatasetError(f"{out}: cannot be prepared ({error.strerror or error})") from error
+
+
+def _report(intake: Intake, classes: Iterable[str], out: Path, limits: Limits | None, drop: bool) -> PrepareReport:
+    """Check the tags, fit the boxes and count everything, in one pass."""
+    problems = intake.problems
+    counts: dict[str, dict[str, dict[str, Any]]] = {
+        split: {d: {"images": 0, "labelled": 0, "boxes": 0, "classes": Counter()} for d in DOMAINS} for split in SPLITS
+    }
+    drives = {split: array("q") for split in SPLITS}
+
+    def finish(item: Item) -> Item | None:
+        if limits is not None:
+            _check_tag(item, limits, problems)
+        if item.mistagged and drop:
+            intake.excluded["brightness contradicts the tag"] += 1
+            return None
+        boxes = _fit_boxes(item.frame, problems)
+        drives[item.split].append(hash(item.drive))
+        cell = counts[item.split][item.domain]
+        cell["images"] += 1
+        cell["labelled"] += item.labelled
+        cell["boxes"] += len(boxes)
+        cell["classes"].update(box.category for box in boxes)
+        return item
+
+    intake.items = intake.items.changed(finish)
+    seen: set[str] = set()
+    for cell in (counts[split][domain] for split in SPLITS for domain in DOMAINS):
+        cell["classes"] = dict(sorted(cell["classes"].items()))
+        seen.update(cell["classes"])
     names = tuple(classes)
-    seen = {box.category for item in items for box in item.frame.boxes}
-    names += tuple(sorted(seen - set(names)))
     return PrepareReport(
         out=out,
-        classes=names,
+        classes=names + tuple(sorted(seen - set(names))),
         frames_read=intake.read,
-        counts=_count(items),
+        counts=counts,
         excluded={key: number for key, number in sorted(intake.excluded.items()) if number},
         problems=problems.listed,
         problem_counts=dict(sorted(problems.counts.items())),
-        drives={name: len({i.drive for i in items if i.split == name}) for name in SPLITS},
+        drives={split: len(np.unique(np.frombuffer(own, np.int64))) if own else 0 for split, own in drives.items()},
         limits=limits,
-        dry_run=dry_run,
     )
 
 
@@ -231,38 +264,49 @@ def _words(words: Sequence[str] | None) -> frozenset[str] | None:
     return frozenset(word.strip().lower() for word in words) if words else None
 
 
-def _assign_splits(intake: Intake, fractions: tuple[float, float, float], seed: int) -> None:
-    items = intake.items
-    drives, domains, given = [i.drive for i in items], [i.domain for i in items], [i.given for i in items]
-    splits, moved = assign(drives, domains, given, fractions, seed)
-    for item, name in zip(items, splits, strict=True):
-        item.split = name
-    for i in moved:
-        kind = "moved to the split its drive is tested in"
-        intake.problems.add(kind, items[i].frame.name, f"drive {items[i].drive}, was {items[i].given}")
+def _look(intake: Intake, out: Path | None, brightness: bool, step: Progress) -> None:
+    """Set ``look`` of every item: from an earlier, interrupted run where the file is the same, else from the image.
+
+    What cannot be read is left out, and labels drawn on the pixels as stored are turned.
+    """
+    items, total = intake.items, len(intake.items)
+    known = Looks(out, intake.shelf)
+
+    def looked() -> Iterator[Item | None]:
+        done = 0
+        with saving_looks(out) as save, Looker(brightness) as look:
+            # In batches, so that 70,000 waiting tasks do not lie in memory and progress is seen.
+            for batch in _batches(items, look.batch):
+                todo: list[tuple[Item, Path]] = []
+                for item in batch:
+                    path = item.frame.path
+                    assert path is not None  # frames without an image were counted out
+                    saved = known.of(os.path.abspath(path))
+                    if saved is not None and (saved.luma is not None or not brightness):
+                        item.look = saved
+                    elif not brightness and item.frame.width is not None and item.frame.height is not None:
+                        _turn(item, intake.problems)
+                        item.look = Look(item.frame.width or 0, item.frame.height or 0, None, None)
+                    else:
+                        todo.append((item, path))
+                paths = [path for _, path in todo]
+                found = look(paths)
+                if save is not None:
+                    save(paths, found)
+                for (item, _), seen in zip(todo, found, strict=True):
+                    item.look = seen
+                for item in batch:
+                    yield _readable(item, intake)
+                done += len(batch)
+                step("look at images", done, total)
+
+    intake.items = items.replaced(looked())
 
 
-def _look(items: list[Item], out: Path | None, brightness: bool, problems: Problems, step: Progress) -> None:
-    """Set ``look`` of every item: from an earlier, interrupted run where the file is the same, else from the image."""
-    known = load_looks(out) if out is not None else {}
-    todo: list[Item] = []
-    for item in items:
-        frame = item.frame
-        saved = known.get(os.path.abspath(frame.path)) if frame.path is not None else None
-        if saved is not None and (saved.luma is not None or not brightness):
-            item.look = saved
-        elif not brightness and frame.width is not None and frame.height is not None:
-            _turn(item, problems)
-            frame = item.frame
-            item.look = Look(frame.width or 0, frame.height or 0, None, None)
-        else:
-            todo.append(item)
-    done = len(items) - len(todo)
-    paths = [item.frame.path for item in todo if item.frame.path is not None]
-    with saving_looks(out) as save:
-        looks = look_at_all(paths, brightness, lambda n, _: step("look at images", done + n, len(items)), save=save)
-    for item, found in zip(todo, looks, strict=True):
-        item.look = found
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch
 
 
 def _turn(item: Item, problems: Problems) -> None:
@@ -273,58 +317,57 @@ def _turn(item: Item, problems: Problems) -> None:
         problems.add("labels turned upright with their image", frame.name, "they ignored its EXIF orientation")
 
 
-def _keep_readable(intake: Intake) -> None:
-    kept: list[Item] = []
-    for item in intake.items:
-        frame, found = item.frame, item.look
-        if found.error:
-            intake.excluded["unreadable image"] += 1
-            intake.problems.add("unreadable image", frame.name, found.error)
-            continue
-        if (frame.width, frame.height) == (found.height, found.width):
-            _turn(item, intake.problems)
-            frame = item.frame
-        if frame.width is not None and (frame.width, frame.height) != (found.width, found.height):
-            detail = f"labels say {frame.width}x{frame.height}, the image has {found.width}x{found.height}"
-            intake.problems.add("size in the labels is wrong", frame.name, detail)
-        frame.width, frame.height = found.width, found.height
-        kept.append(item)
-    intake.items = kept
+def _readable(item: Item, intake: Intake) -> Item | None:
+    """The item with its image's size, None where the image cannot be read."""
+    frame, found = item.frame, item.look
+    if found.error:
+        intake.excluded["unreadable image"] += 1
+        intake.problems.add("unreadable image", frame.name, found.error)
+        return None
+    if (frame.width, frame.height) == (found.height, found.width):
+        _turn(item, intake.problems)
+        frame = item.frame
+    if frame.width is not None and (frame.width, frame.height) != (found.width, found.height):
+        detail = f"labels say {frame.width}x{frame.height}, the image has {found.width}x{found.height}"
+        intake.problems.add("size in the labels is wrong", frame.name, detail)
+    frame.width, frame.height = found.width, found.height
+    return item
 
 
-def _check_tags(intake: Intake, drop: bool) -> Limits:
-    """Mark and list the items whose upper third is too bright for a night or too dark for a day."""
-    groups: dict[str, list[float]] = {"A": [], "B": []}
-    for item in intake.items:
-        if item.look.luma_top is not None:
-            groups[item.domain].append(item.look.luma_top)
+def _limits(intake: Intake) -> Limits:
+    """The brightness limits of these items."""
+    groups = {"A": array("d"), "B": array("d")}
+    for row in intake.items.stored():
+        if row.look.luma_top is not None:
+            groups[row.domain].append(row.look.luma_top)
     limits = brightness_limits(groups["A"], groups["B"])
     if limits.basis == "none":
         detail = "the medians of the upper third's brightness are no further apart; were the folders swapped?"
         intake.problems.add("day and night do not differ in brightness", "all images", detail)
-    for item in intake.items:
-        luma = item.look.luma_top
-        if luma is None:
-            continue
-        if item.domain == "B":
-            kind, limit, item.mistagged = "tagged night, bright as day", limits.night, luma > limits.night
-        else:
-            kind, limit, item.mistagged = "tagged day, dark as night", limits.day, luma < limits.day
-        if item.mistagged:
-            detail = f"upper third {luma:.0f}, limit {limit:.0f} ({limits.basis})"
-            intake.problems.add(kind, item.frame.name, detail)
-    if drop:
-        intake.excluded["brightness contradicts the tag"] += sum(item.mistagged for item in intake.items)
-        intake.items = [item for item in intake.items if not item.mistagged]
     return limits
 
 
-def _fit_boxes(frame: Frame, problems: Problems) -> None:
+def _check_tag(item: Item, limits: Limits, problems: Problems) -> None:
+    """Mark and list an item whose upper third is too bright for a night or too dark for a day."""
+    luma = item.look.luma_top
+    if luma is None:
+        return
+    if item.domain == "B":
+        kind, limit, item.mistagged = "tagged night, bright as day", limits.night, luma > limits.night
+    else:
+        kind, limit, item.mistagged = "tagged day, dark as night", limits.day, luma < limits.day
+    if item.mistagged:
+        problems.add(kind, item.frame.name, f"upper third {luma:.0f}, limit {limit:.0f} ({limits.basis})")
+
+
+def _fit_boxes(frame: Frame, problems: Problems) -> list[Box]:
     """Cut the boxes to the image; what is left of less than a pixel goes."""
     width, height = float(frame.width or 0), float(frame.height or 0)
-    kept = []
+    kept: list[Box] = []
+    cut = False
     for box in frame.boxes:
         if box.x1 < 0 or box.y1 < 0 or box.x2 > width or box.y2 > height:
+            cut = True
             detail = f"{box.category} {box.x1:.1f},{box.y1:.1f},{box.x2:.1f},{box.y2:.1f} in {width:.0f}x{height:.0f}"
             # Half a pixel is rounding in somebody's export: mended, but not worth a line.
             slight = box.x1 > -0.5 and box.y1 > -0.5 and box.x2 < width + 0.5 and box.y2 < height + 0.5
@@ -336,20 +379,6 @@ def _fit_boxes(frame: Frame, problems: Problems) -> None:
             if not slight:
                 problems.add("box cut to the image", frame.name, detail)
         kept.append(box)
-    frame.boxes = packed(kept)
-
-
-def _count(items: list[Item]) -> dict[str, dict[str, dict[str, Any]]]:
-    counts: dict[str, dict[str, dict[str, Any]]] = {
-        split: {d: {"images": 0, "labelled": 0, "boxes": 0, "classes": Counter()} for d in DOMAINS} for split in SPLITS
-    }
-    for item in items:
-        cell = counts[item.split][item.domain]
-        cell["images"] += 1
-        cell["labelled"] += item.labelled
-        cell["boxes"] += len(item.frame.boxes)
-        cell["classes"].update(box.category for box in item.frame.boxes)
-    for domains in counts.values():
-        for cell in domains.values():
-            cell["classes"] = dict(sorted(cell["classes"].items()))
-    return counts
+    if cut:
+        frame.boxes = kept
+    return kept

@@ -37,7 +37,7 @@ class Linker:
         # Devices hard links have failed from: trying again for each of 70,000 files would only cost time.
         self._apart: set[tuple[int, int]] = set()
 
-    def put(self, source: Path, target: Path) -> None:
+    def put(self, source: str | Path, target: str | Path) -> None:
         """Make ``target`` be ``source``; a target that already is costs one look.
 
         Raises:
@@ -57,7 +57,7 @@ class Linker:
                     return
                 except OSError:
                     pass
-            real = os.path.abspath(real)
+            real, target = os.path.abspath(real), Path(target)
             if self._is_there(real, state, target):
                 return
             for mode in _ORDER[_ORDER.index(self.mode) :]:

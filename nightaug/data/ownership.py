@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from nightaug.data.checks import Look
 from nightaug.data.formats.discover import DOMAINS, SPLITS
+from nightaug.data.shelf import Rows, Shelf
 from nightaug.errors import DatasetError
-from nightaug.images import atomic_write_bytes, atomic_write_text, remove_leftovers
+from nightaug.images import atomic_open, atomic_write_text, remove_leftovers
 from nightaug.runs import lock_folder
 
 STATE = "prepare.json"
@@ -141,10 +144,14 @@ def _settings_before(out: Path) -> dict[str, Any] | None:
 
 
 def _remove(out: Path) -> None:
-    made = made_files(out)
-    for name in (*made, *_FILES):
+    def taken() -> Iterator[str]:
+        for name in made_files(out):
+            remove_file(out / name)
+            yield name
+
+    remove_folders(out, taken())
+    for name in _FILES:
         remove_file(out / name)
-    remove_folders(out, made)
     _remove_empty(out / split / domain for split in SPLITS for domain in DOMAINS)
     _remove_empty(out / folder for folder in ("annotations", *SPLITS))
 
@@ -169,7 +176,8 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 def write_plan(out: Path, files: Iterable[str]) -> None:
     """Note the files (relative to ``out``) that are going to be made, or still to be taken away."""
-    atomic_write_bytes(out / PLAN, b"".join(msgspec.json.encode(name) + b"\n" for name in files))
+    with atomic_open(out / PLAN) as stream:
+        stream.writelines(msgspec.json.encode(name) + b"\n" for name in files)
 
 
 class _FileRow(msgspec.Struct):
@@ -178,21 +186,23 @@ class _FileRow(msgspec.Struct):
     companions: list[str] = []
 
 
-def made_files(out: Path) -> set[str]:
-    """Images, labels and companions that earlier runs have made, relative to ``out``."""
-    found: set[str] = set()
+def made_files(out: Path) -> Iterator[str]:
+    """Images, labels and companions that earlier runs have made, relative to ``out``; some of them twice."""
+    return (name for name in _noted_files(out) if _is_inside(name))
+
+
+def _noted_files(out: Path) -> Iterator[str]:
     row, plain = msgspec.json.Decoder(_FileRow), msgspec.json.Decoder(str)
     for line in _lines(out / "manifest.jsonl"):
         with contextlib.suppress(msgspec.DecodeError, ValueError):
             item = row.decode(line)
-            found.add(item.file)
-            found.update(item.companions)
+            yield item.file
+            yield from item.companions
             if item.labelled:
-                found.add(os.path.splitext(item.file)[0] + ".txt")
+                yield os.path.splitext(item.file)[0] + ".txt"
     for line in _lines(out / PLAN):
         with contextlib.suppress(msgspec.DecodeError, ValueError):
-            found.add(plain.decode(line))
-    return {name for name in found if _is_inside(name)}
+            yield plain.decode(line)
 
 
 def _is_inside(name: str) -> bool:
@@ -201,15 +211,13 @@ def _is_inside(name: str) -> bool:
     return len(parts) > 2 and parts[0] in SPLITS and ".." not in parts and "\0" not in name
 
 
-def _lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines()
-    except OSError:
-        return []
+def _lines(path: Path) -> Iterator[bytes]:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        yield from file
 
 
 class _LookRow(msgspec.Struct):
-    """The part of a manifest's row that :func:`load_looks` needs."""
+    """The part of a manifest's row that :class:`Looks` needs."""
 
     source: str
     source_bytes: int
@@ -223,21 +231,39 @@ class _LookRow(msgspec.Struct):
 _LOOK_ROW = msgspec.json.Decoder(_LookRow)
 
 
-def load_looks(out: Path) -> dict[str, Look]:
-    """What an earlier or interrupted run has seen, of files that have not changed since."""
-    found: dict[str, Look] = {}
-    for name in ("manifest.jsonl", LOOKS):
-        for line in _lines(out / name):
-            try:
-                row = _LOOK_ROW.decode(line)
-                state = os.stat(row.source)
-            except (msgspec.DecodeError, ValueError, OSError):
-                continue  # a line cut off by the interruption, or the file is gone
-            if (state.st_size, state.st_mtime_ns) == (row.source_bytes, row.source_mtime_ns):
-                found[row.source] = Look(
-                    row.width, row.height, row.luma, row.luma_top, "", row.source_bytes, row.source_mtime_ns
-                )
-    return found
+class Looks:
+    """What an earlier or interrupted run has seen, of files that have not changed since.
+
+    Args:
+        out: the folder prepared; None for nothing.
+        shelf: where the looks lie meanwhile.
+    """
+
+    def __init__(self, out: Path | None, shelf: Shelf) -> None:
+        self._rows: Rows[_LookRow, _LookRow] = Rows(shelf, msgspec.json.encode, _LOOK_ROW.decode, lambda row: row)
+        hashes = array("q")
+        for name in ("manifest.jsonl", LOOKS) if out is not None else ():
+            for line in _lines(Path(out or "") / name):
+                try:
+                    row = _LOOK_ROW.decode(line)
+                    state = os.stat(row.source)
+                except (msgspec.DecodeError, ValueError, OSError):
+                    continue  # a line cut off by the interruption, or the file is gone
+                if (state.st_size, state.st_mtime_ns) == (row.source_bytes, row.source_mtime_ns):
+                    self._rows.append(row)
+                    hashes.append(hash(row.source))
+        self._hashes = np.frombuffer(hashes, np.int64) if hashes else np.empty(0, np.int64)
+        self._order = np.argsort(self._hashes, kind="stable")
+
+    def of(self, source: str) -> Look | None:
+        """The last look at a file (absolute path), None where there is none."""
+        last = int(np.searchsorted(self._hashes, hash(source), side="right", sorter=self._order)) - 1
+        if last < 0:
+            return None
+        row = self._rows[int(self._order[last])]
+        if row.source != source:
+            return None
+        return Look(row.width, row.height, row.luma, row.luma_top, "", row.source_bytes, row.source_mtime_ns)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import overload
 
 import msgspec
 
 from nightaug.data.frames import Box, Frame
 
+#: What a reader makes of the frames it reads: a list, or rows on a shelf (shelf.py).
+Keep = Callable[[Iterable[Frame]], Sequence[Frame]]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Box]).decode
 
@@ -26,22 +28,26 @@ class PackedBoxes(Sequence[Box]):
         self._count = len(boxes)
         self._data = _encode(boxes)
 
+    def packed_bytes(self) -> bytes:
+        """What is kept of the boxes: a msgpack list."""
+        return self._data
+
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Box]:
-        return iter(_decode(self._data))
+        return iter(_decode(self.packed_bytes()))
 
     @overload
     def __getitem__(self, index: int) -> Box: ...
     @overload
     def __getitem__(self, index: slice) -> list[Box]: ...
     def __getitem__(self, index: int | slice) -> Box | list[Box]:
-        return _decode(self._data)[index]
+        return _decode(self.packed_bytes())[index]
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PackedBoxes):
-            return self._data == other._data or list(self) == list(other)
+            return self.packed_bytes() == other.packed_bytes() or list(self) == list(other)
         return isinstance(other, list) and list(self) == other
 
     __hash__ = None  # type: ignore[assignment]  # as a list

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nightaug.data.frames import Frame
 from nightaug.errors import ConfigError
@@ -19,6 +23,7 @@ _BDD = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(?:[-_.].*)?", re.IGNORECASE)
 _NUMBERED = re.compile(r"(.*?)[_\-]?\d+")
 #: With fewer groups than this, or one that holds over half of the frames, a name pattern says nothing about drives.
 _MIN_GROUPS = 3
+_SPLITS = ("train", "val", "test")
 
 
 def parse_split(text: str) -> tuple[float, float, float]:
@@ -38,31 +43,59 @@ def parse_split(text: str) -> tuple[float, float, float]:
     return numbers[0] / total, numbers[1] / total, numbers[2] / total
 
 
-def find_drives(frames: Sequence[Frame]) -> list[str]:
+class Named(Protocol):
+    """What of a frame says its drive."""
+
+    name: str
+    video: str | None
+
+
+class Drives:
     """The drive of every frame, as a key.
 
     In this order: BDD100K's name prefix (of the video's name or the image's), the label file's video, the folder
     where images lie in several folders, and the name without its trailing number where that makes an evident
     pattern (at least three groups, most of more than one frame, none over half of all). Otherwise every image
     is its own drive: nothing is known then, and nothing is kept together.
+
+    Args:
+        frames: all of them, looked at once; kept are eight bytes for each of those that do not name their drive.
     """
-    keys: list[str | None] = []
-    for frame in frames:
-        base = frame.name.rsplit("/", 1)[-1]
-        match = _BDD.fullmatch(frame.video or "") or _BDD.fullmatch(base.rsplit(".", 1)[0])
-        keys.append(match[1].lower() if match else frame.video and f"video {frame.video}")
-    rest = [i for i, key in enumerate(keys) if not key]
-    for guess in (_folder, _prefix):
-        if not rest:
-            break
-        found = [guess(frames[i].name) for i in rest]
-        groups = Counter(found)
-        evident = len(groups) >= _MIN_GROUPS and max(groups.values()) * 2 <= len(rest) and len(groups) * 2 <= len(rest)
-        if evident:
-            for i, key in zip(rest, found, strict=True):
-                keys[i] = key
-            rest = []
-    return [key or f"image {frames[i].name.rsplit('/', 1)[-1]}" for i, key in enumerate(keys)]
+
+    def __init__(self, frames: Iterable[Named]) -> None:
+        hashes: dict[Callable[[str], str], array[int]] = {_folder: array("q"), _prefix: array("q")}
+        for frame in frames:
+            if not _known_drive(frame):
+                for guess, found in hashes.items():
+                    found.append(hash(guess(frame.name)))
+        self._guess = next((guess for guess, found in hashes.items() if _evident(found)), None)
+
+    def of(self, frame: Named) -> str:
+        """The drive of one of the frames."""
+        known = _known_drive(frame)
+        if known:
+            return known
+        return self._guess(frame.name) if self._guess else f"image {frame.name.rsplit('/', 1)[-1]}"
+
+
+def find_drives(frames: Sequence[Frame]) -> list[str]:
+    """The drives of these frames, see :class:`Drives`."""
+    drives = Drives(frames)
+    return [drives.of(frame) for frame in frames]
+
+
+def _known_drive(frame: Named) -> str | None:
+    base = frame.name.rsplit("/", 1)[-1]
+    match = _BDD.fullmatch(frame.video or "") or _BDD.fullmatch(base.rsplit(".", 1)[0])
+    return match[1].lower() if match else frame.video and f"video {frame.video}"
+
+
+def _evident(hashes: array[int]) -> bool:
+    """Whether these groups look like drives."""
+    if not hashes:
+        return False
+    counts = np.unique(np.frombuffer(hashes, np.int64), return_counts=True)[1]
+    return len(counts) >= _MIN_GROUPS and int(counts.max()) * 2 <= len(hashes) and len(counts) * 2 <= len(hashes)
 
 
 def _folder(name: str) -> str:
@@ -75,28 +108,33 @@ def _prefix(name: str) -> str:
     return "name " + (match[1] if match else stem)
 
 
-def order(keys: Iterable[str], seed: int) -> list[str]:
-    """The distinct keys in an order that depends on the seed and on nothing else."""
-    return sorted(set(keys), key=lambda key: hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest())
+def rank(drive: str, seed: int) -> int:
+    """A number of 64 bits that stands for a drive and for its place among all: by the seed and nothing else."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{drive}".encode(), digest_size=8).digest(), "big")
 
 
-def sample(drives: Sequence[str], names: Sequence[str], limit: int, seed: int) -> list[int]:
+def ranks(drives: Iterable[str], seed: int) -> NDArray[np.uint64]:
+    """:func:`rank` of the drive of every frame."""
+    return np.fromiter((rank(drive, seed) for drive in drives), np.uint64)
+
+
+def sample(places: NDArray[np.uint64], names: Sequence[str], limit: int) -> list[int]:
     """Indices (sorted) of ``limit`` frames, whole drives as long as they fit, the last one cut.
 
     A larger limit takes all that a smaller one takes, as long as drives fit.
+
+    Args:
+        places: of every frame's drive (:func:`ranks`).
+        names: of every frame; asked for only in the drive that is cut.
     """
-    if limit >= len(drives):
-        return list(range(len(drives)))
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, drive in enumerate(drives):
-        members[drive].append(i)
-    taken: list[int] = []
-    for drive in order(members, seed):
-        found = sorted(members[drive], key=lambda i: names[i])
-        taken += found[: limit - len(taken)]
-        if len(taken) >= limit:
-            break
-    return sorted(taken)
+    if limit >= len(places):
+        return list(range(len(places)))
+    by_drive = np.argsort(places, kind="stable")
+    _, starts, counts = np.unique(places[by_drive], return_index=True, return_counts=True)
+    whole = int(np.searchsorted(np.cumsum(counts), limit, side="right"))
+    first = int(starts[whole])  # there is one more drive, as not all frames fit
+    cut_drive = sorted(by_drive[first : first + counts[whole]].tolist(), key=lambda i: names[i])
+    return sorted(by_drive[:first].tolist() + cut_drive[: limit - first])
 
 
 def shares(counts: Mapping[str, int], limit: int) -> dict[str, int]:
@@ -121,44 +159,50 @@ def cut(drives: Sequence[str], domains: Sequence[str], fractions: Mapping[str, f
 
     Large drives are placed first, each where it leaves the least squared error over splits and domains.
     """
-    wanted = {split: share for split, share in fractions.items() if share > 0}
-    totals = Counter(domains)
-    sizes: dict[str, Counter[str]] = defaultdict(Counter)
-    for drive, domain in zip(drives, domains, strict=True):
-        sizes[drive][domain] += 1
-    rank = {drive: i for i, drive in enumerate(order(sizes, seed))}
-    filled = {split: dict.fromkeys(totals, 0.0) for split in wanted}
-    placed: dict[str, str] = {}
-    for drive in sorted(sizes, key=lambda d: (-sizes[d].total(), rank[d])):
-        size = sizes[drive]
+    names = [split for split, share in fractions.items() if share > 0]
+    chosen = _cut(ranks(drives, seed), np.asarray(domains, dtype=str), [(name, fractions[name]) for name in names])
+    return [names[number] for number in chosen.tolist()]
 
-        def error(split: str, size: Counter[str] = size) -> float:
+
+def _cut(
+    places: NDArray[np.uint64], domains: NDArray[np.str_], wanted: Sequence[tuple[str, float]]
+) -> NDArray[np.uint8]:
+    """For every frame the number of its split in ``wanted``: (name, share)."""
+    kinds, kind_of = np.unique(domains, return_inverse=True)
+    drives, drive_of = np.unique(places, return_inverse=True)
+    sizes = np.stack([np.bincount(drive_of[kind_of == k], minlength=len(drives)) for k in range(len(kinds))], 1)
+    totals = sizes.sum(0).tolist()
+    filled = [[0.0] * len(kinds) for _ in wanted]
+    chosen = np.zeros(len(drives), np.uint8)
+    # The larger first; np.unique has sorted the drives by rank, which decides between equal ones.
+    for drive in np.argsort(-sizes.sum(1), kind="stable").tolist():
+        size = [(kind, number) for kind, number in enumerate(sizes[drive].tolist()) if number]
+
+        def error(split: int, size: list[tuple[int, int]] = size) -> float:
             # Change of the squared error, each domain relative to its own size, relative to the split's share.
             change = 0.0
-            for domain, number in size.items():
-                target = wanted[split] * totals[domain]
-                now = filled[split][domain]
-                change += ((now + number - target) ** 2 - (now - target) ** 2) / (target * totals[domain])
+            for kind, number in size:
+                target = wanted[split][1] * totals[kind]
+                now = filled[split][kind]
+                change += ((now + number - target) ** 2 - (now - target) ** 2) / (target * totals[kind])
             return change
 
-        best = min(wanted, key=lambda split: (error(split), -wanted[split], split))
-        placed[drive] = best
-        for domain, number in size.items():
-            filled[best][domain] += number
-    return [placed[drive] for drive in drives]
+        best = min(range(len(wanted)), key=lambda split: (error(split), -wanted[split][1], wanted[split][0]))
+        chosen[drive] = best
+        for kind, number in size:
+            filled[best][kind] += number
+    result: NDArray[np.uint8] = chosen[drive_of]
+    return result
 
 
 def assign(
-    drives: Sequence[str],
-    domains: Sequence[str],
-    given: Sequence[str],
-    fractions: tuple[float, float, float],
-    seed: int,
+    places: NDArray[np.uint64], domains: Sequence[str], given: Sequence[str], fractions: tuple[float, float, float]
 ) -> tuple[list[str], list[int]]:
     """The final split of every frame.
 
     Args:
-        drives, domains: of every frame.
+        places: of every frame's drive (:func:`ranks`).
+        domains: of every frame.
         given: the dataset's own split of every frame: ``train``, ``val``, ``test`` or ``all``.
         fractions: train, val, test.
 
@@ -177,36 +221,34 @@ def assign(
         named = {"test": "test", "val": "val"}
     elif "val" in own and own - {"val"}:
         named = {"val": "test"}
-    fixed = [named.get(split) for split in given]
+    drives, drive_of = np.unique(places, return_inverse=True)
+    numbers = {split: _SPLITS.index(home) for split, home in named.items()}
+    fixed = np.fromiter((numbers.get(split, -1) for split in given), np.int8)
     # A drive that stands in a fixed split draws its other frames after it, the test split first.
-    homes: dict[str, str] = {}
-    for drive, split in zip(drives, fixed, strict=True):
-        if split is not None and homes.get(drive) != "test":
-            homes[drive] = split
-    result: list[str] = []
-    moved: list[int] = []
-    for i, drive in enumerate(drives):
-        home = homes.get(drive)
-        result.append(home or "")
-        if home is not None and fixed[i] != home:
-            moved.append(i)
-    open_ = [i for i, split in enumerate(result) if not split]
+    homes = np.full(len(drives), -1, np.int8)
+    for split in ("val", "test"):
+        homes[drive_of[fixed == _SPLITS.index(split)]] = _SPLITS.index(split)
+    result = homes[drive_of]
+    moved = np.flatnonzero((result >= 0) & (fixed != result)).tolist()
     if named and "val" in own and "test" in own:
         shares_ = {"train": 1.0}
     elif named:
         shares_ = {"train": train / (train + val), "val": val / (train + val)}
     else:
         shares_ = whole
-    splits_of: dict[str, set[str]] = defaultdict(set)
+    splits_of: dict[str, set[str]] = {domain: set() for domain in set(domains)}
     for domain, split in zip(domains, given, strict=True):
         splits_of[domain].add(split)
-    unsplit = {domain for domain, splits in splits_of.items() if named and splits == {"all"}}
+    unsplit = [domain for domain, splits in splits_of.items() if named and splits == {"all"}]
+    kinds = np.asarray(domains, dtype=str)
+    free = result < 0
     # Drives that a domain with splits shares go first, and take the others' frames along.
-    bound = {drives[i] for i in open_ if domains[i] not in unsplit}
-    groups = ([i for i in open_ if drives[i] in bound], shares_), ([i for i in open_ if drives[i] not in bound], whole)
-    for group, wanted in groups:
-        for i, split in zip(
-            group, cut([drives[i] for i in group], [domains[i] for i in group], wanted, seed), strict=True
-        ):
-            result[i] = split
-    return result, moved
+    bound = np.zeros(len(drives), bool)
+    bound[drive_of[free & ~np.isin(kinds, unsplit)]] = True
+    shared = bound[drive_of]
+    for group, shares_here in ((free & shared, shares_), (free & ~shared, whole)):
+        wanted = [(name, share) for name, share in shares_here.items() if share > 0]
+        if group.any():
+            into = np.array([_SPLITS.index(name) for name, _ in wanted], np.int8)
+            result[group] = into[_cut(places[group], kinds[group], wanted)]
+    return [_SPLITS[number] for number in result.tolist()], moved

@@ -59,7 +59,7 @@ def find_images(source: Path, limit: int | None = None) -> Inputs:
         root = source if source.is_dir() else source.parent
         found = {}
         for part in dataset.parts:
-            extra = unlabelled_frames(part)
+            extra = list(unlabelled_frames(part))
             if not source.is_dir() and part.source is not None:
                 extra = []  # a label file means the images it names
                 folders.append(part.images)

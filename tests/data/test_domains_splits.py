@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nightaug.data.checks import brightness_limits
 from nightaug.data.domains import prepare
 from nightaug.data.frames import Frame
-from nightaug.data.splits import assign, find_drives, parse_split, sample, shares
+from nightaug.data.splits import assign, find_drives, parse_split, ranks, sample, shares
 from nightaug.errors import ConfigError
 from nightaug.experiment.tables import prepare_table
 from nightaug.images import write_image
@@ -48,7 +48,7 @@ def test_split_text() -> None:
 
 
 def cut(given: list[str], drives: list[str], domains: list[str] | None = None, seed: int = 0) -> list[str]:
-    splits, moved = assign(drives, domains or ["A"] * len(drives), given, SIX_TWO_TWO, seed)
+    splits, moved = assign(ranks(drives, seed), domains or ["A"] * len(drives), given, SIX_TWO_TWO)
     assert not moved
     return splits
 
@@ -73,12 +73,12 @@ def test_a_domain_without_splits_beside_one_with_splits_is_cut() -> None:
     assert splits[:50] == given[:50]
     assert Counter(splits[50:]) == {"train": 30, "val": 10, "test": 10}
     # A night frame of a drive that the day's splits know goes where that drive is.
-    shared, _ = assign(day + day, ["A"] * 50 + ["B"] * 50, given, SIX_TWO_TWO, 0)
+    shared, _ = assign(ranks(day + day, 0), ["A"] * 50 + ["B"] * 50, given, SIX_TWO_TWO)
     assert shared[50:] == shared[:50] == given[:50]
 
 
 def test_a_drive_in_train_and_val_is_tested_as_a_whole() -> None:
-    splits, moved = assign(["x", "y", "x"], ["A"] * 3, ["train", "train", "val"], (1.0, 0.0, 0.0), 0)
+    splits, moved = assign(ranks(["x", "y", "x"], 0), ["A"] * 3, ["train", "train", "val"], (1.0, 0.0, 0.0))
     assert splits == ["test", "train", "test"]
     assert moved == [0]
 
@@ -94,7 +94,7 @@ def test_a_drive_in_train_and_val_is_tested_as_a_whole() -> None:
 )
 def test_no_drive_is_ever_cut(frames: list[tuple[int, str, str]], seed: int) -> None:
     drives, domains, own = [str(f[0]) for f in frames], [f[1] for f in frames], [f[2] for f in frames]
-    splits, _ = assign(drives, domains, own, SIX_TWO_TWO, seed)
+    splits, _ = assign(ranks(drives, seed), domains, own, SIX_TWO_TWO)
     assert set(splits) <= {"train", "val", "test"}
     assert len(set(zip(drives, splits, strict=True))) == len(set(drives))
 
@@ -117,12 +117,13 @@ def test_fractions_hold_in_each_domain() -> None:
 def test_samples_take_whole_drives_and_grow() -> None:
     drives = [f"{i // 5}" for i in range(100)]
     names = [f"{i:03d}" for i in range(100)]
-    small, large = sample(drives, names, 20, 0), sample(drives, names, 50, 0)
+    places = ranks(drives, 0)
+    small, large = sample(places, names, 20), sample(places, names, 50)
     assert len(small) == 20
     assert set(small) < set(large)
     assert Counter(Counter(drives[i] for i in small).values()) == {5: 4}
-    assert len(sample(drives, names, 7, 0)) == 7
-    assert sample(drives, names, 1000, 0) == list(range(100))
+    assert len(sample(places, names, 7)) == 7
+    assert sample(places, names, 1000) == list(range(100))
 
 
 def test_shares() -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from nightaug.data.classes import BDD100K_CLASSES, canonical_class
 from nightaug.data.companion_names import without_companions
 from nightaug.data.frames import Box, Frame
+from nightaug.data.shelf import change
 from nightaug.data.text import encodable, plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
@@ -99,7 +100,8 @@ class LabelSet:
     """The frames of one label file or folder.
 
     Attributes:
-        frames: one for every image the labels name, in file order; ``path`` is None until resolved.
+        frames: one for every image the labels name, in file order; ``path`` is None until resolved. A list, unless the
+            reader was told to keep them elsewhere (shelf.py): then what is changed in one is forgotten.
         classes: canonical class names in the order of the format's class numbers.
         format: key of ``READERS``.
         layout: variant inside the format, which its writer takes back (``list``, ``per-image``, ``frames`` ...).
@@ -109,7 +111,7 @@ class LabelSet:
         unlabelled: images that no label names, relative to the image root, without other images' masks.
     """
 
-    frames: list[Frame]
+    frames: Sequence[Frame]
     classes: tuple[str, ...]
     format: str
     layout: str = ""
@@ -230,7 +232,9 @@ class ImageIndex:
     def __init__(self, root: Path, problems: Problems | None = None) -> None:
         self.root = root
         self.problems = Problems() if problems is None else problems
-        self.names: dict[str, None] = {}
+        #: Every image, and the number of the label set (:func:`resolve`) that named it last.
+        self.names: dict[str, int] = {}
+        self._label_sets = 0
         self._tails: dict[str, str] | None = None
         if not root.is_dir():
             raise DatasetError(f"{root}: no such folder of images")
@@ -244,30 +248,42 @@ class ImageIndex:
         pending = [(str(self.root), "")]
         while pending:
             folder, prefix = pending.pop()
+            # Names only are kept and sorted: the entries of 100,000 files would take three times as much.
+            images: list[str] = []
+            strange: list[tuple[str, str, str]] = []
+            folders: list[tuple[str, str]] = []
             with os.scandir(folder) as entries:
-                children = sorted(entries, key=lambda entry: entry.name)
-            for entry in children:
-                name = prefix + entry.name
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if not encodable(entry.name):
-                    self.problems.add("file name that is not UTF-8 skipped", shown(name), "rename it")
-                elif is_folder(entry):
-                    if not entry.is_symlink():
-                        pending.append((entry.path, name + "/"))
-                    elif reason := refused_link(entry.path, real_root):
-                        self.problems.add("linked folder skipped", name, reason)
-                elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                    if entry.is_symlink() and not _leads_to_image(entry.path):
-                        self.problems.add("broken link skipped", name, "does not lead to an image file")
+                for entry in entries:
+                    name = prefix + entry.name
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
-                    if is_special(entry):
-                        self.problems.add(SPECIAL, name, "a pipe, a socket or a device")
-                        continue
-                    self.names[name] = None
+                    if not encodable(entry.name):
+                        strange.append((shown(name), "file name that is not UTF-8 skipped", "rename it"))
+                    elif is_folder(entry):
+                        if not entry.is_symlink():
+                            folders.append((entry.path, name + "/"))
+                        elif reason := refused_link(entry.path, real_root):
+                            strange.append((name, "linked folder skipped", reason))
+                    elif os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+                        if entry.is_symlink() and not _leads_to_image(entry.path):
+                            strange.append((name, "broken link skipped", "does not lead to an image file"))
+                        elif is_special(entry):
+                            strange.append((name, SPECIAL, "a pipe, a socket or a device"))
+                        else:
+                            images.append(name)
+            pending += sorted(folders)
+            for name, kind, detail in sorted(strange):
+                self.problems.add(kind, name, detail)
+            images.sort()
+            self.names.update(dict.fromkeys(images, 0))
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def next_label_set(self) -> int:
+        """A number that no image has been marked with."""
+        self._label_sets += 1
+        return self._label_sets
 
     def find(self, name: str, video: str | None = None) -> str | None:
         """Relative name of the image a label means, or None.
@@ -341,14 +357,18 @@ def _leads_to_image(path: str) -> bool:
 
 def resolve(labels: LabelSet, index: ImageIndex) -> None:
     """Set ``path`` of every frame whose image exists, and list the images no label names."""
-    used: set[str] = set()
-    root = index.root
-    for frame in labels.frames:
+    # Marked in the index itself: a set of the names would take as much again.
+    mark, names, root = index.next_label_set(), index.names, index.root
+
+    def find(frame: Frame) -> Frame:
         found = index.find(frame.name, frame.video)
         if found is not None:
             frame.path = root / found
-            used.add(found)
-    labels.unlabelled = without_companions((name for name in index.names if name not in used), index.names)
+            names[found] = mark
+        return frame
+
+    labels.frames = change(labels.frames, find)
+    labels.unlabelled = without_companions((name for name, by in names.items() if by != mark), names)
 
 
 def read_bytes(path: Path) -> bytes:

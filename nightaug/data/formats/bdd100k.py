@@ -22,7 +22,7 @@ from nightaug.data.formats.frame_json import FrameStream, loads, no_gc
 from nightaug.data.formats.raw_frames import FrameConverter, RawFrame, RawLabel
 from nightaug.data.formats.scalabel import frame_attributes, frame_item, label_item, note_unknown, write_json
 from nightaug.data.frames import Box, Frame
-from nightaug.data.packed import pack_frames
+from nightaug.data.packed import Keep, pack_frames
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
@@ -45,13 +45,13 @@ _PER_IMAGE = msgspec.json.Decoder(_PerImage)
 _LABELS = msgspec.json.Decoder(list[RawLabel])
 
 
-def label_files(folder: Path, suffix: str) -> list[Path]:
+def label_files(folder: Path, suffix: str) -> Iterator[Path]:
     """All files with this ending under a folder, sorted; links to folders, pipes and devices are left out."""
-    found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders.sort()
-        found += [Path(parent, name) for name in sorted(files) if name.lower().endswith(suffix) and name[0] != "."]
-    return [path for path in found if path.is_file()]
+        for name in sorted(files):
+            if name.lower().endswith(suffix) and name[0] != "." and (path := Path(parent, name)).is_file():
+                yield path
 
 
 def image_name(stem: str) -> str:
@@ -59,7 +59,7 @@ def image_name(stem: str) -> str:
     return stem if os.path.splitext(stem)[1].lower() in IMAGE_SUFFIXES else stem + ".jpg"
 
 
-def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
+def read(path: Path, images: ImageIndex | None = None, keep: Keep = pack_frames) -> LabelSet:
     """Read a file in any of the three layouts, or a folder of per-image files.
 
     Raises:
@@ -67,14 +67,15 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     """
     problems = Problems()
     converter = FrameConverter(problems, str(path))
+    frames: Sequence[Frame]
     if path.is_dir():
-        frames: list[Frame] = []
         layout = "per-image"
-        files = label_files(path, ".json")
-        if not files:
-            raise DatasetError(f"{path}: no .json files in this folder")
-        with no_gc():
-            for file in files:
+        number = 0
+
+        def each() -> Iterator[Frame]:
+            nonlocal layout, number
+            for file in label_files(path, ".json"):
+                number += 1
                 try:
                     layout_here, found = _read_one(file, file.relative_to(path).with_suffix("").as_posix(), converter)
                 except DatasetError as error:
@@ -83,15 +84,21 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
                     continue
                 if found:
                     layout = layout_here
-                frames += pack_frames(found)
-        if not frames and problems.counts["unreadable label file"] == len(files):
+                yield from found
+
+        with no_gc():
+            frames = keep(each())
+        if not number:
+            raise DatasetError(f"{path}: no .json files in this folder")
+        if not frames and problems.counts["unreadable label file"] == number:
             raise DatasetError(problems.listed[0].detail)
     elif is_list(path):
         stream = FrameStream(path, problems)
-        frames = pack_frames(stream)
+        frames = keep(stream)
         converter, layout = stream.converter, "list"
     else:
-        layout, frames = _read_one(path, path.stem, converter)
+        layout, found = _read_one(path, path.stem, converter)
+        frames = keep(found)
     note_unknown(problems, converter)
     return LabelSet(frames, ordered_classes(converter.unknown), "bdd100k", layout, problems)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,7 +37,8 @@ from nightaug.data.formats.base import (
 )
 from nightaug.data.formats.frame_json import loads, no_gc
 from nightaug.data.frames import Box, Frame
-from nightaug.data.packed import packed
+from nightaug.data.packed import Keep, pack_frames, packed
+from nightaug.data.shelf import repeated
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_open
 
@@ -100,7 +102,7 @@ _NO_SEGMENTATION = 4
 _DECODER = msgspec.json.Decoder(_Document)
 
 
-def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
+def read(path: Path, images: ImageIndex | None = None, keep: Keep = pack_frames) -> LabelSet:
     """Read one COCO file.
 
     Images without annotations are frames without boxes. Annotations of unknown images or categories, without
@@ -116,10 +118,10 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
             document = _DECODER.decode(data)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             document = _loose(loads(data, path), path, problems)
-        return _convert(document, problems)
+        return _convert(document, problems, keep)
 
 
-def _convert(document: _Document, problems: Problems) -> LabelSet:
+def _convert(document: _Document, problems: Problems, keep: Keep) -> LabelSet:
     meta: dict[str, Any] = {"categories": [_entry(category) for category in document.categories]}
     meta.update((key, value) for key in ("info", "licenses") if (value := getattr(document, key)) is not None)
     own = own_classes(meta)
@@ -184,7 +186,7 @@ def _convert(document: _Document, problems: Problems) -> LabelSet:
     problems.count(SEGMENTATION, segmentations)
     for number, frame in by_image.items():
         frame.boxes = packed(boxes.pop(number, []))
-    return LabelSet(frames, tuple(first), "coco", "", problems, meta)
+    return LabelSet(keep(frames), tuple(first), "coco", "", problems, meta)
 
 
 def _entry(category: _Category) -> dict[str, Any]:
@@ -220,13 +222,15 @@ def _loose(value: Any, path: Path, problems: Problems) -> _Document:
 
 def _box_ids(frames: Sequence[Frame]) -> Iterator[int]:
     """The boxes' own ids where they are whole numbers and unique, otherwise 1, 2, 3 ..."""
-    seen: set[int] = set()
+    found = array("q")
     for frame in frames:
         for box in frame.boxes:
             text = box.id or ""
-            if not (text.isascii() and text.isdecimal() and len(text) < 16) or int(text) in seen:
+            if not (text.isascii() and text.isdecimal() and len(text) < 16):
                 return itertools.count(1)
-            seen.add(int(text))
+            found.append(int(text))
+    if repeated(found):
+        return itertools.count(1)
     return (int(box.id or 0) for frame in frames for box in frame.boxes)
 
 
@@ -284,8 +288,10 @@ def _write_list(stream: IO[bytes], parts: Iterable[Sequence[Any]]) -> None:
     stream.write(b"[]" if following == b"[" else b"]")
 
 
-def _image_ids(frames: Sequence[Frame]) -> list[int | str]:
+def _image_ids(frames: Sequence[Frame]) -> Sequence[int | str]:
     """The frames' own ids where they are unique, otherwise 1, 2, 3 ... as far as these are free."""
+    if not any("id" in (frame.extra or ()) for frame in frames):
+        return range(1, len(frames) + 1)
     used: dict[int | str, None] = {}
     number = 0
     for frame in frames:

@@ -9,6 +9,7 @@ a label file are those in the split's own image folder, or beside or below the l
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,10 @@ from nightaug.data.formats.tree import (
     split_word,
     walk,
 )
+from nightaug.data.formats.voc import split_by_sets
 from nightaug.data.frames import Frame
+from nightaug.data.packed import Keep, pack_frames
+from nightaug.data.shelf import change, paths_of, repeated
 from nightaug.data.text import encodable
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
@@ -131,9 +135,9 @@ class Dataset:
         return found
 
 
-def unlabelled_frames(part: Part) -> list[Frame]:
+def unlabelled_frames(part: Part) -> Iterator[Frame]:
     """The images of a part that no label names."""
-    return [Frame(image, path=part.images / image, timeofday=part.timeofday) for image in part.labels.unlabelled]
+    return (Frame(image, path=part.images / image, timeofday=part.timeofday) for image in part.labels.unlabelled)
 
 
 def open_dataset(
@@ -141,6 +145,7 @@ def open_dataset(
     images: str | os.PathLike[str] | None = None,
     labels: str | os.PathLike[str] | None = None,
     format: str | None = None,
+    keep: Keep = pack_frames,
 ) -> Dataset:
     """Find and read everything in a dataset's folder.
 
@@ -148,12 +153,13 @@ def open_dataset(
         root: the folder; or one label file; or one image; or the ``data.yaml`` in a YOLO dataset's folder.
         images, labels: say where they are instead of searching.
         format: a key of ``READERS`` where looking would be wrong.
+        keep: what to make of the frames of each part: a list, or :meth:`nightaug.data.shelf.Shelf.keep`.
 
     Raises:
         DatasetError: nothing usable is there; the message says what was looked for.
         ConfigError: unknown ``format``.
     """
-    dataset = _open(root, images, labels, format)
+    dataset = _open(root, images, labels, format, keep)
     _tell_time(dataset)
     return dataset
 
@@ -163,6 +169,7 @@ def _open(
     images: str | os.PathLike[str] | None,
     labels: str | os.PathLike[str] | None,
     format: str | None,
+    keep: Keep,
 ) -> Dataset:
     check_format(format)
     root = _folder_of_yaml(Path(root))
@@ -174,11 +181,11 @@ def _open(
     if root.is_file() and labels is None:
         if root.suffix.lower() in IMAGE_SUFFIXES:
             frame = Frame(root.name, path=root)
-            dataset.parts.append(Part("all", None, LabelSet([frame], (), "", "images"), root.parent, None))
+            dataset.parts.append(Part("all", None, LabelSet(keep([frame]), (), "", "images"), root.parent, None))
             return dataset
         labels = root
     if labels is None and images is None and root.is_dir():
-        dataset.parts = list(_prepared(root, dataset.problems))
+        dataset.parts = list(_prepared(root, dataset.problems, keep))
         if dataset.parts:
             dataset.prepared = True
             _keep_first(dataset)
@@ -200,7 +207,7 @@ def _open(
             _without_labels(label_base, labels is not None, dataset.problems)
     else:
         sources = []
-    _read_parts(dataset, sources, image_base, image_tree)
+    _read_parts(dataset, sources, image_base, image_tree, keep)
     _keep_first(dataset)
     if not dataset.parts:
         links = [p.where for p in dataset.problems.listed if p.kind == "linked folder skipped"]
@@ -224,10 +231,14 @@ def _tell_time(dataset: Dataset) -> None:
     except (OSError, ValueError, RecursionError):
         return  # no translated folder; whoever translates into it says what is wrong with it
     time = TARGET_TIME[facts.direction]
+
+    def tell(frame: Frame) -> Frame:
+        frame.timeofday = frame.timeofday or time
+        return frame
+
     for part in dataset.parts:
         part.timeofday = time
-        for frame in part.labels.frames:
-            frame.timeofday = frame.timeofday or time
+        part.labels.frames = change(part.labels.frames, tell)
 
 
 def _folder_of_yaml(file: Path) -> Path:
@@ -261,18 +272,26 @@ def _without_labels(base: Path, asked: bool, problems: Problems) -> None:
 
 def _keep_first(dataset: Dataset) -> None:
     """Of several frames of one image only the first stays, whoever reads the dataset."""
-    seen: set[Path] = set()
+    # The numbers of all paths say which few have to be looked at; the paths themselves would fill the memory.
+    paths = (path for part in dataset.parts for path in paths_of(part.labels.frames) if path is not None)
+    twice = repeated(array("q", map(hash, paths)))
+    if not twice:
+        return
+    seen: set[str] = set()
     for part in dataset.parts:
-        kept: list[Frame] = []
-        for frame in part.labels.frames:
-            if frame.path is None or frame.path not in seen:
-                kept.append(frame)
-                if frame.path is not None:
-                    seen.add(frame.path)
-            else:
-                dataset.duplicates += 1
-                dataset.problems.add("duplicate name", shown(frame.name), f"labelled again in {part.source}, skipped")
-        part.labels.frames = kept
+
+        def first(frame: Frame, part: Part = part) -> Frame | None:
+            path = None if frame.path is None else str(frame.path)
+            if path is None or hash(path) not in twice:
+                return frame
+            if path not in seen:
+                seen.add(path)
+                return frame
+            dataset.duplicates += 1
+            dataset.problems.add("duplicate name", shown(frame.name), f"labelled again in {part.source}, skipped")
+            return None
+
+        part.labels.frames = change(part.labels.frames, first)
 
 
 def _base_of(label_file: Path) -> Path:
@@ -283,7 +302,7 @@ def _base_of(label_file: Path) -> Path:
     return label_file.parent
 
 
-def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[str, Folder]) -> None:
+def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[str, Folder], keep: Keep) -> None:
     indexes: dict[str, ImageIndex] = {}
 
     def index_of(name: str) -> ImageIndex:
@@ -306,9 +325,10 @@ def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[
                 dataset.problems.add("label file not used", str(source.path), "another one names the same images")
                 continue
             index = index_of(folder)
-            labels = READERS[source.format](source.path, index)
+            labels = READERS[source.format](source.path, index, keep)
             resolve(labels, index)
-            for name, some in _voc_sets(source, labels):
+            by_sets = source.format == "voc" and source.split == "all"
+            for name, some in split_by_sets(source.path, labels, keep) if by_sets else [(None, labels)]:
                 dataset.parts.append(Part(name or split, None, some, index.root, source.path))
             dataset.problems.extend(labels.problems)
     _settle_unlabelled(dataset.parts)
@@ -318,7 +338,7 @@ def _read_parts(dataset: Dataset, sources: list[Source], base: Path, tree: dict[
         tops = {n: s for n, s in named.items() if not any(parent in named for parent in parents(n))}
         for name, split in (tops or {descend("", tree): "all"}).items():
             index = index_of(name)
-            frames = [Frame(image, path=index.root / image) for image in without_companions(index.names)]
+            frames = keep(Frame(image, path=index.root / image) for image in without_companions(index.names))
             dataset.parts.append(Part(split, None, LabelSet(frames, (), "", "images"), index.root, None))
     elif "test" not in labelled and "all" not in labelled:
         for name, folder_here in tree.items():
@@ -340,31 +360,7 @@ def _settle_unlabelled(parts: list[Part]) -> None:
                 part.labels.unlabelled = []
 
 
-def _voc_sets(source: Source, labels: LabelSet) -> list[tuple[str | None, LabelSet]]:
-    """Pascal VOC's ``ImageSets/Main/{train,val,test}.txt`` cut the frames into splits."""
-    folder = source.path if source.path.is_dir() else source.path.parent
-    sets = folder.parent / "ImageSets" / "Main"
-    if source.format != "voc" or source.split != "all" or not sets.is_dir():
-        return [(None, labels)]
-    by_stem = {os.path.splitext(frame.name)[0]: frame for frame in labels.frames}
-    found: list[tuple[str | None, LabelSet]] = []
-    for split in SPLITS:
-        file = sets / f"{split}.txt"
-        try:
-            stems = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError):
-            continue
-        frames = [frame for stem in stems if (frame := by_stem.pop(stem, None)) is not None]
-        if frames:
-            found.append((split, LabelSet(frames, labels.classes, "voc", "", labels.problems, labels.meta)))
-    if not found:
-        return [(None, labels)]
-    if by_stem:
-        labels.problems.count("frame in no split of ImageSets, not used", len(by_stem))
-    return found
-
-
-def _prepared(root: Path, problems: Problems) -> Iterator[Part]:
+def _prepared(root: Path, problems: Problems, keep: Keep) -> Iterator[Part]:
     """The parts of ``{train,val,test}/{A,B}`` with ``annotations/{split}_{domain}.json``, where they exist."""
     for split in SPLITS:
         for domain in DOMAINS:
@@ -374,10 +370,10 @@ def _prepared(root: Path, problems: Problems) -> Iterator[Part]:
             index = ImageIndex(folder, problems)
             file = root / "annotations" / f"{split}_{domain}.json"
             if file.is_file():
-                labels = READERS["coco"](file, index)
+                labels = READERS["coco"](file, index, keep)
                 resolve(labels, index)
                 problems.extend(labels.problems)
                 yield Part(split, domain, labels, folder, file)
             else:
-                frames = [Frame(name, path=folder / name) for name in without_companions(index.names)]
+                frames = keep(Frame(name, path=folder / name) for name in without_companions(index.names))
                 yield Part(split, domain, LabelSet(frames, (), "", "images"), folder, None)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from nightaug.data.formats import bdd100k, coco, scalabel, voc, yolo
 from nightaug.data.formats.base import ImageIndex, LabelSet, Problems, resolve
 from nightaug.data.formats.detect import detect_format
 from nightaug.data.frames import Frame
+from nightaug.data.packed import Keep
 from nightaug.errors import ConfigError
 
 
@@ -27,7 +28,9 @@ class Writer(Protocol):
     ) -> list[Path]: ...
 
 
-Reader = Callable[[Path, ImageIndex | None], LabelSet]
+class Reader(Protocol):
+    def __call__(self, path: Path, images: ImageIndex | None = None, keep: Keep = ...) -> LabelSet: ...
+
 
 READERS: dict[str, Reader] = {
     "bdd100k": bdd100k.read,

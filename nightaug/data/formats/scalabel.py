@@ -17,13 +17,14 @@ from nightaug.data.formats.base import ImageIndex, LabelSet, Problem, Problems, 
 from nightaug.data.formats.frame_json import FrameStream
 from nightaug.data.formats.raw_frames import FrameConverter, read_attributes
 from nightaug.data.frames import Box, Frame
-from nightaug.data.packed import pack_frames
+from nightaug.data.packed import Keep, pack_frames
+from nightaug.data.shelf import change
 from nightaug.images import atomic_write_bytes
 
 _LIGHTS = {"red": "R", "yellow": "Y", "green": "G"}
 
 
-def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
+def read(path: Path, images: ImageIndex | None = None, keep: Keep = pack_frames) -> LabelSet:
     """Read a list or document of frames.
 
     Raises:
@@ -31,16 +32,21 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     """
     problems = Problems()
     stream = FrameStream(path, problems)
-    frames = pack_frames(stream)
+    frames = keep(stream)
     note_unknown(problems, stream.converter)
     config = stream.config if isinstance(stream.config, dict) else None
     classes = _config_classes(config) or ordered_classes(stream.converter.unknown)
     if config is not None:
         size = config.get("imageSize")
         if isinstance(size, dict) and isinstance(size.get("width"), int) and isinstance(size.get("height"), int):
-            for frame in frames:
-                if frame.width is None and size["width"] > 0 and size["height"] > 0:
-                    frame.width, frame.height = size["width"], size["height"]
+            width, height = size["width"], size["height"]
+
+            def sized(frame: Frame) -> Frame:
+                if frame.width is None and width > 0 and height > 0:
+                    frame.width, frame.height = width, height
+                return frame
+
+            frames = change(frames, sized)
     meta: dict[str, Any] = {} if config is None else {"config": config}
     if names := stream.converter.categories.own_names(problems):
         meta["names"] = names

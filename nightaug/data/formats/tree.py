@@ -46,6 +46,8 @@ OWN_FILES = frozenset(
     {"world.json", "counts.json", "prepare.json", "translation.json", "manifest.json", "curation.json", "scores.json"}
 )
 _MAX_FOLDERS = 100_000
+#: Of this many .json files of a folder, and of this many .txt files, it is asked what they are.
+_MAX_NOTED, _MAX_LOOKED_AT = 200, 50
 
 
 @dataclass
@@ -54,9 +56,9 @@ class Folder:
 
     images: int = 0  # in this folder itself
     below: int = 0  # in this folder and all below it
-    json: list[str] = field(default_factory=list)
+    json: list[str] = field(default_factory=list)  # the first ones
     xml: int = 0
-    text: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)  # the first ones
 
     def add_file(self, name: str) -> None:
         """Count or note a file by its ending."""
@@ -64,11 +66,23 @@ class Folder:
         if suffix in IMAGE_SUFFIXES:
             self.images += 1
         elif suffix == ".json":
-            self.json.append(name)
+            _note(self.json, name)
         elif suffix == ".xml":
             self.xml += 1
-        elif suffix == ".txt" and len(self.text) < 50:
-            self.text.append(name)
+        elif suffix == ".txt":
+            _note(self.text, name)
+
+    def settle(self) -> None:
+        """All files have been added."""
+        self.json = sorted(self.json)[:_MAX_NOTED]
+        self.text = sorted(self.text)[:_MAX_LOOKED_AT]
+
+
+def _note(names: list[str], name: str) -> None:
+    """Add a name; of many the first ones in the order of the alphabet stay."""
+    names.append(name)
+    if len(names) > 10 * _MAX_NOTED:
+        names[:] = sorted(names)[:_MAX_NOTED]
 
 
 @dataclass
@@ -91,22 +105,29 @@ def walk(root: Path, problems: Problems) -> dict[str, Folder]:
         folder = found[name] = Folder()
         if len(found) > _MAX_FOLDERS:
             raise DatasetError(f"{root}: more than {_MAX_FOLDERS:,} folders; name the dataset's own folder")
+        # Sorted is only what is kept: the entries of a folder of 100,000 files would take much memory.
+        strange: list[tuple[str, str, str]] = []
+        below: list[str] = []
         try:
-            entries = sorted(os.scandir(root / name if name else root), key=lambda e: e.name)
+            with os.scandir(root / name if name else root) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                        continue
+                    inner = f"{name}/{entry.name}" if name else entry.name
+                    kind, why = _unusable(entry, real_root)
+                    if kind and not is_image_name(entry.name):  # the index lists those
+                        strange.append((inner, kind, why))
+                    elif not kind and not is_folder(entry):
+                        folder.add_file(entry.name)
+                    elif not kind and not entry.is_symlink():
+                        below.append(inner)
         except OSError as error:
             problems.add("folder that cannot be listed", name or str(root), str(error.strerror))
             continue
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            inner = f"{name}/{entry.name}" if name else entry.name
-            kind, why = _unusable(entry, real_root)
-            if kind and not is_image_name(entry.name):  # the index lists those
-                problems.add(kind, shown(inner), why)
-            elif not kind and not is_folder(entry):
-                folder.add_file(entry.name)
-            elif not kind and not entry.is_symlink():
-                pending.append(inner)
+        folder.settle()
+        pending += sorted(below)
+        for inner, kind, why in sorted(strange):
+            problems.add(kind, shown(inner), why)
     for name, folder in found.items():
         for parent in (name, *parents(name)):
             found[parent].below += folder.images
@@ -199,7 +220,7 @@ def _json_sources(place: Path, names: list[str], format: str | None, problems: P
         if kind == "bdd100k":
             return [(place, kind)]
     found: list[tuple[Path, str]] = []
-    for name in names[:200]:
+    for name in names:
         kind = format or _quiet_format(place / name, problems)
         if kind == "bdd100k" and json_layout(place / name) in ("per-image", "labels"):
             return [(place, kind)]

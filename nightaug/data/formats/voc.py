@@ -9,7 +9,7 @@ The XML is untrusted: a file with a DOCTYPE or an entity is refused before it is
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -27,7 +27,7 @@ from nightaug.data.formats.base import (
     why_implausible,
 )
 from nightaug.data.frames import Box, Frame
-from nightaug.data.packed import packed
+from nightaug.data.packed import Keep, pack_frames
 from nightaug.data.text import encodable, plain
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES, atomic_write_bytes
@@ -35,7 +35,7 @@ from nightaug.images import IMAGE_SUFFIXES, atomic_write_bytes
 _MAX_BYTES = 20_000_000  # one image's labels are a few kilobytes
 
 
-def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
+def read(path: Path, images: ImageIndex | None = None, keep: Keep = pack_frames) -> LabelSet:
     """Read one XML file, or all of a folder.
 
     Raises:
@@ -44,30 +44,62 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     from nightaug.data.formats.bdd100k import label_files
 
     problems = Problems()
-    files = label_files(path, ".xml") if path.is_dir() else [path]
-    if not files:
-        raise DatasetError(f"{path}: no .xml files in this folder")
+    number = 0
     own: dict[str, str] = {}
-    frames: list[Frame] = []
-    for file in files:
-        if not encodable(str(file.relative_to(path))):
-            problems.add("file name that is not UTF-8 skipped", shown(file.name), "rename it")
-            continue
-        try:
-            frame = _read_one(file, own, problems)
-        except DatasetError as error:
-            if len(files) == 1:
-                raise
-            problems.add("unreadable label file", shown(file.name), str(error))
-            continue
-        if frame is not None:
-            if path.is_dir() and file.parent != path and "/" not in frame.name:
-                frame.name = f"{file.parent.relative_to(path).as_posix()}/{frame.name}"
-            frames.append(frame)
-    if not frames and problems.counts["unreadable label file"] == len(files):
+
+    def each() -> Iterator[Frame]:
+        nonlocal number
+        for file in label_files(path, ".xml") if path.is_dir() else [path]:
+            number += 1
+            if not encodable(str(file.relative_to(path))):
+                problems.add("file name that is not UTF-8 skipped", shown(file.name), "rename it")
+                continue
+            try:
+                frame = _read_one(file, own, problems)
+            except DatasetError as error:
+                problems.add("unreadable label file", shown(file.name), str(error))
+                continue
+            if frame is not None:
+                if path.is_dir() and file.parent != path and "/" not in frame.name:
+                    frame.name = f"{file.parent.relative_to(path).as_posix()}/{frame.name}"
+                yield frame
+
+    frames = keep(each())
+    if not number:
+        raise DatasetError(f"{path}: no .xml files in this folder")
+    if not frames and problems.counts["unreadable label file"] == number:
         raise DatasetError(problems.listed[0].detail)
     classes = [name for name in BDD100K_CLASSES if name in own] + sorted(set(own) - set(BDD100K_CLASSES))
     return LabelSet(frames, tuple(classes), "voc", "", problems, {"names": own})
+
+
+def split_by_sets(path: Path, labels: LabelSet, keep: Keep) -> list[tuple[str | None, LabelSet]]:
+    """The splits that ``ImageSets/Main/{train,val,test}.txt`` beside the labels cut their frames into.
+
+    Returns:
+        (split, its frames); where there are no such files, (None, ``labels``).
+    """
+    folder = path if path.is_dir() else path.parent
+    sets = folder.parent / "ImageSets" / "Main"
+    if not sets.is_dir():
+        return [(None, labels)]
+    by_stem = {os.path.splitext(frame.name)[0]: number for number, frame in enumerate(labels.frames)}
+    found: list[tuple[str | None, LabelSet]] = []
+    for split in ("train", "val", "test"):
+        file = sets / f"{split}.txt"
+        try:
+            stems = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError):
+            continue
+        numbers = [number for stem in stems if (number := by_stem.pop(stem, None)) is not None]
+        if numbers:
+            frames = keep(labels.frames[number] for number in numbers)
+            found.append((split, LabelSet(frames, labels.classes, "voc", "", labels.problems, labels.meta)))
+    if not found:
+        return [(None, labels)]
+    if by_stem:
+        labels.problems.count("frame in no split of ImageSets, not used", len(by_stem))
+    return found
 
 
 def _read_one(file: Path, own: dict[str, str], problems: Problems) -> Frame | None:
@@ -135,7 +167,7 @@ def _read_one(file: Path, own: dict[str, str], problems: Problems) -> Frame | No
                 _flag(item.findtext("difficult")) is True,
             )
         )
-    frame.boxes = packed(boxes)
+    frame.boxes = boxes
     return frame
 
 

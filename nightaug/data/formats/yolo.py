@@ -6,7 +6,7 @@ folders above. Pixels need the image's size, so a text file whose image is missi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +28,8 @@ from nightaug.data.formats.base import (
 )
 from nightaug.data.formats.detect import YOLO_FILES
 from nightaug.data.frames import Box, Frame
-from nightaug.data.packed import packed
+from nightaug.data.packed import Keep, pack_frames, packed
+from nightaug.data.shelf import change
 from nightaug.errors import DatasetError, ImageError, first_line
 from nightaug.images import atomic_write_bytes, atomic_write_text, image_size
 
@@ -38,7 +39,7 @@ _MAX_CLASSES = 10_000
 _MAX_BYTES = 1_000_000  # a file of class names
 
 
-def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
+def read(path: Path, images: ImageIndex | None = None, keep: Keep = pack_frames) -> LabelSet:
     """Read a folder of .txt files (or a single one) whose images are in ``images``.
 
     Every .txt whose image is in the index gives a frame, an empty one a frame without objects. An image without a
@@ -54,10 +55,46 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
     problems = Problems()
     folder = path if path.is_dir() else path.parent
     names, given = read_names(path)
-    files = label_files(path, ".txt") if path.is_dir() else [path] if path.suffix.lower() == ".txt" else []
-    frames: list[Frame] = []
-    listed: set[str] = set()
+    files: Iterable[Path] = [path] if path.suffix.lower() == ".txt" else []
+    if path.is_dir():
+        files = label_files(path, ".txt")
     highest = -1
+
+    def numbered() -> Iterator[Frame]:
+        nonlocal highest
+        for frame, highest_here in _each(files, folder, images, names, problems):
+            highest = max(highest, highest_here)
+            yield frame
+
+    frames = keep(numbered())
+    for number in range(len(names), highest + 1):
+        names.append(f"class{number}")
+    if not given and highest >= 0:
+        problems.add("no class names found", str(path), "add a classes.txt or dataset.yaml; named class0, class1, ...")
+    canonical = [canonical_class(name) for name in names]
+    first = first_places(canonical)
+
+    def named(frame: Frame) -> Frame:
+        frame.boxes = packed([_named(box, canonical, first) for box in frame.boxes])
+        return frame
+
+    categories = [{"id": number, "name": own_name(name)} for number, name in enumerate(names)]
+    more = {"categories": categories}
+    return LabelSet(change(frames, named), canonical_classes(names), "yolo", "", problems, more)
+
+
+def _named(box: Box, canonical: Sequence[str], first: Mapping[str, int]) -> Box:
+    number = int(box.category)
+    box.category = canonical[number]
+    box.source_category = None if first[box.category] == number else number
+    return box
+
+
+def _each(
+    files: Iterable[Path], folder: Path, images: ImageIndex, names: list[str], problems: Problems
+) -> Iterator[tuple[Frame, int]]:
+    """The frame of every file, its boxes' category still the number as text, and the highest of these, or -1."""
+    listed: set[str] = set()
     for file in files:
         stem = file.relative_to(folder).with_suffix("").as_posix()
         found = images.find(stem)
@@ -81,25 +118,8 @@ def read(path: Path, images: ImageIndex | None = None) -> LabelSet:
         except (OSError, UnicodeDecodeError) as error:
             problems.add("unreadable label file", shown(file.name), str(error))
             continue
-        boxes, highest_here = _boxes(text, frame, names, problems)
-        frame.boxes = packed(boxes)
-        highest = max(highest, highest_here)
-        frames.append(frame)
-    for number in range(len(names), highest + 1):
-        names.append(f"class{number}")
-    if not given and highest >= 0:
-        problems.add("no class names found", str(path), "add a classes.txt or dataset.yaml; named class0, class1, ...")
-    canonical = [canonical_class(name) for name in names]
-    first = first_places(canonical)
-    for frame in frames:
-        boxes = list(frame.boxes)
-        for box in boxes:
-            number = int(box.category)
-            box.category = canonical[number]
-            box.source_category = None if first[box.category] == number else number
-        frame.boxes = packed(boxes)
-    categories = [{"id": number, "name": own_name(name)} for number, name in enumerate(names)]
-    return LabelSet(frames, canonical_classes(names), "yolo", "", problems, {"categories": categories})
+        frame.boxes, highest = _boxes(text, frame, names, problems)
+        yield frame, highest
 
 
 def _boxes(text: str, frame: Frame, names: list[str], problems: Problems) -> tuple[list[Box], int]:
