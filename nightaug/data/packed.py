@@ -56,6 +56,33 @@ class PackedBoxes(Sequence[Box]):
         return repr(list(self))
 
 
+class BoxBytes:
+    """Boxes of one frame that come one by one, in as little memory."""
+
+    __slots__ = ("_count", "_data")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._data = bytearray()
+
+    def add(self, box: Box) -> None:
+        self._count += 1
+        self._data += _encode(box)
+
+    def boxes(self) -> PackedBoxes:
+        """All of them, in the order they came."""
+        made = PackedBoxes.__new__(PackedBoxes)
+        made._count, made._data = self._count, _list_head(self._count) + self._data
+        return made
+
+
+def _list_head(count: int) -> bytes:
+    """How msgpack begins a list of so many."""
+    if count < 16:
+        return bytes([0x90 | count])
+    return b"\xdc" + count.to_bytes(2, "big") if count < 1 << 16 else b"\xdd" + count.to_bytes(4, "big")
+
+
 def packed(boxes: Sequence[Box]) -> Sequence[Box]:
     """The boxes in little memory; an empty sequence stays what it is."""
     return PackedBoxes(list(boxes)) if boxes else boxes

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nightaug.data.formats import bdd100k, coco, scalabel, voc, yolo
+from nightaug.data.formats import bdd100k, coco, coco_read, scalabel, voc, yolo
 from nightaug.data.formats.base import ImageIndex, LabelSet, Problems, resolve
 from nightaug.data.formats.detect import detect_format
 from nightaug.data.frames import Frame
@@ -35,7 +35,7 @@ class Reader(Protocol):
 READERS: dict[str, Reader] = {
     "bdd100k": bdd100k.read,
     "scalabel": scalabel.read,
-    "coco": coco.read,
+    "coco": coco_read.read,
     "voc": voc.read,
     "yolo": yolo.read,
 }
