@@ -16,10 +16,12 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import yaml
 
@@ -224,7 +226,22 @@ class RunFolder:
         path = self.state_folder(step) / f"rank-{rank}.pt"
         if not path.exists():
             raise CheckpointError(f"{path} is missing: resume with the number of processes the run was started with")
+        damaged = _damaged_part(path)
+        if damaged is not None:
+            raise CheckpointError(f"{path} is damaged (the checksum of {damaged}); train into another --out")
         return load_torch(path, trust=False)  # a state of ours never holds code
+
+
+def _damaged_part(path: Path) -> str | None:
+    """The first file in a zip archive that has another checksum than was written; None too where it is no archive.
+
+    torch does not look: a changed bit would be a changed weight, or a KeyError from an optimiser.
+    """
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip()
+    except (OSError, BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error):
+        return None  # whoever reads it says what it is
 
 
 def user_cache(name: str) -> Path:

@@ -153,6 +153,19 @@ def test_state_counts_only_when_committed_and_old_ones_go(tmp_path: Path) -> Non
         folder.load_state(6, 1)
 
 
+def test_no_changed_bit_of_a_state_goes_unnoticed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state(3, 0, {"x": torch.arange(64.0), "group": {"momentum": 0.9}})
+    file = folder.state_folder(3) / "rank-0.pt"
+    whole = file.read_bytes()
+    for place in (whole.index(b"momentum"), whole.index(torch.arange(64.0).numpy().tobytes()) + 100):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=r"rank-0\.pt is damaged"):
+            folder.load_state(3, 0)
+    file.write_bytes(whole)
+    assert folder.load_state(3, 0)["group"] == {"momentum": 0.9}
+
+
 def test_metrics_survive_a_torn_line_and_are_cut_on_resume(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.read_metrics() == []

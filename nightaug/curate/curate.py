@@ -26,7 +26,7 @@ from nightaug.curate.mend import mend, object_mask
 from nightaug.curate.origins import Origins
 from nightaug.curate.scores import ImageScore, TranslationScores
 from nightaug.curate.settings import CurateSettings
-from nightaug.data.formats import open_dataset
+from nightaug.data.formats import TRANSLATION, open_dataset
 from nightaug.data.frames import Box
 from nightaug.data.results import writing
 from nightaug.errors import ConfigError, DatasetError, ImageError, Interrupted
@@ -384,7 +384,7 @@ def _judge_night_boxes(settings: Mapping[str, Any]) -> bool | None:
 def translation_facts(folder: Path) -> dict[str, object]:
     """What ``translation.json`` says; empty where it says nothing."""
     try:
-        facts = json.loads((folder / "translation.json").read_text("utf-8"))
+        facts = json.loads((folder / TRANSLATION).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}

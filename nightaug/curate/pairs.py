@@ -13,7 +13,7 @@ import msgspec
 
 from nightaug.curate.origins import Origins, lies_inside
 from nightaug.data.classes import NIGHT
-from nightaug.data.formats import Dataset, open_dataset
+from nightaug.data.formats import TRANSLATION, Dataset, open_dataset
 from nightaug.data.formats.discover import unlabelled_frames
 from nightaug.data.frames import Frame
 from nightaug.data.upright import upright
@@ -94,7 +94,7 @@ def find_pairs(source: Path, translated: Path, limit: int | None = None) -> Pair
 def _said(translated: Path) -> str:
     """Where the folder says its images are from."""
     try:
-        given = json.loads((translated / "translation.json").read_text("utf-8"))["input"]
+        given = json.loads((translated / TRANSLATION).read_text("utf-8"))["input"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return f"; {translated.name} was translated from {given}"

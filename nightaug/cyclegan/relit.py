@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from nightaug.data.formats import TRANSLATION
 from nightaug.data.results import LOOK
 from nightaug.errors import ConfigError, DatasetError
 
 #: What a translated folder says of itself, and of its images; see docs/translate.md.
-_REPORT, _MANIFEST = "translation.json", "manifest.jsonl"
+_MANIFEST = "manifest.jsonl"
 _RELIGHT = "relight"
 
 
@@ -47,7 +48,7 @@ def read_relit(given: str | None, root: Path, days: Sequence[Path]) -> RelitDays
     folder = Path(given)
     how = f"make it with: nightaug translate {root} --translator relight --out FOLDER"
     try:
-        facts = json.loads((folder / _REPORT).read_text("utf-8"))
+        facts = json.loads((folder / TRANSLATION).read_text("utf-8"))
         rows = [json.loads(line) for line in (folder / _MANIFEST).read_text("utf-8").splitlines()]
         made_by, finished = facts["translator"], facts.get("finished") is True
         strength = float(facts["settings"]["strength"]) if made_by == _RELIGHT else 1.0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from nightaug.data.formats import TRANSLATION
 from nightaug.experiment.compare_settings import SourceSpec
 from nightaug.translate.folder import CURATED, REPORT
 
@@ -27,7 +28,7 @@ def facts_in(path: Path) -> dict[str, object]:
 
 def untranslated(folder: Path, spec: SourceSpec) -> int:
     """Images of the part that the translator could not make."""
-    skipped = facts_in(folder / "translation.json").get("skipped")
+    skipped = facts_in(folder / TRANSLATION).get("skipped")
     return sum(name.startswith(f"{spec.split}/") for name in skipped) if isinstance(skipped, dict) else 0
 
 
@@ -36,7 +37,7 @@ def says_night_boxes(folder: Path) -> bool:
     night images."""
     if facts_in(folder / CURATED / REPORT).get("judge_night_boxes") is True:
         return True
-    facts = facts_in(folder / "translation.json")
+    facts = facts_in(folder / TRANSLATION)
     settings = facts.get("settings")
     if facts.get("night_boxes") is True or (isinstance(settings, dict) and settings.get("night_boxes") is True):
         return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nightaug.data.classes import Direction
+from nightaug.data.formats import TRANSLATION
 from nightaug.errors import ConfigError, Interrupted, NightaugError
 from nightaug.experiment.arms import TRANSLATED, Parts
 from nightaug.experiment.compare_settings import TranslatorRecord
@@ -50,7 +51,7 @@ class TranslatorSource:
         if direction in self.folders:
             return True
         try:
-            facts = json.loads((self.folder(direction, out) / "translation.json").read_text("utf-8"))
+            facts = json.loads((self.folder(direction, out) / TRANSLATION).read_text("utf-8"))
             return facts["finished"] is True
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -142,7 +143,7 @@ def _translated_folder(source: str) -> Direction | None:
     if (path / "prepare.json").exists():
         raise ConfigError(f"translator {source} is a prepared dataset, not a translation of one")
     try:
-        facts = json.loads((path / "translation.json").read_text("utf-8"))
+        facts = json.loads((path / TRANSLATION).read_text("utf-8"))
         direction, unfinished = facts["direction"], facts.get("finished") is False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         direction, unfinished = None, False
@@ -231,7 +232,7 @@ def _check_same(source: TranslatorSource, direction: Direction, folder: Path) ->
     """
     if direction in source.folders or source.model is None or source.model == RELIGHT:
         return
-    facts = json.loads((folder / "translation.json").read_text("utf-8"))
+    facts = json.loads((folder / TRANSLATION).read_text("utf-8"))
     known: object
     now: object
     try:

@@ -10,13 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nightaug.data.formats import Dataset
+from nightaug.data.formats import TRANSLATION, Dataset
 from nightaug.data.results import link_out
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.translate.plan import Plan, read_manifest
 
 #: Files that tell what a folder is.
-_OURS = "translation.json"
 _PREPARED = "prepare.json"
 #: The folder that curating keeps in a translated one, and what lies in it; the journal goes last.
 CURATED = "curated"
@@ -70,13 +69,15 @@ def read_facts(out: Path) -> dict[str, Any] | None:
         ConfigError: it cannot be read.
     """
     try:
-        facts = json.loads((out / _OURS).read_text("utf-8"))
+        facts = json.loads((out / TRANSLATION).read_text("utf-8"))
         if not isinstance(facts, dict):
             raise ValueError("not what nightaug writes there")
     except FileNotFoundError:
         return None
     except (ValueError, OSError, RecursionError) as error:
-        raise ConfigError(f"{out / _OURS} cannot be read ({error}); choose another --out, or --overwrite") from error
+        raise ConfigError(
+            f"{out / TRANSLATION} cannot be read ({error}); choose another --out, or --overwrite"
+        ) from error
     return facts
 
 

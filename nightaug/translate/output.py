@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nightaug.data.formats import TRANSLATION
 from nightaug.data.results import writing
 from nightaug.errors import ConfigError, DatasetError
 from nightaug.images import atomic_write_bytes, remove_leftovers
@@ -32,7 +33,7 @@ from nightaug.translate.plan import Plan, read_manifest
 from nightaug.translate.storage import Storage, check_urls_apart, is_url, plain_path
 
 _KEPT = "images done so far are kept, run again to go on"
-_MANIFEST, _FACTS = "manifest.jsonl", "translation.json"
+_MANIFEST = "manifest.jsonl"
 #: New lines of a manifest in object storage, until it is finished.
 _LINES = "manifest.lines/"
 #: Seconds between two such files: what a machine that dies takes with it.
@@ -188,11 +189,11 @@ class StorageOutput:
         self._sizes = self.store.sizes()
         if "prepare.json" in self._sizes:
             raise ConfigError(f"{self.name} holds a prepared dataset; choose another --out")
-        if self._sizes and _FACTS not in self._sizes and not overwrite:
+        if self._sizes and TRANSLATION not in self._sizes and not overwrite:
             raise ConfigError(f"{self.name} is not empty and holds no translation; choose another --out")
         lines = sorted(name for name in self._sizes if name.startswith(_LINES))
-        if _FACTS in self._sizes:
-            (self.folder / _FACTS).write_bytes(self.store.read(_FACTS))
+        if TRANSLATION in self._sizes:
+            (self.folder / TRANSLATION).write_bytes(self.store.read(TRANSLATION))
             with open(self.folder / _MANIFEST, "wb") as stream:
                 for name in [name for name in (_MANIFEST, *lines) if name in self._sizes]:
                     stream.write(self.store.read(name))
@@ -222,7 +223,7 @@ class StorageOutput:
 
     def began(self) -> None:
         self.store.remove_leftovers()
-        self.store.write(_FACTS, (self.folder / _FACTS).read_bytes())
+        self.store.write(TRANSLATION, (self.folder / TRANSLATION).read_bytes())
         self._safe = (self.folder / _MANIFEST).stat().st_size  # the rows came from there
         self._last = time.monotonic()
 
@@ -240,7 +241,7 @@ class StorageOutput:
     def ended(self) -> None:
         names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
         # The facts say that all is there, so they go last.
-        for name in sorted(names, key=lambda name: (name == _FACTS, name == _MANIFEST, name)):
+        for name in sorted(names, key=lambda name: (name == TRANSLATION, name == _MANIFEST, name)):
             self.store.write(name, (self.folder / name).read_bytes())
         for number in range(1, self._lines + 1):  # with the whole manifest there, nobody misses them
             self.store.remove(f"{_LINES}{number:06d}.jsonl")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from nightaug import __version__
 from nightaug.data.classes import TARGET_TIME, Direction
-from nightaug.data.formats import write_labels
+from nightaug.data.formats import TRANSLATION, write_labels
 from nightaug.errors import ConfigError, ImageError
 from nightaug.images import (
     ImageArray,
@@ -157,7 +157,7 @@ def _translate(
     if others:
         facts["left_out"][f"not of {plan.split}"] -= others
     # First of all, what this folder is: a run killed at any later moment can be gone on with.
-    atomic_write_text(out / "translation.json", as_json(facts | {"finished": False}))
+    atomic_write_text(out / TRANSLATION, as_json(facts | {"finished": False}))
     manifest = out / "manifest.jsonl"
     # Rewriting first also removes a line torn by a crash, before new ones are added behind it.
     atomic_write_bytes(manifest, b"".join(manifest_line(row) for row in rows.values()))
@@ -185,7 +185,7 @@ def _translate(
     _finish(plan, translator, out, rows, result)
     skipped = elsewhere | result.failed
     outcome_facts = {"translated": len(rows), "skipped": skipped, "finished": not result.stopped}
-    atomic_write_text(out / "translation.json", as_json(facts | outcome_facts))
+    atomic_write_text(out / TRANSLATION, as_json(facts | outcome_facts))
     output.ended()
     return result
 

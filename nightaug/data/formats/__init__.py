@@ -17,10 +17,12 @@ from nightaug.data.formats.registry import (
     read_labels,
     write_labels,
 )
+from nightaug.data.formats.tree import TRANSLATION
 
 __all__ = [
     "FOLDER_FORMATS",
     "READERS",
+    "TRANSLATION",
     "WRITERS",
     "Dataset",
     "ImageIndex",

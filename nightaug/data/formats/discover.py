@@ -31,6 +31,7 @@ from nightaug.data.formats.detect import YOLO_FILES, detect_format
 from nightaug.data.formats.registry import READERS, check_format
 from nightaug.data.formats.tree import (
     IMAGE_FOLDERS,
+    TRANSLATION,
     Folder,
     Source,
     descend,
@@ -75,8 +76,6 @@ class Part:
 
 
 _YAML = (".yaml", ".yml")
-#: What ``nightaug translate`` says of its folder.
-TRANSLATION = "translation.json"
 
 
 @dataclass

@@ -41,9 +41,11 @@ _NOT_BOXES = frozenset({
     "polygons", "rles", "SegmentationClass", "SegmentationObject", "ImageSets", "__MACOSX",
 })
 # fmt: on
+#: What ``nightaug translate`` says of its folder.
+TRANSLATION = "translation.json"
 #: What nightaug itself writes beside datasets; no labels, and nothing to complain about.
 OWN_FILES = frozenset(
-    {"world.json", "counts.json", "prepare.json", "translation.json", "manifest.json", "curation.json", "scores.json"}
+    {"world.json", "counts.json", "prepare.json", TRANSLATION, "manifest.json", "curation.json", "scores.json"}
 )
 _MAX_FOLDERS = 100_000
 #: Of this many .json files of a folder, and of this many .txt files, it is asked what they are.
