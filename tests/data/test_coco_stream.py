@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,21 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.
             assert [len(frame.boxes) for frame in frames] == [20] * number
     # At once it is over 10,000 bytes a frame.
     assert peaks[1] - peaks[0] < 1200 * 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"info": {"a":' + " " * 200_000 + '1}, "images": [{"id": 1}]}',
+        '{"a": "' + '\\"},\\"b\\":' * 100_000 + '", "images": [{"id": 1}]}',
+        '{"a": [' + '{"b": [{"c": 1}], "d": 2}, ' * 50_000 + '{"c": 1}], "images": [{"id": 1}]}',
+        '{"images": [{"id": 1, "a": [' + "{}, " * 300_000 + "{}]}]}",
+        '{"images": [{"id": 1}' + " " * 300_000 + "]}",
+    ],
+)
+def test_no_file_takes_long(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    began = time.process_time()
+    assert len(coco_read.read(file).frames) == 1
+    assert time.process_time() - began < 3  # a search from every place of the run took minutes

@@ -116,7 +116,7 @@ def _in_pieces(path: Path, keep: Keep) -> LabelSet:
     def frames() -> Iterator[Frame]:
         nonlocal has_images, in_order, last
         kinds = {"images": _Image, "annotations": _Owner, "categories": _Category}
-        for key, value in members(path, kinds):
+        for key, value in members(path, kinds, ("info", "licenses")):
             if key == "images":
                 has_images = True
                 for image in value:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Container, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,15 @@ _GUESSES = 100
 _KEY = re.compile(rb'\s*[{,]\s*"([^"\\]*)"\s*:\s*')
 _END = re.compile(rb"\s*\}\s*")
 _LIST = re.compile(rb'\[\s*(?:(\])|(\{\s*"[^"\\]*"))')
-#: The end of a list of objects, and the next key or the end of the file.
-_LIST_END = re.compile(rb'\}\s*(\])\s*(?:,\s*"[^"\\]*"\s*:|(\}))')
-_VALUE_END = re.compile(rb'\s*(?:,\s*"[^"\\]*"\s*:|(\}))')
+#: The end of a list of objects, and the next key or the end of the file; entries may hold such lists themselves, but
+#: hardly before one of COCO's own keys.
+_LIST_END = re.compile(rb'\}\s*(\])\s*(?:,\s*"[^"\\]*"\s*:|\})')
+_OWN_LIST_END = re.compile(rb'\}\s*(\])\s*(?:,\s*"(?:images|annotations|categories|info|licenses|type)"\s*:|\}\s*\Z)')
+# No white space at their beginning: a long run of it would be searched from each of its places.
+_VALUE_END = re.compile(rb',\s*"[^"\\]*"\s*:|\}')
 _ANYTHING = msgspec.json.Decoder()
+_UNREAD = msgspec.json.Decoder(msgspec.Raw)
+_UNREAD_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Unusual(Exception):
@@ -85,11 +90,12 @@ class _Readable:
         self._file.close()
 
 
-def members(path: Path, lists: Mapping[str, type[Any]]) -> Iterator[tuple[str, Any]]:
+def members(path: Path, lists: Mapping[str, type[Any]], values: Container[str] = ()) -> Iterator[tuple[str, Any]]:
     """The members of a COCO file in its order, as (key, value).
 
     Args:
         lists: key -> type of the entries of a list, which come as lists of some of them, at least one list each.
+        values: keys of other members that are wanted; of all else no more is asked than that it is JSON.
 
     Raises:
         Unusual: see above; at any time.
@@ -109,10 +115,13 @@ def members(path: Path, lists: Mapping[str, type[Any]]) -> Iterator[tuple[str, A
             if name in decoders:
                 for piece in _entries(window, decoders[name]):
                     yield name, piece
+            elif name in values:
+                yield name, _value(window, _ANYTHING)
             elif window.match(_LIST):
-                yield name, [entry for piece in _entries(window, msgspec.json.Decoder(list[Any])) for entry in piece]
+                for _ in _entries(window, _UNREAD_LIST):
+                    pass
             else:
-                yield name, _value(window)
+                _value(window, _UNREAD)
         end = window.match(_END)
         if end is None or end.end() < len(window.data) or not window.whole or not seen:
             raise Unusual
@@ -130,19 +139,23 @@ def _entries(window: _Window, decoder: msgspec.json.Decoder[list[Any]]) -> Itera
     start = head[2]  # how an entry begins in this file, spaces included
     window.place = head.start(2)
     while True:
-        for end in islice(_LIST_END.finditer(window.data, window.place), _GUESSES):
+        cut = window.data.rfind(start, window.place + 1)
+        comma = len(window.data[window.place : cut].rstrip()) + window.place - 1 if cut > 0 else -1
+        found = None
+        if comma > window.place and window.data[comma] == 0x2C:
+            found = _decoded(window, comma, decoder)
+        if found is not None:
+            window.place = cut
+            yield found
+            continue
+        own = _OWN_LIST_END.finditer(window.data, window.place)
+        other = _LIST_END.finditer(window.data, window.place)
+        for end in chain(islice(own, _GUESSES), islice(other, _GUESSES)):
             found = _decoded(window, end.start(1), decoder)
             if found is not None:
                 window.place = end.end(1)
                 yield found
                 return
-        cut = window.data.rfind(start, window.place + 1)
-        comma = len(window.data[window.place : cut].rstrip()) + window.place - 1 if cut > 0 else -1
-        if comma > window.place and window.data[comma] == 0x2C:
-            found = _decoded(window, comma, decoder)
-            if found is not None:
-                window.place = cut
-                yield found
         window.more()
 
 
@@ -154,12 +167,12 @@ def _decoded(window: _Window, end: int, decoder: msgspec.json.Decoder[list[Any]]
         return None
 
 
-def _value(window: _Window) -> Any:
+def _value(window: _Window, decoder: msgspec.json.Decoder[Any]) -> Any:
     """Any other value at the place, which is behind it then."""
     while True:
         for end in islice(_VALUE_END.finditer(window.data, window.place), _GUESSES):
             try:
-                value = _ANYTHING.decode(window.data[window.place : end.start()])
+                value = decoder.decode(window.data[window.place : end.start()])
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 continue
             window.place = end.start()
