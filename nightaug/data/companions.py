@@ -30,6 +30,7 @@ class Companions:
 
     def __init__(self) -> None:
         self._parallel: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+        self._by_part: dict[str, dict[str, list[tuple[Path, str]]]] = {}
         self._beside: dict[str, dict[str, list[str]]] = {}
         self._roots: set[str] = set()
 
@@ -64,14 +65,23 @@ class Companions:
         if parallel:
             # Stems that repeat in every video (SHIFT) must lie in a folder of the video's name.
             if video is not None:
-                own = [found for found in parallel if video in found[0].parts]
-                parallel = own or parallel[: len(parallel) == 1]
+                parallel = self._in_folders(stem).get(video) or parallel[: len(parallel) == 1]
             found += [(file, kind, file.name[len(stem) :]) for file, kind in parallel if file != Path(path)]
         if folder not in self._beside:
             self._beside[folder] = self._listing(folder or ".")
         for name in self._beside[folder].get(stem, ()):
             found.append((Path(folder, name), "beside", name[len(stem) :]))
         return found
+
+    def _in_folders(self, stem: str) -> dict[str, list[tuple[Path, str]]]:
+        """Part of a path -> the files of a stem that have it in theirs."""
+        if stem not in self._by_part:
+            by_part: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+            for found in self._parallel[stem]:
+                for part in set(found[0].parts):
+                    by_part[part].append(found)
+            self._by_part[stem] = dict(by_part)
+        return self._by_part[stem]
 
     @staticmethod
     def _listing(folder: str) -> dict[str, list[str]]:

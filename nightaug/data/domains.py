@@ -138,9 +138,12 @@ def prepare(
         raise ConfigError(f"--link {link}: expected hard, symbolic or copy")
     sources = find_sources(source, a, b, images, labels)
     out = Path(out)
-    if not encodable(str(out)):
+    # The whole path: the manifest names files by it.
+    if not encodable(os.path.abspath(out)):
         raise DatasetError(f"--out {shown(out)}: the name is not UTF-8, which no label file can hold; choose another")
     for path in (*(path for path, _ in sources), *(Path(p) for p in (images, labels) if p is not None)):
+        if not encodable(os.path.abspath(path)):
+            raise DatasetError(f"{shown(os.path.abspath(path))}: the name is not UTF-8; rename the folder")
         check_apart(path, out)
     settings: dict[str, Any] = {
         "sources": [[str(path.resolve()), domain] for path, domain in sources],
@@ -171,6 +174,7 @@ def prepare(
             classes.update(dict.fromkeys(dataset.classes))
             intake.companions.add_dataset(Path(images) if images is not None else path)
             intake.add(dataset, domain)
+        shelf.forget_frames()
         step("read labels", len(sources), len(sources))
         where = " and ".join(str(path) for path, _ in sources)
         intake.drop_duplicates()
@@ -212,10 +216,11 @@ def prepare(
 def _shelf(out: Path) -> Iterator[Shelf]:
     """Where the frames lie while they are sorted; a disk that is full is said as all else is."""
     try:
-        with Shelf(out) as shelf:
+        # Beside --out and not in it: on a network disk a file without a name has one, and --out would not be empty.
+        with Shelf(out.absolute().parent) as shelf:
             yield shelf
     except OSError as error:
-        raise DatasetError(f"{out}: cannot be prepared ({error.strerror or error})") from error
+        raise DatasetError(f"{error.filename or out}: cannot be prepared ({error.strerror or error})") from error
 
 
 def _report(intake: Intake, classes: Iterable[str], out: Path, limits: Limits | None, drop: bool) -> PrepareReport:

@@ -87,29 +87,32 @@ def name_files(items: Items) -> tuple[Items, int]:
     """
     naming = _Naming(items)
     # Without two of one name, no name has to be remembered.
-    every = _keys(items, naming.of)
-    doubles = repeated(every)
-    known = np.sort(np.frombuffer(every, np.int64)) if doubles else np.empty(0, np.int64)
-    seen: set[int] = set()
+    natural = _keys(items, naming.of)
+    unique = not repeated(natural)
+    hashes = np.frombuffer(natural, np.int64) if natural else np.empty(0, np.int64)
+    order = np.argsort(hashes, kind="stable")
+    numbered: set[int] = set()
+    last_number: dict[int, int] = {}
 
-    def taken(key: int) -> bool:
-        place = int(np.searchsorted(known, key))
-        return key in seen or (place < len(known) and int(known[place]) == key)
+    def taken(key: int, before: int) -> bool:
+        """Whether one of the first ``before`` items has the name."""
+        place = int(np.searchsorted(hashes, key, sorter=order))
+        first = int(order[place]) if place < len(order) else before
+        return key in numbered or (first < before and int(hashes[first]) == key)
 
     def named() -> Iterator[Item]:
-        for item, row in zip(items, items.stored(), strict=True):
+        for index, (item, row) in enumerate(zip(items, items.stored(), strict=True)):
             item.file = naming.of(row)
-            key = _key(row, item.file)
-            if key in seen:
+            key = own = _key(row, item.file)
+            if not unique and taken(key, index):
                 stem, suffix = os.path.splitext(item.file)
-                number = 1
-                while taken(key):
+                number = last_number.get(own, 1)
+                while taken(key, index):
                     number += 1
                     item.file = f"{stem}-{number}{suffix}"
                     key = _key(row, item.file)
-                seen.add(key)
-            elif key in doubles:
-                seen.add(key)
+                numbered.add(key)
+                last_number[own] = number
             yield item
 
     return items.replaced(named()), naming.renamed
@@ -122,10 +125,10 @@ class _Naming:
         self._by_video = False
         self._doubles: frozenset[int] = frozenset()
         self.renamed = 0
-        if repeated(_keys(items, self.of)):
+        if repeated(_keys(items, self._first)):
             # With names that repeat in every video, all get the video's name, so that none stands out by chance.
             self._by_video = True
-            self._doubles = repeated(_keys(items, self.of))
+            self._doubles = repeated(_keys(items, self._first))
             self.renamed = sum(_plain(item) != self._first(item) or self._is_double(item) for item in items.stored())
 
     def of(self, item: ItemRow) -> str:
@@ -139,7 +142,7 @@ class _Naming:
         return f"{_flat(video)}_{name}" if self._by_video and video and not name.startswith(video) else name
 
     def _is_double(self, item: ItemRow) -> bool:
-        return _key(item, _short(self._first(item))) in self._doubles
+        return _key(item, self._first(item)) in self._doubles
 
 
 def _plain(item: ItemRow) -> str:

@@ -94,20 +94,32 @@ class Rows(Sequence[T], Generic[T, R]):
     """Records on a shelf, in the order they were added.
 
     Args:
+        file: where they lie, one behind the other; None for a file of their own.
         encode: a record to bytes.
         decode: these to the record as it is stored, which is enough for most and costs a tenth.
         restore: that to the whole record.
     """
 
     def __init__(
-        self, shelf: Shelf, encode: Callable[[T], bytes], decode: Callable[[bytes], R], restore: Callable[[R], T]
+        self,
+        shelf: Shelf,
+        encode: Callable[[T], bytes],
+        decode: Callable[[bytes], R],
+        restore: Callable[[R], T],
+        file: _File | None = None,
     ) -> None:
         self._shelf, self._encode, self._decode, self._restore = shelf, encode, decode, restore
-        self._file = shelf.new_file()
+        self._own = file is None
+        self._file = shelf.new_file() if file is None else file
         self._starts = array("q")
+        self._stop = self._file.size
 
     def append(self, item: T) -> None:
-        self._starts.append(self._file.append(self._encode(item)))
+        data = self._encode(item)
+        start = self._file.append(data)
+        assert start == self._stop or not self._starts, "the records of two sequences were mixed in one file"
+        self._starts.append(start)
+        self._stop = start + len(data)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -126,7 +138,7 @@ class Rows(Sequence[T], Generic[T, R]):
         return self._decode(self._file.read(self._starts[index], self._end(index) - self._starts[index]))
 
     def _end(self, index: int) -> int:
-        return self._starts[index + 1] if index + 1 < len(self._starts) else self._file.size
+        return self._starts[index + 1] if index + 1 < len(self._starts) else self._stop
 
     def __iter__(self) -> Iterator[T]:
         return map(self._restore, self.stored())
@@ -150,7 +162,8 @@ class Rows(Sequence[T], Generic[T, R]):
 
     def replaced(self, items: Iterable[T | None]) -> Rows[T, R]:
         """The items that are not None, in the place of these records, which may be read until the last item came."""
-        new = Rows(self._shelf, self._encode, self._decode, self._restore)
+        file = None if self._own else self._file
+        new = Rows(self._shelf, self._encode, self._decode, self._restore, file)
         for item in items:
             if item is not None:
                 new.append(item)
@@ -158,8 +171,9 @@ class Rows(Sequence[T], Generic[T, R]):
         return new
 
     def close(self) -> None:
-        """Give the disk space back; there is nothing to read any more."""
-        self._shelf.drop(self._file)
+        """Give the disk space back, if the file is their own; there is nothing to read any more."""
+        if self._own:
+            self._shelf.drop(self._file)
         self._starts = array("q")
 
 
@@ -197,6 +211,8 @@ class Shelf:
         self._folder = _writable(near)
         self._files: list[_File] = []
         self._boxes = self.new_file()
+        # One for the frames of all label files: a dataset may have thousands of them.
+        self._frames = self.new_file()
 
     def __enter__(self) -> Shelf:
         return self
@@ -216,10 +232,14 @@ class Shelf:
 
     def keep(self, frames: Iterable[Frame]) -> Rows[Frame, FrameRow]:
         """The frames in the order they come; of ``extra`` only ``labelled``, which is all that preparing asks for."""
-        rows: Rows[Frame, FrameRow] = Rows(self, self._encode, _decode_row, self.frame)
+        rows: Rows[Frame, FrameRow] = Rows(self, self._encode, _decode_row, self.frame, self._frames)
         for frame in frames:
             rows.append(frame)
         return rows
+
+    def forget_frames(self) -> None:
+        """Give the disk space of all that was kept back; their boxes stay."""
+        self.drop(self._frames)
 
     def put(self, boxes: Sequence[Box]) -> Sequence[Box]:
         """The boxes, on the shelf; where they lie there already, no second time."""
@@ -234,8 +254,9 @@ class Shelf:
         where = (boxes.place, boxes.size, len(boxes)) if isinstance(boxes, ShelvedBoxes) else (0, 0, 0)
         labelled = (frame.extra or {}).get("labelled")
         return FrameRow(
-            frame.name, *where, frame.width, frame.height, frame.timeofday, frame.weather, frame.scene, frame.video,
-            None if frame.path is None else str(frame.path), None if labelled is None else bool(labelled),
+            frame.name, *where, _storable(frame.width), _storable(frame.height), frame.timeofday, frame.weather,
+            frame.scene, frame.video, None if frame.path is None else str(frame.path),
+            None if labelled is None else bool(labelled),
         )  # fmt: skip
 
     def boxes(self, row: FrameRow) -> Sequence[Box]:
@@ -252,6 +273,11 @@ class Shelf:
 
     def _encode(self, frame: Frame) -> bytes:
         return _encode(self.row(frame))
+
+
+def _storable(pixels: int | None) -> int | None:
+    """A size as msgpack takes it: nonsense stays nonsense, and whoever looks at the image says so."""
+    return None if pixels is None else min(int(pixels), 1 << 62)
 
 
 def _writable(near: Path | None) -> Path | None:

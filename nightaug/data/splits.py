@@ -160,6 +160,8 @@ def cut(drives: Sequence[str], domains: Sequence[str], fractions: Mapping[str, f
     Large drives are placed first, each where it leaves the least squared error over splits and domains.
     """
     names = [split for split, share in fractions.items() if share > 0]
+    if not drives:
+        return []
     chosen = _cut(ranks(drives, seed), np.asarray(domains, dtype=str), [(name, fractions[name]) for name in names])
     return [names[number] for number in chosen.tolist()]
 

@@ -362,6 +362,35 @@ def test_images_of_one_name_all_survive(tmp_path: Path) -> None:
     assert len(sources) == 10
 
 
+def test_numbers_behind_names_that_are_taken(tmp_path: Path) -> None:
+    """In the order of the labels; which of them gets which name never changes, as folders made before are gone on with."""
+    source = tmp_path / "source"
+    names = ["a.jpg", "b/a.png", "c/a.bmp", "a-2.jpg", "a-3.jpg", "a.webp", "z.jpg"]
+    for name in names:
+        save(source / "images" / name, 150)
+    attributes = {"weather": "clear", "scene": "city street", "timeofday": "daytime"}
+    frames = [{"name": name.replace("/", "_"), "attributes": attributes, "labels": []} for name in names]
+    for name in names[1:3]:
+        (source / "images" / name).rename(source / "images" / name.replace("/", "_"))
+    frames[1]["name"], frames[2]["name"] = "b_a.png", "c_a.bmp"
+    frames.insert(1, {"name": "A.jpg", "attributes": attributes, "labels": []})
+    save(source / "images" / "A.jpg", 150)
+    (source / "labels.json").write_text(json.dumps(frames))
+    prepare(source, out=tmp_path / "out", split="1:0:0")
+    rows = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    found = [(Path(row["source"]).name, Path(row["file"]).name) for row in rows]
+    assert found == [
+        ("a.jpg", "a.jpg"),
+        ("A.jpg", "A-2.jpg"),
+        ("b_a.png", "b_a.png"),
+        ("c_a.bmp", "c_a.bmp"),
+        ("a-2.jpg", "a-2-2.jpg"),
+        ("a-3.jpg", "a-3.jpg"),
+        ("a.webp", "a-4.webp"),
+        ("z.jpg", "z.jpg"),
+    ]
+
+
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     source = bdd(tmp_path / "bdd", {"train": drives("daytime", 4) + drives("night", 4, start=50)})
     report = prepare(source, out=tmp_path / "out", dry_run=True)

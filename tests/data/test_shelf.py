@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
+import tempfile
 import tracemalloc
 from array import array
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,39 @@ def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
         assert len(list(out.glob("*/*/*.txt"))) == number
     # A frame and its boxes as objects are 3,000 bytes, as bytes 2,000.
     assert peaks[1500] - peaks[300] < 1200 * 800
+
+
+def test_sizes_that_no_image_has_are_said_and_not_fatal(tmp_path: Path) -> None:
+    source = dataset(tmp_path / "source", 4)
+    file = source / "labels" / "det_train.json"
+    items = json.loads(file.read_text())
+    for item, size in zip(items, ({"width": 10**30, "height": 5}, {"width": True, "height": True}), strict=False):
+        item["size"] = size
+    file.write_text(json.dumps(items))
+    report = prepare(source, out=tmp_path / "out", split="1:0:0")
+    assert report.images == 4
+    assert report.problem_counts["size in the labels is wrong"] == 2
+
+
+def test_any_number_of_label_files(tmp_path: Path) -> None:
+    for i in range(60):
+        here = dataset(tmp_path / "source" / f"seq{i}", 1)
+        for name in ("images", "labels"):
+            (here / name).rename(here / f"{name}{i}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    try:
+        report = prepare(tmp_path / "source", out=tmp_path / "out", check_brightness=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert report.images == 60
+
+
+def test_an_empty_out_on_a_network_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = dataset(tmp_path / "source", 4), tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(tempfile.NamedTemporaryFile, prefix=".nfs"))
+    assert prepare(source, out=out, check_brightness=False).images == 4
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

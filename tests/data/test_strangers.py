@@ -102,7 +102,7 @@ def test_lone_surrogates_in_words_are_replaced(tmp_path: Path, kind: str) -> Non
         write_labels(labels, tmp_path / name, [f for f in labels.frames if f.width], format=name)
 
 
-def test_names_that_are_not_utf8_are_counted_out(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_counted_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = day_and_night(tmp_path)
     os.makedirs(os.fsencode(tmp_path) + b"/a/dir\xff")
     for name in (b"/a/x\xff.png", b"/a/dir\xff/y.png", b"/a/a0_mask\xff.png", b"/a/l\xff.json", b"/a/l\xff.xml"):
@@ -115,6 +115,10 @@ def test_names_that_are_not_utf8_are_counted_out(tmp_path: Path) -> None:
         open_dataset(os.fsdecode(os.fsencode(tmp_path) + b"/a/dir\xff"))
     with pytest.raises(DatasetError, match="not UTF-8"):
         prepare(out=os.fsdecode(os.fsencode(tmp_path) + b"/out\xff"), **source)
+    monkeypatch.chdir(os.fsencode(tmp_path) + b"/a/dir\xff")
+    for options in ({"source": ".", "out": tmp_path / "other"}, {"out": "other", **source}):
+        with pytest.raises(DatasetError, match="not UTF-8"):
+            prepare(**options)
 
 
 def test_class_names_are_one_line(tmp_path: Path) -> None:

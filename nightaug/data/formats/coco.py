@@ -2,7 +2,6 @@
 
 nightaug's own files add ``timeofday``, ``weather``, ``scene`` and ``video`` to each image, and ``"labelled": false`` to
 those nobody has labelled (``Frame.extra["labelled"]``); other readers ignore these.
-
 """
 
 from __future__ import annotations

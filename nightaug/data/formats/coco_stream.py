@@ -3,8 +3,8 @@
 A COCO file is one object whose large members are lists of objects: images, annotations, categories. The file is read in
 blocks. A block is cut where the next entry of a list seems to begin, or where the list seems to end, and decoded by
 msgspec. As in frame_json.py the cut is a guess, and that the piece from a known boundary decodes as whole entries is
-the proof. What cannot be read so (an unusual layout, values of wrong types, damage) is :class:`Unusual`: such files are
-read at once.
+the proof. What cannot be read so (values of wrong types, damage, entries that hold many others which begin as they
+themselves do) is :class:`Unusual`: such files are read at once.
 """
 
 from __future__ import annotations
