@@ -363,7 +363,7 @@ def test_images_of_one_name_all_survive(tmp_path: Path) -> None:
 
 
 def test_numbers_behind_names_that_are_taken(tmp_path: Path) -> None:
-    """In the order of the labels; which of them gets which name never changes, as folders made before are gone on with."""
+    """In the order of the labels; that rule never changes, as folders made before are gone on with."""
     source = tmp_path / "source"
     names = ["a.jpg", "b/a.png", "c/a.bmp", "a-2.jpg", "a-3.jpg", "a.webp", "z.jpg"]
     for name in names:
