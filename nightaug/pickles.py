@@ -9,7 +9,7 @@ import pickletools
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
@@ -73,6 +73,24 @@ def load_torch(path: str | os.PathLike[str], trust: bool | None = None) -> dict[
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dict of tensors, got {type(content).__name__}")
     return content
+
+
+def check_archive(path: Path) -> None:
+    """Raise a CheckpointError where a zip archive is not as it was written; what is none is left to who reads it.
+
+    torch does not look: a changed bit would be a changed weight, or a KeyError from an optimiser.
+    """
+    remedy = "train into another --out"
+    with suppress(OSError), open(path, "rb") as stream:
+        if stream.read(2) != b"PK":
+            return
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                name = archive.testzip()
+        except Exception as error:  # of damaged headers zipfile raises BadZipFile, UnicodeDecodeError, zlib.error, ...
+            raise CheckpointError(f"{path} is damaged ({first_line(error)}); {remedy}") from error
+        if name is not None:
+            raise CheckpointError(f"{path} is damaged (the checksum of {name} is another); {remedy}")
 
 
 def _refusal(path: Path) -> str:

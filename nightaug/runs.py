@@ -16,19 +16,17 @@ import shutil
 import signal
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from zipfile import BadZipFile, ZipFile
 
 import yaml
 
 from nightaug.config import Settings, dump_yaml, flatten, load_yaml, merge
 from nightaug.errors import CheckpointError, ConfigError
 from nightaug.images import atomic_open, atomic_write_text, remove_leftovers
-from nightaug.pickles import load_torch
+from nightaug.pickles import check_archive, load_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,22 +224,8 @@ class RunFolder:
         path = self.state_folder(step) / f"rank-{rank}.pt"
         if not path.exists():
             raise CheckpointError(f"{path} is missing: resume with the number of processes the run was started with")
-        damaged = _damaged_part(path)
-        if damaged is not None:
-            raise CheckpointError(f"{path} is damaged (the checksum of {damaged}); train into another --out")
+        check_archive(path)
         return load_torch(path, trust=False)  # a state of ours never holds code
-
-
-def _damaged_part(path: Path) -> str | None:
-    """The first file in a zip archive that has another checksum than was written; None too where it is no archive.
-
-    torch does not look: a changed bit would be a changed weight, or a KeyError from an optimiser.
-    """
-    try:
-        with ZipFile(path) as archive:
-            return archive.testzip()
-    except (OSError, BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError, zlib.error):
-        return None  # whoever reads it says what it is
 
 
 def user_cache(name: str) -> Path:

@@ -158,8 +158,9 @@ def test_no_changed_bit_of_a_state_goes_unnoticed(tmp_path: Path) -> None:
     folder.save_state(3, 0, {"x": torch.arange(64.0), "group": {"momentum": 0.9}})
     file = folder.state_folder(3) / "rank-0.pt"
     whole = file.read_bytes()
-    for place in (whole.index(b"momentum"), whole.index(torch.arange(64.0).numpy().tobytes()) + 100):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    values = whole.index(torch.arange(64.0).numpy().tobytes())
+    for place in (whole.index(b"momentum"), values + 100, whole.rindex(b"data.pkl")):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :])
         with pytest.raises(CheckpointError, match=r"rank-0\.pt is damaged"):
             folder.load_state(3, 0)
     file.write_bytes(whole)
