@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from nightaug.config import Settings
-from nightaug.errors import NightaugError
+from nightaug.errors import CheckpointError, NightaugError
 from nightaug.runs import RunFolder, StopRequest, free_space, resolve_precision
 
 #: A process that dies is noticed at once, a machine that vanishes after this long. More than the longest thing that one
@@ -308,6 +308,23 @@ def halt(
 
 
 Item = TypeVar("Item")
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], out: Path) -> None:
+    """``load_state_dict`` that knows its own: torch takes Adam's state for SGD's and fails at the first step.
+
+    Raises:
+        CheckpointError: the state is of another optimiser, as ``config.yaml`` was changed.
+    """
+    # Of what tells optimisers apart: other keys come and go with torch's versions.
+    own = {"momentum", "betas"}.intersection(optimizer.param_groups[0])
+    missing = {key for group in state["param_groups"] for key in own.difference(group)}
+    if missing:
+        raise CheckpointError(
+            f"the training state in {out} is of another optimiser (it has no {', '.join(sorted(missing))}); "
+            "put back the config.yaml it was started with, or train into another --out"
+        )
+    optimizer.load_state_dict(state)
 
 
 def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -37,7 +37,7 @@ from nightaug.errors import ConfigError
 from nightaug.images import ImageArray, write_image
 from nightaug.losses import weighted_total
 from nightaug.runs import file_sha256
-from nightaug.training import MovingAverage, accumulate, duration, training_errors
+from nightaug.training import MovingAverage, accumulate, duration, load_optimizer, training_errors
 
 
 def gradient_l1(image: Tensor, target: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class Distiller(CropTrainer):
         """Continue from the state of ``step``."""
         own, main = self.read_state_of(step, "images or by another teacher")
         self.accelerator.unwrap_model(self.student).load_state_dict(main["student"])
-        self.optimizer.optimizer.load_state_dict(main["optimizer"])
+        load_optimizer(self.optimizer.optimizer, main["optimizer"], self.folder.path)
         if self.ema is not None:
             self.ema.network.load_state_dict(main["ema"])
         if self.accelerator.scaler and main["scaler"]:

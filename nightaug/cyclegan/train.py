@@ -24,7 +24,7 @@ from nightaug.cyclegan.samples import Scorer
 from nightaug.cyclegan.segmentation import segmentation_loss
 from nightaug.cyclegan.settings import TranslatorSettings
 from nightaug.losses import weighted_total
-from nightaug.training import MovingAverage, accumulate
+from nightaug.training import MovingAverage, accumulate, load_optimizer
 
 
 class Trainer(CropTrainer):
@@ -207,8 +207,8 @@ class Trainer(CropTrainer):
         unwrap = self.accelerator.unwrap_model
         unwrap(self.generators).load_state_dict(main["generators"])
         unwrap(self.discriminators).load_state_dict(main["discriminators"])
-        self.opt_g.optimizer.load_state_dict(main["opt_g"])
-        self.opt_d.optimizer.load_state_dict(main["opt_d"])
+        load_optimizer(self.opt_g.optimizer, main["opt_g"], self.folder.path)
+        load_optimizer(self.opt_d.optimizer, main["opt_d"], self.folder.path)
         if self.ema is not None:
             self.ema.network.load_state_dict(main["ema"])
         if self.accelerator.scaler and main["scaler"]:

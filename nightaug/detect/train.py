@@ -34,7 +34,16 @@ from nightaug.detect.vision_language import VisionLanguage, needs_clip
 from nightaug.errors import ConfigError
 from nightaug.losses import weighted_total
 from nightaug.runs import StopRequest, progress_bar
-from nightaug.training import MovingAverage, TrainingProcess, accumulate, agree, grouped, open_board, write_scalars
+from nightaug.training import (
+    MovingAverage,
+    TrainingProcess,
+    accumulate,
+    agree,
+    grouped,
+    load_optimizer,
+    open_board,
+    write_scalars,
+)
 
 #: Settings that a resumed run may have different, and what :meth:`DetectorTrainer.advice` tells people to change.
 MAY_CHANGE = (
@@ -257,7 +266,7 @@ class DetectorTrainer(TrainingProcess):
         self.live.load_state_dict(main["network"])
         if self.adapted is not None:
             self.adapted.beside.load_state_dict(main["adaptation"])
-        self.optimizer.optimizer.load_state_dict(main["optimizer"])
+        load_optimizer(self.optimizer.optimizer, main["optimizer"], self.folder.path)
         if self.ema is not None:
             self.ema.network.load_state_dict(main["ema"])
         if self.teacher is not None:

@@ -17,7 +17,7 @@ from nightaug.detect.optimization import learning_rate, make_optimizer, rate_fac
 from nightaug.detect.settings import DetectorSettings
 from nightaug.detect.sources import SourceSpec, load_frames, load_source
 from nightaug.detect.train import DetectorTrainer
-from nightaug.errors import ConfigError, NightaugError
+from nightaug.errors import CheckpointError, ConfigError, NightaugError
 
 CLASSES = ("car", "traffic light")
 
@@ -113,6 +113,10 @@ def test_other_data_cannot_be_resumed(streets: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="add --resume"):
         trainer(streets, tmp_path / "run").run()
     with pytest.raises(ConfigError, match="optimizer was"):
+        trainer(streets, tmp_path / "run", optimizer="sgd").run(resume=True)
+    # Without its record nobody knows any more, and torch takes one optimiser's state for another's.
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(CheckpointError, match=r"another optimiser \(it has no momentum\); put back the config\.yaml"):
         trainer(streets, tmp_path / "run", optimizer="sgd").run(resume=True)
 
 
