@@ -107,22 +107,27 @@ def test_what_is_no_coco_file_is_said(text: str, tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coco_stream, "BLOCK", 1 << 16)
-    peaks = []
-    for number in (400, 1600):
+
+    def peak(number: int) -> int:
         file = tmp_path / f"{number}.json"
         bbox = {"bbox": [1.5, 2.5, 30.25, 40.125], "category_id": 1, "segmentation": [[1.25] * 20]}
         annotations = [{"id": i, "image_id": i // 20, **bbox} for i in range(20 * number)]
         images = [{"id": i, "file_name": f"{i:06}.jpg", "width": 1280, "height": 720} for i in range(number)]
         value = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "car"}]}
         file.write_text(json.dumps(value))
-        with Shelf() as shelf:
-            tracemalloc.start()
-            try:
-                frames = coco_read.read(file, None, shelf.keep).frames
-                peaks.append(tracemalloc.get_traced_memory()[1])
-            finally:
-                tracemalloc.stop()
-            assert [len(frame.boxes) for frame in frames] == [20] * number
+        found = []
+        for _ in range(2):  # the least of them: whatever else the process loads or tidies up meanwhile is counted too
+            with Shelf() as shelf:
+                tracemalloc.start()
+                try:
+                    frames = coco_read.read(file, None, shelf.keep).frames
+                    found.append(tracemalloc.get_traced_memory()[1])
+                finally:
+                    tracemalloc.stop()
+                assert [len(frame.boxes) for frame in frames] == [20] * number
+        return min(found)
+
+    peaks = [peak(number) for number in (400, 1600)]
     # At once it is over 10,000 bytes a frame.
     assert peaks[1] - peaks[0] < 1200 * 500
 

@@ -125,16 +125,22 @@ def dataset(root: Path, number: int) -> Path:
 def test_memory_does_not_grow_with_the_frames(tmp_path: Path) -> None:
     sources = {number: dataset(tmp_path / f"source{number}", number) for number in (300, 1500)}
     prepare(sources[1500], out=tmp_path / "first", check_brightness=False)  # for what is loaded once
-    peaks = {}
-    for number, source in sources.items():
-        out = tmp_path / f"out{number}"
-        tracemalloc.start()
-        try:
-            prepare(source, out=out, check_brightness=False)
-            peaks[number] = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        assert len(list(out.glob("*/*/*.txt"))) == number
+
+    def peak(number: int) -> int:
+        # The least of some: whatever else the process loads or tidies up meanwhile is counted too.
+        found = []
+        for attempt in range(2):
+            out = tmp_path / f"out{number}-{attempt}"
+            tracemalloc.start()
+            try:
+                prepare(sources[number], out=out, check_brightness=False)
+                found.append(tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+            assert len(list(out.glob("*/*/*.txt"))) == number
+        return min(found)
+
+    peaks = {number: peak(number) for number in sources}
     # A frame and its boxes as objects are 3,000 bytes, as bytes 2,000.
     assert peaks[1500] - peaks[300] < 1200 * 800
 
