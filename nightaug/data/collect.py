@@ -18,8 +18,8 @@ from nightaug.data.formats import Dataset, Problems
 from nightaug.data.formats.discover import Part, unlabelled_frames
 from nightaug.data.frames import Frame
 from nightaug.data.items import Item, Items, item_rows
-from nightaug.data.shelf import Picked, Rows, Shelf, repeated
-from nightaug.data.splits import Drives, assign, ranks, sample, shares
+from nightaug.data.shelf import Picked, Shelf, repeated
+from nightaug.data.splits import Drives, assign, rank, sample, shares
 from nightaug.errors import ConfigError, DatasetError
 
 DOMAIN_OF = {DAY: "A", NIGHT: "B"}
@@ -50,7 +50,7 @@ class Intake:
         self.items = item_rows(self.shelf)
 
     def add(self, dataset: Dataset, domain: str | None) -> None:
-        """Take a dataset's frames away from it; with ``domain`` given, their own time of day is not asked."""
+        """Take a dataset's frames; with ``domain`` given, their own time of day is not asked."""
         self.problems.extend(dataset.problems)
         self.read += dataset.duplicates
         self.excluded["duplicate name"] += dataset.duplicates
@@ -60,8 +60,6 @@ class Intake:
                 self._add(frame, labelled and (frame.extra or {}).get("labelled") is not False, part, domain)
             for frame in unlabelled_frames(part):
                 self._add(frame, False, part, domain)
-            if isinstance(part.labels.frames, Rows):
-                part.labels.frames.close()
 
     def _add(self, frame: Frame, has_labels: bool, part: Part, domain: str | None) -> None:
         self.read += 1
@@ -120,13 +118,15 @@ class Intake:
     def place(self, fractions: tuple[float, float, float], limit: int | None, seed: int) -> None:
         """Find the drives, and give every item its split, whole drives; with a limit, take a sample before."""
         drives = Drives(row.frame for row in self.items.stored())
-        places = ranks((drives.of(row.frame) for row in self.items.stored()), seed)
+        ranked = array("Q")
         domains: list[str] = []
         given: list[str] = []
         texts: dict[str, str] = {}  # one of each, as every item that is read has texts of its own
         for row in self.items.stored():
+            ranked.append(rank(drives.of(row.frame), seed))
             domains.append(texts.setdefault(row.domain, row.domain))
             given.append(texts.setdefault(row.given, row.given))
+        places = np.asarray(ranked)
         kept: Sequence[int] = range(len(self.items))
         if limit is not None:
             kept = self._sample(places, domains, given, limit)

@@ -23,7 +23,7 @@ from nightaug.data.checks import Limits, Look, Looker, brightness_limits
 from nightaug.data.collect import Intake, check_apart, find_sources
 from nightaug.data.formats import Problem, Problems, open_dataset
 from nightaug.data.formats.base import shown
-from nightaug.data.formats.discover import DOMAINS, SPLITS
+from nightaug.data.formats.discover import DOMAINS, SPLITS, check_encodable
 from nightaug.data.frames import Box, Frame
 from nightaug.data.items import Item
 from nightaug.data.links import LinkMode
@@ -142,8 +142,7 @@ def prepare(
     if not encodable(os.path.abspath(out)):
         raise DatasetError(f"--out {shown(out)}: the name is not UTF-8, which no label file can hold; choose another")
     for path in (*(path for path, _ in sources), *(Path(p) for p in (images, labels) if p is not None)):
-        if not encodable(os.path.abspath(path)):
-            raise DatasetError(f"{shown(os.path.abspath(path))}: the name is not UTF-8; rename the folder")
+        check_encodable(os.path.abspath(path))
         check_apart(path, out)
     settings: dict[str, Any] = {
         "sources": [[str(path.resolve()), domain] for path, domain in sources],

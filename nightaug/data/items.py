@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
-import numpy as np
 
 from nightaug.data.checks import Look
 from nightaug.data.frames import Frame
-from nightaug.data.shelf import FrameRow, Rows, Shelf, repeated
+from nightaug.data.shelf import FrameRow, HashIndex, Rows, Shelf, repeated
 
 _MAX_NAME = 240  # bytes
 
@@ -89,19 +88,18 @@ def name_files(items: Items) -> tuple[Items, int]:
     # Without two of one name, no name has to be remembered.
     natural = _keys(items, naming.of)
     unique = not repeated(natural)
-    hashes = np.frombuffer(natural, np.int64) if natural else np.empty(0, np.int64)
-    order = np.argsort(hashes, kind="stable")
+    places = HashIndex(natural)
     numbered: set[int] = set()
     last_number: dict[int, int] = {}
 
     def taken(key: int, before: int) -> bool:
         """Whether one of the first ``before`` items has the name."""
-        place = int(np.searchsorted(hashes, key, sorter=order))
-        first = int(order[place]) if place < len(order) else before
-        return key in numbered or (first < before and int(hashes[first]) == key)
+        first = places.first(key)
+        return key in numbered or (first is not None and first < before)
 
     def named() -> Iterator[Item]:
-        for index, (item, row) in enumerate(zip(items, items.stored(), strict=True)):
+        for index, row in enumerate(items.stored()):
+            item = items.restore(row)
             item.file = naming.of(row)
             key = own = _key(row, item.file)
             if not unique and taken(key, index):

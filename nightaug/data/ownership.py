@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from nightaug.data.checks import Look
 from nightaug.data.formats.discover import DOMAINS, SPLITS
-from nightaug.data.shelf import Rows, Shelf
+from nightaug.data.shelf import HashIndex, Rows, Shelf
 from nightaug.errors import DatasetError
 from nightaug.images import atomic_open, atomic_write_text, remove_leftovers
 from nightaug.runs import lock_folder
@@ -252,15 +251,14 @@ class Looks:
                 if (state.st_size, state.st_mtime_ns) == (row.source_bytes, row.source_mtime_ns):
                     self._rows.append(row)
                     hashes.append(hash(row.source))
-        self._hashes = np.frombuffer(hashes, np.int64) if hashes else np.empty(0, np.int64)
-        self._order = np.argsort(self._hashes, kind="stable")
+        self._places = HashIndex(hashes)
 
     def of(self, source: str) -> Look | None:
         """The last look at a file (absolute path), None where there is none."""
-        last = int(np.searchsorted(self._hashes, hash(source), side="right", sorter=self._order)) - 1
-        if last < 0:
+        last = self._places.last(hash(source))
+        if last is None:
             return None
-        row = self._rows[int(self._order[last])]
+        row = self._rows[last]
         if row.source != source:
             return None
         return Look(row.width, row.height, row.luma, row.luma_top, "", row.source_bytes, row.source_mtime_ns)

@@ -102,10 +102,14 @@ def _write_images(
 ) -> int:
     """Link images and companions, write YOLO labels; the number of strange images and labels found among them."""
     numbers = {name: number for number, name in enumerate(classes)}
-    wanted = Hashed(name for row in items.stored() for name in _files_of(row, companions))
+
+    def files() -> Iterator[str]:
+        return (name for row in items.stored() for name in _files_of(row, companions))
+
+    wanted = Hashed(files())
     # Before the first file is made: a killed run's files must be known as ours.
     stale = sorted({name for name in made_files(out) if name not in wanted})
-    write_plan(out, chain((name for row in items.stored() for name in _files_of(row, companions)), stale))
+    write_plan(out, chain(files(), stale))
     for split in SPLITS:
         for domain in DOMAINS:
             (out / split / domain).mkdir(parents=True, exist_ok=True)
@@ -126,7 +130,7 @@ def _write_images(
         remove_file(out / name)
     remove_folders(out, (name for name in stale if "_extra/" in name))
     step("link images", len(items), len(items))
-    return _sweep(out, wanted, chain((name for row in items.stored() for name in _files_of(row, companions)), stale))
+    return _sweep(out, wanted, chain(files(), stale))
 
 
 def _sweep(out: Path, wanted: Container[str], made: Iterable[str]) -> int:

@@ -108,7 +108,7 @@ class Rows(Sequence[T], Generic[T, R]):
         restore: Callable[[R], T],
         file: _File | None = None,
     ) -> None:
-        self._shelf, self._encode, self._decode, self._restore = shelf, encode, decode, restore
+        self._shelf, self._encode, self._decode, self.restore = shelf, encode, decode, restore
         self._own = file is None
         self._file = shelf.new_file() if file is None else file
         self._starts = array("q")
@@ -131,7 +131,7 @@ class Rows(Sequence[T], Generic[T, R]):
     def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        return self._restore(self.stored_at(range(len(self))[index]))
+        return self.restore(self.stored_at(range(len(self))[index]))
 
     def stored_at(self, index: int) -> R:
         """One record as it is stored; ``index`` from 0."""
@@ -141,7 +141,7 @@ class Rows(Sequence[T], Generic[T, R]):
         return self._starts[index + 1] if index + 1 < len(self._starts) else self._stop
 
     def __iter__(self) -> Iterator[T]:
-        return map(self._restore, self.stored())
+        return map(self.restore, self.stored())
 
     def stored(self) -> Iterator[R]:
         """The records as they are stored."""
@@ -163,7 +163,7 @@ class Rows(Sequence[T], Generic[T, R]):
     def replaced(self, items: Iterable[T | None]) -> Rows[T, R]:
         """The items that are not None, in the place of these records, which may be read until the last item came."""
         file = None if self._own else self._file
-        new = Rows(self._shelf, self._encode, self._decode, self._restore, file)
+        new = Rows(self._shelf, self._encode, self._decode, self.restore, file)
         for item in items:
             if item is not None:
                 new.append(item)
@@ -312,6 +312,26 @@ def repeated(hashes: array[int]) -> frozenset[int]:
     """The numbers (64 bit) that are in there more than once."""
     ordered = np.sort(np.frombuffer(hashes, np.int64)) if hashes else np.empty(0, np.int64)
     return frozenset(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+
+
+class HashIndex:
+    """Where numbers of 64 bits stand in a list of them."""
+
+    def __init__(self, hashes: array[int]) -> None:
+        self._hashes = np.asarray(hashes, np.int64)
+        self._order = np.argsort(self._hashes, kind="stable")
+
+    def first(self, value: int) -> int | None:
+        """The first place of a number, None where it stands nowhere."""
+        return self._place(value, int(np.searchsorted(self._hashes, value, sorter=self._order)))
+
+    def last(self, value: int) -> int | None:
+        """Its last place."""
+        return self._place(value, int(np.searchsorted(self._hashes, value, side="right", sorter=self._order)) - 1)
+
+    def _place(self, value: int, rank: int) -> int | None:
+        place = int(self._order[rank]) if 0 <= rank < len(self._order) else -1
+        return place if place >= 0 and int(self._hashes[place]) == value else None
 
 
 class Hashed:

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nightaug.data.formats.discover import SPLITS
 from nightaug.data.frames import Frame
 from nightaug.errors import ConfigError
 
@@ -23,7 +24,6 @@ _BDD = re.compile(r"([0-9a-f]{8})-[0-9a-f]{8}(?:[-_.].*)?", re.IGNORECASE)
 _NUMBERED = re.compile(r"(.*?)[_\-]?\d+")
 #: With fewer groups than this, or one that holds over half of the frames, a name pattern says nothing about drives.
 _MIN_GROUPS = 3
-_SPLITS = ("train", "val", "test")
 
 
 def parse_split(text: str) -> tuple[float, float, float]:
@@ -224,12 +224,12 @@ def assign(
     elif "val" in own and own - {"val"}:
         named = {"val": "test"}
     drives, drive_of = np.unique(places, return_inverse=True)
-    numbers = {split: _SPLITS.index(home) for split, home in named.items()}
+    numbers = {split: SPLITS.index(home) for split, home in named.items()}
     fixed = np.fromiter((numbers.get(split, -1) for split in given), np.int8)
     # A drive that stands in a fixed split draws its other frames after it, the test split first.
     homes = np.full(len(drives), -1, np.int8)
     for split in ("val", "test"):
-        homes[drive_of[fixed == _SPLITS.index(split)]] = _SPLITS.index(split)
+        homes[drive_of[fixed == SPLITS.index(split)]] = SPLITS.index(split)
     result = homes[drive_of]
     moved = np.flatnonzero((result >= 0) & (fixed != result)).tolist()
     if named and "val" in own and "test" in own:
@@ -251,6 +251,6 @@ def assign(
     for group, shares_here in ((free & shared, shares_), (free & ~shared, whole)):
         wanted = [(name, share) for name, share in shares_here.items() if share > 0]
         if group.any():
-            into = np.array([_SPLITS.index(name) for name, _ in wanted], np.int8)
+            into = np.array([SPLITS.index(name) for name, _ in wanted], np.int8)
             result[group] = into[_cut(places[group], kinds[group], wanted)]
-    return [_SPLITS[number] for number in result.tolist()], moved
+    return [SPLITS[number] for number in result.tolist()], moved

@@ -32,7 +32,6 @@ from nightaug.data.formats.coco_stream import Unusual, members
 from nightaug.data.formats.frame_json import loads, no_gc
 from nightaug.data.frames import Box, Frame
 from nightaug.data.packed import BoxBytes, Keep, pack_frames
-from nightaug.data.shelf import Rows
 from nightaug.errors import DatasetError
 from nightaug.images import IMAGE_SUFFIXES
 
@@ -224,8 +223,6 @@ class _Reading:
 
         kept = keep(filled())
         found(len(frames))
-        if isinstance(frames, Rows):
-            frames.close()
         self.problems.count(SEGMENTATION, self._segmentations)
         return LabelSet(kept, tuple(self._first), "coco", "", self.problems, self._meta)
 

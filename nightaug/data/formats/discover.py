@@ -172,7 +172,7 @@ def _open(
 ) -> Dataset:
     check_format(format)
     root = _folder_of_yaml(Path(root))
-    _check_encodable(root, images, labels)
+    check_encodable(root, images, labels)
     if not root.is_file() and not root.is_dir():
         what = "a pipe, a socket or a device; give a file or a folder" if root.exists() else "no such file or folder"
         raise DatasetError(f"{root}: {what}")
@@ -254,7 +254,8 @@ def _folder_of_yaml(file: Path) -> Path:
     return file.absolute().parent
 
 
-def _check_encodable(*given: str | os.PathLike[str] | None) -> None:
+def check_encodable(*given: str | os.PathLike[str] | None) -> None:
+    """Raise a DatasetError for a path that is not UTF-8."""
     for path in given:
         if path is not None and not encodable(str(path)):
             raise DatasetError(f"{shown(path)}: the name is not UTF-8, which no label file can hold; rename it")
